@@ -1,0 +1,216 @@
+"""What an operator is, and what its rule has to say.
+
+An `Operator` is plain data: a kind, the shapes it maps between, its settings and the
+parameters it uses. Everything known about a kind stands in its `Rule`: the shape rule,
+the parameters, the exact matrix, the majorant, the PyTorch expression and the
+documentation. Linear operators live on the edges of the graph (blocks of A, B, C, D),
+activations on its nodes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.shapes import Shape
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np = lazy_module("numpy")
+
+Setting: TypeAlias = int | float | bool | str | None | tuple["Setting", ...]
+Settings: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One use of an operator. Two uses with the same parameter ids are tied."""
+
+    kind: str
+    source: Shape  # of what it reads, without the batch axis
+    target: Shape  # of what it gives
+    settings: tuple[tuple[str, Setting], ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()  # role -> parameter id, which is the state_dict key
+
+    def __getitem__(self, name: str) -> Any:
+        """The setting called `name`. Raises KeyError if the kind has none such."""
+        for key, value in self.settings:
+            if key == name:
+                return value
+        raise KeyError(name)
+
+    def parameter(self, role: str) -> str | None:
+        """The id of the parameter in a role, or None (a convolution without bias)."""
+        for key, value in self.parameters:
+            if key == role:
+                return value
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Formal:
+    """One argument of a constructor.
+
+    `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
+    each axis), `pad` (≥ 0, or one for each axis), `integer`, `number`, `flag`.
+    """
+
+    name: str
+    kind: str
+    doc: str
+    default: Any = None
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Initialiser:
+    """How a parameter starts: the name of an initialiser of the language and its numbers."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSpec:
+    """A tensor that an operator needs, in PyTorch's own layout."""
+
+    role: str
+    shape: tuple[int, ...]
+    trainable: bool = True
+
+
+class ShapeError(Exception):
+    """An operator cannot take this input. `argument` is the formal to blame, if one is."""
+
+    def __init__(
+        self, message: str, text: str = "", argument: str = "", notes: tuple[str, ...] = (), help: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.message, self.text, self.argument, self.notes, self.help = message, text, argument, notes, help
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Part of a matrix as triplets: M[rows, cols] += coefficients · θ.flat[slots].
+
+    θ is the parameter in `role`; a constant part has no role and no slots, and its
+    entries are the coefficients themselves. This is the tie map: linear in θ. Its
+    adjoint collects a matrix of gradients back onto θ.
+    """
+
+    role: str
+    rows: np.ndarray
+    cols: np.ndarray
+    slots: np.ndarray | None
+    coefficients: np.ndarray | float = 1.0
+
+    def values(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The numbers that stand at (rows, cols)."""
+        if self.slots is None:
+            return np.broadcast_to(np.asarray(self.coefficients, dtype=np.float64), self.rows.shape)
+        return np.asarray(weights[self.role].reshape(-1)[self.slots] * self.coefficients)
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A piece of generated Python. `tight` text can be called or indexed as it stands."""
+
+    text: str
+    tight: bool = True
+
+    @property
+    def atom(self) -> str:
+        return self.text if self.tight else f"({self.text})"
+
+
+class Rule(ABC):
+    """All that is known of one kind of operator. `kind` is its name inside the compiler,
+    `names` what it is called in the language; `example` is a body that uses it."""
+
+    kind: ClassVar[str]
+    names: ClassVar[tuple[str, ...]] = ()
+    formals: ClassVar[tuple[Formal, ...]] = ()
+    doc: ClassVar[str] = ""
+    example: ClassVar[str] = ""
+
+    @abstractmethod
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        """The operator on inputs of shape `source`. Raises ShapeError if there is none."""
+
+    def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
+        """The tensors that a new instance needs."""
+        return ()
+
+    def holder(self, operator: Operator) -> str | None:
+        """The `torch.nn` module that holds the parameters, as a constructor call without device and dtype."""
+        return None
+
+
+class LinearRule(Rule):
+    """A linear operator, with an offset if it has a bias.
+
+    `mixing` operators may add several inputs into one output or have parameters; the
+    others (partial permutations with factors) compose with them without loss.
+    """
+
+    mixing: ClassVar[bool] = True
+
+    @abstractmethod
+    def entry_count(self, operator: Operator) -> int:
+        """How many triplets `entries` gives, at most, without making them."""
+
+    @abstractmethod
+    def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
+        """The exact matrix, row-major in both shapes. `weights` are the current tensors by role."""
+
+    def offsets(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
+        """The offset as a matrix with one column, read by the constant 1."""
+        return ()
+
+    @abstractmethod
+    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The linear part on x [batch, *source] -> [batch, *target], without making the matrix."""
+
+    def absolute(
+        self, operator: Operator, weights: Mapping[str, torch.Tensor]
+    ) -> tuple[Operator, Mapping[str, torch.Tensor]]:
+        """The operator whose matrix is the entrywise absolute value: its own majorant.
+
+        |op u − op v| ≤ |op| |u − v|, with equality possible, so this is the best one.
+        """
+        return operator, {role: w.abs() for role, w in weights.items()}
+
+    @abstractmethod
+    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        """The PyTorch expression. `layer` is the module that holds the parameters, such as `self.c1_conv`."""
+
+
+class ActivationRule(Rule):
+    """An activation: maps slots (the pre-activation z) to the state x, without parameters.
+
+    For elementwise activations the two have one shape. `homogeneous`: φ(tz) = tφ(z) for t ≥ 0.
+    """
+
+    elementwise: ClassVar[bool] = True
+    monotone: ClassVar[bool] = True
+    homogeneous: ClassVar[bool] = False
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        return Operator(self.kind, source, source, tuple(sorted(settings.items())))
+
+    @abstractmethod
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        """φ in numpy on z [batch, *source], by its definition: the oracle of the emitted code."""
+
+    @abstractmethod
+    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
+        """M(|u − v|) ≥ |φ(u) − φ(v)| for all u and v, componentwise, on [batch, *source]."""
+
+    @abstractmethod
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        """The PyTorch expression."""

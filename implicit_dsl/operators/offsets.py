@@ -1,0 +1,75 @@
+"""What is added without being multiplied by a state: read by the constant 1, whose shape is ()."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators.base import Entries, Expression, LinearRule, Operator, Rule, Settings
+from implicit_dsl.shapes import Shape, count
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np = lazy_module("numpy")
+    torch = lazy_module("torch")
+
+
+class Offset(LinearRule):
+    """A `param` of the shape of the value that it is added to."""
+
+    kind = "offset"
+    doc = "A `param` added to a value of the same shape: `W*x + b`."
+    example = "input u[4]\nparam b[4] = normal(1.0)\noutput y[4] = u + b"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        return Operator(self.kind, (), settings["shape"])
+
+    def entry_count(self, operator: Operator) -> int:
+        return count(operator.target)
+
+    def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
+        rows = np.arange(count(operator.target))
+        return (Entries("weight", rows, np.zeros_like(rows), rows),)
+
+    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return x.reshape(-1, *(1,) * len(operator.target)) * weights["weight"]
+
+    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        return Expression(layer)
+
+
+class Constant(LinearRule):
+    """The same number in each entry."""
+
+    kind = "constant"
+    doc = "A number added to each entry of a value: `x + 1`, `1 - x`."
+    example = "input u[4]\noutput y[4] = 1.5 - u"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        return Operator(self.kind, (), settings["shape"], (("value", float(settings["value"])),))
+
+    def entry_count(self, operator: Operator) -> int:
+        return count(operator.target)
+
+    def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
+        rows = np.arange(count(operator.target))
+        return (Entries("", rows, np.zeros_like(rows), None, operator["value"]),)
+
+    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        ones = x.new_full(operator.target, operator["value"])
+        return x.reshape(-1, *(1,) * len(operator.target)) * ones
+
+    def absolute(
+        self, operator: Operator, weights: Mapping[str, torch.Tensor]
+    ) -> tuple[Operator, Mapping[str, torch.Tensor]]:
+        return self.operator({"shape": operator.target, "value": abs(operator["value"])}, ()), weights
+
+    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        value = operator["value"]
+        return Expression(repr(value), tight=value >= 0)
+
+
+RULES: tuple[Rule, ...] = (Offset(), Constant())

@@ -1,0 +1,177 @@
+"""Pooling: averages are linear and constant, maxima are activations that take a window of slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators.base import (
+    ActivationRule,
+    Entries,
+    Expression,
+    Formal,
+    LinearRule,
+    Operator,
+    Rule,
+    Settings,
+    ShapeError,
+)
+from implicit_dsl.operators.windows import Axes, channels_and_axes, per_axis, slide, window_indices
+from implicit_dsl.shapes import Shape, count, show
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np = lazy_module("numpy")
+    torch = lazy_module("torch")
+
+_FORMALS = (
+    Formal("kernel", "size", "size of the windows: one number, or one for each axis", required=True),
+    Formal("stride", "size", "step of the windows; by default they do not overlap", default=None),
+    Formal("pad", "pad", "cells added on both sides, at most half a window", default=0),
+)
+
+
+def _pool(rule: Rule, settings: Settings, source: Shape) -> Operator:
+    """The operator of either pooling, its windows checked."""
+    name = rule.names[0]
+    axes = channels_and_axes(source, name)
+    kernel = per_axis(settings["kernel"], axes, "the kernel", "kernel")
+    stride = kernel if settings["stride"] is None else settings["stride"]
+    stride = per_axis(stride, axes, "the stride", "stride")
+    pad = per_axis(settings["pad"], axes, "the padding", "pad")
+    if any(2 * p > k for p, k in zip(pad, kernel)):
+        raise ShapeError(
+            f"the padding of {name} is more than half of its kernel",
+            f"at most {min(kernel) // 2}",
+            "pad",
+            notes=("some windows would lie wholly outside of the input",),
+        )
+    sizes = slide(source, name, kernel, stride, pad, (1,) * axes)
+    chosen = (("kernel", kernel), ("pad", pad), ("stride", stride))
+    return Operator(rule.kind, source, (source[0], *sizes), chosen)
+
+
+def _windows(operator: Operator) -> tuple[np.ndarray, np.ndarray | None]:
+    kernel: Axes = operator["kernel"]
+    ones = (1,) * len(kernel)
+    return window_indices(operator.source, operator.target, kernel, operator["stride"], operator["pad"], ones)
+
+
+def _arguments(operator: Operator) -> str:
+    """What follows the input in PyTorch's pooling functions."""
+    kernel, stride, pad = operator["kernel"], operator["stride"], operator["pad"]
+    short = [str(v[0]) if len(set(v)) == 1 else repr(v) for v in (kernel, stride, pad)]
+    text = short[0]
+    if stride != kernel:
+        text += f", stride={short[1]}"
+    if any(pad):
+        text += f", padding={short[2]}"
+    return text
+
+
+class AvgPool(LinearRule):
+    kind = "avg_pool"
+    names = ("AvgPool",)
+    formals = _FORMALS
+    doc = "The mean of each window. Padding counts as zeros, as in `nn.AvgPool2d`."
+    example = "input u[3, 6, 6]\noutput y[3, 3, 3] = AvgPool(2) * u"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        return _pool(self, settings, source)
+
+    def entry_count(self, operator: Operator) -> int:
+        return count(operator.target) * count(operator["kernel"])
+
+    def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
+        positions, inside = _windows(operator)
+        outputs, taps = positions.shape
+        channels = np.arange(count(operator.source[:1]), dtype=np.int32)[:, None, None]
+        full = (len(channels), outputs, taps)
+        rows = np.broadcast_to(channels * outputs + np.arange(outputs, dtype=np.int32)[:, None], full)
+        cols = np.broadcast_to(channels * count(operator.source[1:]) + positions, full)
+        if inside is None:
+            rows, cols = rows.reshape(-1), cols.reshape(-1)
+        else:
+            keep = np.broadcast_to(inside, full)
+            rows, cols = rows[keep], cols[keep]
+        return (Entries("", rows, cols, None, 1 / taps),)
+
+    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        F = torch.nn.functional
+        pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(operator.source) - 1]
+        result: torch.Tensor = pool(x, operator["kernel"], operator["stride"], operator["pad"])
+        return result
+
+    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        return Expression(f"F.avg_pool{len(operator.source) - 1}d({x.text}, {_arguments(operator)})")
+
+
+class GlobalAvgPool(LinearRule):
+    kind = "global_avg_pool"
+    names = ("GlobalAvgPool",)
+    doc = "The mean of each channel over all axes behind it: [C, …] becomes [C]."
+    example = "input u[3, 4, 5]\noutput y[3] = GlobalAvgPool() * u"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if len(source) < 2:
+            raise ShapeError(
+                f"GlobalAvgPool needs channels and axes behind them, but its input is {show(source)}",
+                "such as [channels, height, width]",
+            )
+        return Operator(self.kind, source, source[:1])
+
+    def entry_count(self, operator: Operator) -> int:
+        return count(operator.source)
+
+    def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
+        each = count(operator.source[1:])
+        cols = np.arange(count(operator.source))
+        return (Entries("", cols // each, cols, None, 1 / each),)
+
+    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return x.flatten(2).mean(2)
+
+    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        axes = ", ".join(str(axis) for axis in range(1 - len(operator.source), 0))
+        return Expression(f"{x.atom}.mean(({axes}{',' if len(operator.source) == 2 else ''}))")
+
+
+class MaxPool(ActivationRule):
+    """Not linear, so a state of its own: z is the input, and each x is the maximum of its window of z."""
+
+    kind = "max_pool"
+    names = ("MaxPool",)
+    formals = _FORMALS
+    elementwise = False
+    homogeneous = True
+    doc = "The maximum of each window: an activation that takes a window of slots, applied as `MaxPool(2)(x)` or `x |> MaxPool(2)`."
+    example = "input u[3, 6, 6]\noutput y[3, 3, 3] = u |> MaxPool(2)"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        return _pool(self, settings, source)
+
+    def _gather(self, operator: Operator, z: np.ndarray, outside: float) -> np.ndarray:
+        """The windows of z [batch, *source] as [batch, channels, outputs, taps]."""
+        positions, inside = _windows(operator)
+        flat = z.reshape(len(z), count(operator.source[:1]), -1)
+        if inside is None:
+            return np.asarray(flat[:, :, positions])
+        return np.where(inside, flat[:, :, np.where(inside, positions, 0)], outside)
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        gathered = self._gather(operator, z, -np.inf)
+        return np.asarray(gathered.max(-1).reshape(len(z), *operator.target))
+
+    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
+        # |max u − max v| ≤ max |u − v|: the maximum of the changes in the window, not their sum
+        gathered = self._gather(operator, change, 0.0)
+        return np.asarray(gathered.max(-1).reshape(len(change), *operator.target))
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"F.max_pool{len(operator.source) - 1}d({z.text}, {_arguments(operator)})")
+
+
+RULES: tuple[Rule, ...] = (AvgPool(), GlobalAvgPool(), MaxPool())
