@@ -1,0 +1,123 @@
+"""The network as a graph: what `resolve` makes of a program.
+
+A node is a block of numbers (an input, a state with its activation, an output), an edge a
+chain of linear operators from one block into the pre-activation of another. Parameters are
+named by their ids, so that a tie is a shared id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from implicit_dsl.errors import Label
+from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.shapes import Shape
+from implicit_dsl.source import Span
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+
+class Role(Enum):
+    INPUT = "input"
+    STATE = "state"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A block. A state has z = Σ edges and x = φ(z); `activation` None means x = z.
+
+    `declared` states were named by the user, the others are nested activations and
+    shared values that were lifted. `path` tells through which instances a block came.
+    """
+
+    name: str
+    role: Role
+    shape: Shape
+    activation: Operator | None
+    declared: bool
+    span: Span
+    path: tuple[Label, ...] = ()
+
+    @property
+    def slots(self) -> Shape:
+        """The shape of the pre-activation, which max-pooling reduces to `shape`."""
+        return self.shape if self.activation is None else self.activation.source
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A chain of operators, the first applied first; `source` None is the constant 1.
+
+    At most one operator of a chain is mixing; the others permute, pick and scale.
+    """
+
+    source: str | None
+    target: str
+    chain: tuple[Operator, ...]
+    span: Span
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The ids of the parameters on this edge."""
+        return tuple(id for operator in self.chain for _, id in operator.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A tensor of the model. Its id is its key in the state_dict."""
+
+    id: str
+    shape: tuple[int, ...]
+    trainable: bool
+    initialiser: Initialiser | None  # None: the layer that holds it knows
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A module that holds parameters: `name` is its attribute, `operator` its first use."""
+
+    name: str
+    operator: Operator
+    span: Span
+
+
+@dataclass(frozen=True)
+class SignalGraph:
+    """Nodes in the order of the source, edges grouped by target, parameters in order of use."""
+
+    name: str
+    doc: str | None
+    arguments: tuple[tuple[str, str], ...]  # compile-time parameters and their values, as text
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    layers: tuple[Layer, ...]
+    parameters: tuple[Parameter, ...]
+    span: Span
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def network(self) -> nx.MultiDiGraph[Any]:
+        """The same as a frozen networkx graph, with each Node and Edge under the key `data`.
+
+        The constant 1 is no node: offsets stand in `offsets` of the graph's attributes.
+        """
+        import networkx as nx
+
+        graph: nx.MultiDiGraph[Any] = nx.MultiDiGraph(
+            name=self.name, offsets=tuple(edge for edge in self.edges if edge.source is None)
+        )
+        for node in self.nodes:
+            graph.add_node(node.name, data=node)
+        for edge in self.edges:
+            if edge.source is not None:
+                graph.add_edge(edge.source, edge.target, data=edge)
+        return nx.freeze(graph)

@@ -1,0 +1,240 @@
+"""The intermediate representation: the implicit model itself, in structured blocks, without numbers.
+
+    x = φ(A x + B u + b),    y = C x + D u + d
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.shapes import Shape, Size, bind, count
+
+Chain: TypeAlias = tuple[Operator, ...]
+BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A named piece of u, x or y. `line` and `text` are where the source says it."""
+
+    name: str
+    shape: Shape
+    activation: Operator | None = None
+    declared: bool = True
+    line: int = 0
+    text: str = ""
+
+    @property
+    def slots(self) -> Shape:
+        """The shape of its pre-activation z."""
+        return self.shape if self.activation is None else self.activation.source
+
+    @property
+    def phi(self) -> str:
+        """The name of its activation."""
+        return "identity" if self.activation is None else self.activation.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One summand of a pre-activation or output: a chain applied to `source` (None: to 1)."""
+
+    target: str
+    source: str | None
+    chain: Chain
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A parameter (or, if not trainable, a buffer). `id` is its key in the state_dict."""
+
+    id: str
+    shape: tuple[int, ...]
+    trainable: bool = True
+    initialiser: Initialiser | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A module that holds tensors, named `name`; `operator` says which."""
+
+    name: str
+    operator: Operator
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class ImplicitModel:
+    """x = φ(A x + B u + b), y = C x + D u + d, as a sum of terms over named blocks.
+
+    A block of A that no term names is zero. Rows of A and B count slots (entries of the
+    pre-activation), columns of A and C count states: they agree unless an activation
+    takes several slots, as max-pooling does. States stand in an order in which
+    they can be computed where there are no loops.
+    """
+
+    name: str
+    doc: str | None
+    arguments: tuple[tuple[str, str], ...]
+    inputs: tuple[Block, ...]
+    states: tuple[Block, ...]
+    outputs: tuple[Block, ...]
+    terms: tuple[Term, ...]
+    tensors: tuple[Tensor, ...]
+    holders: tuple[Holder, ...]
+
+    @cached_property
+    def blocks(self) -> dict[str, Block]:
+        """Inputs and states by name (an output may have the name of neither)."""
+        return {block.name: block for block in (*self.inputs, *self.states)}
+
+    @cached_property
+    def terms_of(self) -> dict[str, tuple[Term, ...]]:
+        """The summands of each state and output, in the order of the source."""
+        grouped: dict[str, list[Term]] = {block.name: [] for block in (*self.states, *self.outputs)}
+        for term in self.terms:
+            grouped[term.target].append(term)
+        return {name: tuple(terms) for name, terms in grouped.items()}
+
+    def _select(self, rows: tuple[Block, ...], columns: tuple[Block, ...]) -> BlockMatrix:
+        wanted = {block.name for block in columns}
+        found: BlockMatrix = {}
+        for row in rows:
+            for term in self.terms_of[row.name]:
+                if term.source in wanted:
+                    key = (row.name, term.source)
+                    found[key] = (*found.get(key, ()), term.chain)
+        return found
+
+    @property
+    def A(self) -> BlockMatrix:
+        """(state, state) -> the chains whose sum is that block."""
+        return self._select(self.states, self.states)
+
+    @property
+    def B(self) -> BlockMatrix:
+        """(state, input) -> chains."""
+        return self._select(self.states, self.inputs)
+
+    @property
+    def C(self) -> BlockMatrix:
+        """(output, state) -> chains."""
+        return self._select(self.outputs, self.states)
+
+    @property
+    def D(self) -> BlockMatrix:
+        """(output, input) -> chains."""
+        return self._select(self.outputs, self.inputs)
+
+    @property
+    def free(self) -> tuple[tuple[str, int], ...]:
+        """The free axes of the inputs: (input, axis from 0)."""
+        return tuple(
+            (block.name, axis)
+            for block in self.inputs
+            for axis, size in enumerate(block.shape)
+            if isinstance(size, Size)
+        )
+
+    def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> ImplicitModel:
+        """The model for inputs of given shapes (without batch), with no free size left.
+
+        Raises ValueError if a shape does not fit, or if one with free sizes is not given.
+        """
+        sizes: dict[tuple[str, int], int] = {}
+        for block in self.inputs:
+            given = shapes.get(block.name, block.shape)
+            fits = len(given) == len(block.shape) and all(
+                isinstance(have, Size) or have == got for have, got in zip(block.shape, given)
+            )
+            if not fits:
+                raise ValueError(f"`{block.name}` has shape {block.shape}, which {given} does not fit")
+            for axis, size in enumerate(given):
+                if isinstance(size, Size):
+                    raise ValueError(
+                        f"axis {axis + 1} of `{block.name}` is free: give its shape, such as system({block.name}=(…))"
+                    )
+                sizes[block.name, axis] = size
+        unknown = set(shapes) - {block.name for block in self.inputs}
+        if unknown:
+            raise ValueError(f"there is no input `{min(unknown)}`")
+        return self if not self.free else self._bound(sizes)
+
+    def _bound(self, sizes: dict[tuple[str, int], int]) -> ImplicitModel:
+        def operator(op: Operator) -> Operator:
+            return replace(op, source=bind(op.source, sizes), target=bind(op.target, sizes))
+
+        def block(b: Block) -> Block:
+            activation = None if b.activation is None else operator(b.activation)
+            return replace(b, shape=bind(b.shape, sizes), activation=activation)
+
+        return replace(
+            self,
+            inputs=tuple(map(block, self.inputs)),
+            states=tuple(map(block, self.states)),
+            outputs=tuple(map(block, self.outputs)),
+            terms=tuple(replace(t, chain=tuple(map(operator, t.chain))) for t in self.terms),
+        )
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are trained."""
+        return sum(count(tensor.shape) for tensor in self.tensors if tensor.trainable)
+
+    def tensor_ids(self, state: str) -> tuple[str, ...]:
+        """The ids of the tensors in the equation of a state or output."""
+        ids = (id for term in self.terms_of[state] for op in term.chain for _, id in op.parameters)
+        return tuple(dict.fromkeys(ids))
+
+    def as_data(self) -> dict[str, Any]:
+        """The structure as plain tuples, for the generated module. `from_data` is the inverse."""
+        return {
+            "name": self.name,
+            "inputs": tuple((b.name, _shape_data(b.shape)) for b in self.inputs),
+            "states": tuple(
+                (b.name, _shape_data(b.shape), b.activation and _operator_data(b.activation))
+                for b in self.states
+            ),
+            "outputs": tuple((b.name, _shape_data(b.shape)) for b in self.outputs),
+            "terms": tuple((t.target, t.source, *map(_operator_data, t.chain)) for t in self.terms),
+            "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
+        }
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> ImplicitModel:
+        """The model that `as_data` described (without documentation, lines and initialisers)."""
+        return ImplicitModel(
+            data["name"],
+            None,
+            (),
+            tuple(Block(name, _shape(shape)) for name, shape in data["inputs"]),
+            tuple(Block(name, _shape(s), op and _operator(op)) for name, s, op in data["states"]),
+            tuple(Block(name, _shape(shape)) for name, shape in data["outputs"]),
+            tuple(Term(to, source, tuple(map(_operator, chain))) for to, source, *chain in data["terms"]),
+            tuple(Tensor(id, tuple(shape), trainable) for id, shape, trainable in data["tensors"]),
+            (),
+        )
+
+
+def _shape_data(shape: Shape) -> tuple[Any, ...]:
+    return tuple(d if isinstance(d, int) else (d.source, d.axis, d.add, d.divide) for d in shape)
+
+
+def _shape(data: tuple[Any, ...]) -> Shape:
+    return tuple(d if isinstance(d, int) else Size(*d) for d in data)
+
+
+def _operator_data(op: Operator) -> tuple[Any, ...]:
+    return (op.kind, _shape_data(op.source), _shape_data(op.target), dict(op.settings), dict(op.parameters))
+
+
+def _operator(data: tuple[Any, ...]) -> Operator:
+    kind, source, target, settings, parameters = data
+    return Operator(
+        kind, _shape(source), _shape(target), tuple(settings.items()), tuple(parameters.items())
+    )
