@@ -1,0 +1,121 @@
+"""From text to tokens, and the rule that says which newlines end a statement."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from implicit_dsl.parse.tables import END_OF_FILE, NEWLINE, Tables
+
+DEEPEST = 100  # nesting beyond this is refused, so that no later stage runs out of stack
+TOO_DEEP = "TOO_DEEP"
+
+# A keyword that cannot stand inside an expression: at the start of a line it begins a statement,
+# whatever was left open above it.
+STATEMENTS = frozenset(
+    "model block end input output state param layer recurrent ode elseif else open import".split()
+) | {"ANNOTATION", "ANNOTATION_CALL"}
+OPENING = {"(": ")", ".(": ")", "ANNOTATION_CALL": ")", "[": "]"}
+CLOSING = frozenset(")]")
+
+# A statement goes on after these. Not after `:`, which ends many a line by habit.
+_CONTINUING = frozenset(
+    ", = ~ -> => || && ! |> .|> .. in ∈ SUM PRODUCT POWER COMPARISON".split()
+)
+_PIPES = frozenset(("|>", ".|>"))
+
+
+class Token(NamedTuple):
+    """`kind` is the text itself for keywords and punctuation, else the name of the terminal."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+def tokenize(text: str, tables: Tables) -> list[Token]:
+    """All tokens; newlines that do not end a statement are left out.
+
+    The last two are always a newline and the end of the file.
+    """
+    tokens = _lex(text, tables)
+    return _layout(tokens, _pair_brackets(tokens))
+
+
+def _lex(text: str, tables: Tables) -> list[Token]:
+    """The tokens as written. Blank lines, and lines with a comment only, count as one newline."""
+    groups, fixed = tables.groups, tables.fixed
+    tokens: list[Token] = []
+    append, make = tokens.append, Token._make
+    previous = NEWLINE
+    start = 1 if text.startswith("\ufeff") else 0
+    for match in tables.pattern.finditer(text, start):
+        group = match.lastindex
+        assert group is not None
+        piece = match[group]
+        kind = piece if piece in fixed else groups[group]
+        if kind == NEWLINE and previous == NEWLINE:
+            continue
+        previous = kind
+        if kind == END_OF_FILE:
+            break
+        append(make((kind, piece, match.start(group), match.end())))
+    end = len(text)
+    if previous != NEWLINE:
+        append(Token(NEWLINE, "", end, end))
+    append(Token(END_OF_FILE, "", end, end))
+    return tokens
+
+
+def _pair_brackets(tokens: list[Token]) -> bytearray:
+    """Mark the brackets that have a partner. An opening bracket nested too deeply becomes TOO_DEEP.
+
+    A bracket without a partner must not swallow newlines: the error then stays on its line.
+    """
+    paired = bytearray(len(tokens))
+    unclosed: list[tuple[int, str]] = []
+    waiting = {")": 0, "]": 0}
+    too_deep: list[int] = []
+    line_start = True
+    for index, token in enumerate(tokens):
+        kind = token.kind
+        if line_start and unclosed and kind in STATEMENTS:
+            unclosed.clear()
+            waiting = {")": 0, "]": 0}
+        line_start = kind == NEWLINE
+        if kind in OPENING:
+            closing = OPENING[kind]
+            unclosed.append((index, closing))
+            waiting[closing] += 1
+            if len(unclosed) == DEEPEST + 1:
+                too_deep.append(index)
+        elif kind in CLOSING and waiting[kind]:
+            opening, closing = unclosed.pop()
+            waiting[closing] -= 1
+            while closing != kind:
+                opening, closing = unclosed.pop()
+                waiting[closing] -= 1
+            paired[opening] = paired[index] = 1
+    for index in too_deep:
+        tokens[index] = tokens[index]._replace(kind=TOO_DEEP)
+    return paired
+
+
+def _layout(tokens: list[Token], paired: bytearray) -> list[Token]:
+    kept: list[Token] = []
+    append = kept.append
+    depth = 0
+    previous = NEWLINE
+    for index, token in enumerate(tokens):
+        kind = token.kind
+        if kind == NEWLINE:
+            following = tokens[index + 1].kind
+            if following in STATEMENTS or following == END_OF_FILE:
+                pass
+            elif depth or previous in _CONTINUING or following in _PIPES:
+                continue
+        elif paired[index]:
+            depth += -1 if kind in CLOSING else 1
+        append(token)
+        previous = kind
+    return kept
