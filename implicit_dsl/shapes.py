@@ -53,16 +53,21 @@ def known(shape: Shape) -> tuple[int, ...] | None:
     return sizes if len(sizes) == len(shape) else None
 
 
+def sizes(shape: Shape) -> tuple[int, ...]:
+    """The shape as integers, where no size is free any more."""
+    bound = known(shape)
+    assert bound is not None, "free sizes are bound before anything is counted"
+    return bound
+
+
 def count(shape: Shape) -> int:
     """The number of entries of a known shape."""
-    sizes = known(shape)
-    assert sizes is not None, "free sizes are bound before anything is counted"
-    return prod(sizes)
+    return prod(sizes(shape))
 
 
-def bind(shape: Shape, sizes: dict[tuple[str, int], int]) -> tuple[int, ...]:
+def bind(shape: Shape, given: dict[tuple[str, int], int]) -> tuple[int, ...]:
     """The shape once the free axes of the inputs are given."""
-    return tuple(d if isinstance(d, int) else (sizes[d.source, d.axis] + d.add) // d.divide for d in shape)
+    return tuple(d if isinstance(d, int) else (given[d.source, d.axis] + d.add) // d.divide for d in shape)
 
 
 def show(shape: Shape) -> str:

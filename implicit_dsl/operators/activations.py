@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
@@ -16,7 +18,14 @@ else:
 
 
 class Elementwise(ActivationRule):
-    """φ acts on each entry alone. Subclasses give φ and its best Lipschitz constant."""
+    """φ acts on each entry alone. Subclasses give φ, its slope and its best Lipschitz constant."""
+
+    @abstractmethod
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        """φ'(z), entry by entry."""
+
+    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
+        return np.asarray(g * self.derivative(operator, z))
 
     def lipschitz(self, operator: Operator) -> float:
         """sup |φ'|, rounded upwards where it is not exact."""
@@ -40,6 +49,9 @@ class Identity(Elementwise):
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return z
 
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.ones_like(z)
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return z
 
@@ -52,7 +64,10 @@ class Relu(Elementwise):
     example = _example("relu(u)")
 
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.maximum(z, 0.0)
+        return np.asarray(np.maximum(z, 0.0))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(z > 0, dtype=z.dtype)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.relu({z.text})")
@@ -69,8 +84,11 @@ class LeakyRelu(Elementwise):
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.where(z >= 0, z, operator["slope"] * z)
 
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.where(z > 0, 1.0, operator["slope"])
+
     def lipschitz(self, operator: Operator) -> float:
-        return max(1.0, abs(operator["slope"]))
+        return max(1.0, abs(float(operator["slope"])))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.leaky_relu({z.text}, {operator['slope']!r})")
@@ -83,7 +101,10 @@ class Tanh(Elementwise):
     example = _example("tanh(u)")
 
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.tanh(z)
+        return np.asarray(np.tanh(z))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(1 - np.tanh(z) ** 2)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.tanh({z.text})")
@@ -97,6 +118,9 @@ class Sigmoid(Elementwise):
 
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(special.expit(z))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(special.expit(z) * special.expit(-z))  # 1 − σ(z), without cancellation
 
     def lipschitz(self, operator: Operator) -> float:
         return 0.25
@@ -114,6 +138,10 @@ class Gelu(Elementwise):
 
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(z * special.ndtr(z))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        return np.asarray(special.ndtr(z) + z * density)
 
     def lipschitz(self, operator: Operator) -> float:
         # φ' = Φ(z) + z Φ'(z) is largest at z = √2, where it is 1.12890414518515…

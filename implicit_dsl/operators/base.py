@@ -208,6 +208,13 @@ class ActivationRule(Rule):
         """φ in numpy on z [batch, *source], by its definition: the oracle of the emitted code."""
 
     @abstractmethod
+    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
+        """φ'(z)ᵀ g: g [batch, *target] pulled back onto the slots [batch, *source].
+
+        At a kink it takes the one-sided derivative that PyTorch's autograd takes.
+        """
+
+    @abstractmethod
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
         """M(|u − v|) ≥ |φ(u) − φ(v)| for all u and v, componentwise, on [batch, *source]."""
 

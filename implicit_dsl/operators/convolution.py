@@ -17,7 +17,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
-from implicit_dsl.operators.windows import channels_and_axes, per_axis, slide, window_indices
+from implicit_dsl.operators.windows import channels_and_axes, inside_count, per_axis, slide, window_indices
 from implicit_dsl.shapes import Shape, count
 
 if TYPE_CHECKING:
@@ -112,8 +112,9 @@ class Conv(LinearRule):
         return text + ("" if operator["bias"] else ", bias=False") + ")"
 
     def entry_count(self, operator: Operator) -> int:
-        shape = self.parameters(operator)[0].shape
-        return count(shape) * count(operator.target[1:])
+        width, each = self.parameters(operator)[0].shape[:2]
+        geometry = (operator["kernel"], operator["stride"], operator["pad"], operator["dilation"])
+        return width * each * inside_count(operator.source, operator.target, *geometry)
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         width, each = self.parameters(operator)[0].shape[:2]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Entries, Expression, LinearRule, Operator, Rule, Settings, ShapeError
-from implicit_dsl.shapes import Shape, count, known, show
+from implicit_dsl.shapes import Shape, count, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class Monomial(LinearRule):
 
 def _positions(shape: Shape) -> Any:
     """The row-major number of each entry of a shape, in that shape."""
-    return np.arange(count(shape)).reshape(shape)  # type: ignore[arg-type]
+    return np.arange(count(shape)).reshape(sizes(shape))
 
 
 class Scale(Monomial):
@@ -63,7 +63,7 @@ class Scale(Monomial):
         return float(operator["factor"])
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return x * operator["factor"]
+        return x * self.factor(operator)
 
     def absolute(
         self, operator: Operator, weights: Mapping[str, torch.Tensor]
@@ -103,7 +103,7 @@ class Reshape(Monomial):
         return np.arange(count(operator.source))
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return x.reshape(len(x), *operator.target)
+        return x.reshape(len(x), *sizes(operator.target))
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         if len(operator.target) == 1:
@@ -176,7 +176,7 @@ class Place(Monomial):
 
     def columns(self, operator: Operator) -> np.ndarray:
         axis, start = operator["axis"], operator["start"]
-        places = np.full(known(operator.target), -1)  # type: ignore[arg-type]
+        places = np.full(sizes(operator.target), -1)
         window = [slice(None)] * places.ndim
         window[axis] = slice(start, start + count(operator.source[axis : axis + 1]))
         places[tuple(window)] = _positions(operator.source)
@@ -184,7 +184,7 @@ class Place(Monomial):
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         axis, start = operator["axis"], operator["start"]
-        whole = x.new_zeros((len(x), *operator.target))
+        whole = x.new_zeros((len(x), *sizes(operator.target)))
         whole.narrow(axis + 1, start, x.shape[axis + 1]).copy_(x)
         return whole
 

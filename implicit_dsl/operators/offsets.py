@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Entries, Expression, LinearRule, Operator, Rule, Settings
-from implicit_dsl.shapes import Shape, count
+from implicit_dsl.shapes import Shape, count, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ class Constant(LinearRule):
         return (Entries("", rows, np.zeros_like(rows), None, operator["value"]),)
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        ones = x.new_full(operator.target, operator["value"])
+        ones = x.new_full(sizes(operator.target), operator["value"])
         return x.reshape(-1, *(1,) * len(operator.target)) * ones
 
     def absolute(

@@ -17,7 +17,14 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
-from implicit_dsl.operators.windows import Axes, channels_and_axes, per_axis, slide, window_indices
+from implicit_dsl.operators.windows import (
+    Axes,
+    channels_and_axes,
+    inside_count,
+    per_axis,
+    slide,
+    window_indices,
+)
 from implicit_dsl.shapes import Shape, count, show
 
 if TYPE_CHECKING:
@@ -83,7 +90,8 @@ class AvgPool(LinearRule):
         return _pool(self, settings, source)
 
     def entry_count(self, operator: Operator) -> int:
-        return count(operator.target) * count(operator["kernel"])
+        geometry = (operator["kernel"], operator["stride"], operator["pad"])
+        return count(operator.target[:1]) * inside_count(operator.source, operator.target, *geometry)
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         positions, inside = _windows(operator)
@@ -147,7 +155,10 @@ class MaxPool(ActivationRule):
     formals = _FORMALS
     elementwise = False
     homogeneous = True
-    doc = "The maximum of each window: an activation that takes a window of slots, applied as `MaxPool(2)(x)` or `x |> MaxPool(2)`."
+    doc = (
+        "The maximum of each window: an activation that takes a window of slots, "
+        "applied as `MaxPool(2)(x)` or `x |> MaxPool(2)`."
+    )
     example = "input u[3, 6, 6]\noutput y[3, 3, 3] = u |> MaxPool(2)"
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
@@ -164,6 +175,15 @@ class MaxPool(ActivationRule):
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         gathered = self._gather(operator, z, -np.inf)
         return np.asarray(gathered.max(-1).reshape(len(z), *operator.target))
+
+    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
+        positions, _ = _windows(operator)
+        winner = self._gather(operator, z, -np.inf).argmax(-1)  # the first of several, as in PyTorch
+        taken = np.take_along_axis(positions[None, None], winner[..., None], -1)[..., 0]
+        planes, area = winner.shape[0] * winner.shape[1], count(operator.source[1:])
+        cells = np.arange(planes)[:, None] * area + taken.reshape(planes, -1)
+        pulled = np.bincount(cells.reshape(-1), g.reshape(-1), planes * area)  # windows may overlap
+        return pulled.reshape(z.shape)
 
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
         # |max u − max v| ≤ max |u − v|: the maximum of the changes in the window, not their sum

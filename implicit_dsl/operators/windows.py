@@ -57,6 +57,21 @@ def slide(source: Shape, what: str, kernel: Axes, stride: Axes, pad: Axes, dilat
     return tuple(sizes)
 
 
+def inside_count(
+    source: Shape, target: Shape, kernel: Axes, stride: Axes, pad: Axes, dilation: Axes | None = None
+) -> int:
+    """How many pairs (output position, kernel position) read inside the input: a product over the axes."""
+    pairs = 1
+    for size, out, k, s, p, d in zip(
+        source[1:], target[1:], kernel, stride, pad, dilation or (1,) * len(kernel)
+    ):
+        extent, outputs = count((size,)), count((out,))
+        first = (-(-max(0, p - tap * d) // s) for tap in range(k))  # the first output whose tap is inside
+        after = (min(outputs, (extent - 1 + p - tap * d) // s + 1) for tap in range(k))
+        pairs *= sum(max(0, b - a) for a, b in zip(first, after))
+    return pairs
+
+
 def window_indices(
     source: Shape, target: Shape, kernel: Axes, stride: Axes, pad: Axes, dilation: Axes
 ) -> tuple[np.ndarray, np.ndarray | None]:

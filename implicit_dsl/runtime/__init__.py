@@ -1,0 +1,6 @@
+"""What generated modules import. It knows nouns, operators and matrices, and never the compiler's stages."""
+
+from implicit_dsl.runtime.block_operator import BlockOperator
+from implicit_dsl.runtime.system import System
+
+__all__ = ["BlockOperator", "System"]
