@@ -1,29 +1,28 @@
 """Reads the text files that ship with the compiler.
 
 `grammar/` and `codegen/` stand beside the package in a checkout and inside it when
-installed; `explain/` is always inside.
+installed; `explain/` is always inside. Plain paths: importing `importlib.resources` would
+cost as much as the rest of the command line.
 """
 
 from __future__ import annotations
 
-from importlib import resources
-from importlib.resources.abc import Traversable
+import os
 
-_PACKAGE = resources.files("implicit_dsl")
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
-def _home(folder: str) -> Traversable:
-    inside = _PACKAGE.joinpath(folder)
-    if inside.is_dir():
-        return inside
-    return resources.files("implicit_dsl").joinpath("..", folder)
+def _home(folder: str) -> str:
+    inside = os.path.join(_PACKAGE, folder)
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), folder)
 
 
 def read_text(folder: str, name: str) -> str:
     """The text of `folder/name`. Raises FileNotFoundError if it does not ship."""
-    return _home(folder).joinpath(name).read_text(encoding="utf-8")
+    with open(os.path.join(_home(folder), name), encoding="utf-8") as file:
+        return file.read()
 
 
 def names(folder: str, suffix: str) -> tuple[str, ...]:
     """The sorted names of the files in `folder` that end in `suffix`."""
-    return tuple(sorted(f.name for f in _home(folder).iterdir() if f.name.endswith(suffix)))
+    return tuple(sorted(name for name in os.listdir(_home(folder)) if name.endswith(suffix)))

@@ -1,0 +1,36 @@
+"""implicitc: networks as equations in, certified PyTorch out.
+
+    import implicit_dsl
+    LeNet5 = implicit_dsl.load("lenet5.impl").LeNet5     # the generated module, without a file
+    text = implicit_dsl.compile(source_text)             # the generated text
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from implicit_dsl.compile import compile
+    from implicit_dsl.errors import Diagnostic, ImplicitError
+    from implicit_dsl.load import load
+
+__version__ = "0.1.0"
+__all__ = ["Diagnostic", "ImplicitError", "__version__", "compile", "load"]
+
+_HOMES = {
+    "compile": "implicit_dsl.compile",
+    "load": "implicit_dsl.load",
+    "Diagnostic": "implicit_dsl.errors",
+    "ImplicitError": "implicit_dsl.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # lazily: `implicitc --help` must not pay for the compiler
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,229 @@
+"""The functions of the language, and the names whose meaning comes later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
+from implicit_dsl.operators.base import Initialiser
+from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.arguments import Arguments, arity
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.scope import Environment
+from implicit_dsl.resolve.values import (
+    Activation,
+    Builtin,
+    ChainValue,
+    Constructor,
+    MatrixExpression,
+    ParameterValue,
+    describe,
+)
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import show
+from implicit_dsl.source import Span
+
+Run = Callable[[Context, Arguments, Span, Environment], Any]
+
+
+def _whole(arguments: Arguments, index: int, what: str, least: int | None = None) -> int:
+    value = arguments.values[index]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
+        limit = f", at least {least}" if least is not None else ""
+        raise problem("E0205", f"{what} must be a whole number{limit}", arguments.spans[index], describe(value))
+    return value
+
+
+def _numbers(arguments: Arguments, name: str) -> list[Any]:
+    for value, span in zip(arguments.values, arguments.spans):
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise problem("E0205", f"`{name}` takes numbers known at compile time", span, describe(value))
+    return arguments.values
+
+
+def _wire(arguments: Arguments, name: str) -> Wire:
+    value = arguments.values[0]
+    if not isinstance(value, Wire):
+        raise problem("E0207", f"`{name}` applies to a value of the network", arguments.spans[0], describe(value))
+    return value
+
+
+def _size(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    arguments.no_keywords("size")
+    arity("size", arguments, 1, 2, span)
+    value = arguments.values[0]
+    if isinstance(value, ParameterValue):
+        shape: Any = value.tensor.shape
+    elif isinstance(value, Wire):
+        shape = value.shape
+    else:
+        raise problem("E0207", "`size` applies to values of the network and to parameters", arguments.spans[0], describe(value))
+    if len(arguments.values) == 1:
+        wanted = tuple(shape)
+    else:
+        axis = _whole(arguments, 1, "the axis", 1)
+        if axis > len(shape):
+            raise problem("E0206", f"a value of shape {show(shape)} has no axis {axis}", arguments.spans[1])
+        wanted = (shape[axis - 1],)
+    for size in wanted:
+        if not isinstance(size, int):
+            raise problem("E0205", f"this size of {show(shape)} is free, so it is not known at compile time", span)
+    return wanted if len(arguments.values) == 1 else wanted[0]
+
+
+def _length(context: Context, arguments: Arguments, span: Span, environment: Environment) -> int:
+    arguments.no_keywords("length")
+    arity("length", arguments, 1, 1, span)
+    value = arguments.values[0]
+    if not isinstance(value, (tuple, range, str)):
+        raise problem("E0207", "`length` applies to lists", arguments.spans[0], describe(value))
+    return len(value)
+
+
+def _sum(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    """Numbers are added up; so are values of the network, and matrices."""
+    arguments.no_keywords("sum")
+    items = list(_spread(arguments))
+    if not items:
+        return 0
+    if all(isinstance(item, (int, float)) for item in items):
+        return sum(items)
+    if all(isinstance(item, Wire) for item in items):
+        total = items[0]
+        for item in items[1:]:
+            total = apply.add(context, total, item, span)
+        return total
+    odd = next(item for item in items if not isinstance(item, Wire))
+    raise problem("E0207", "`sum` adds up numbers, or values of the network", span, describe(odd))
+
+
+def _spread(arguments: Arguments) -> list[Any]:
+    """The arguments, with lists written out."""
+    found: list[Any] = []
+    for value in arguments.values:
+        found.extend(value if isinstance(value, (tuple, range)) else (value,))
+    return found
+
+
+def _cat(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    dim, place = arguments.keywords.pop("dim", (1, span))
+    arguments.no_keywords("cat")
+    parts = _spread(arguments)
+    if not parts:
+        raise problem("E0104", "`cat` needs at least one value", span)
+    for part in parts:
+        if not isinstance(part, Wire):
+            raise problem("E0207", "`cat` joins values of the network", span, describe(part))
+    if not isinstance(dim, int) or not 1 <= dim <= max(1, len(parts[0].shape)):
+        raise problem("E0206", f"{show(parts[0].shape)} has no axis {dim}", place)
+    return apply.concatenate(context, parts, dim - 1, span)
+
+
+def _flatten(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    arguments.no_keywords("flatten")
+    arity("flatten", arguments, 1, 1, span)
+    return apply.linear(context, "reshape", {"shape": None}, _wire(arguments, "flatten"), span)
+
+
+def _reshape(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    arguments.no_keywords("reshape")
+    arity("reshape", arguments, 2, None, span)
+    wire = _wire(arguments, "reshape")
+    sizes = tuple(_whole(arguments, i, "a size", 1) for i in range(1, len(arguments.values)))
+    return apply.linear(context, "reshape", {"shape": sizes}, wire, span)
+
+
+def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
+    arguments.no_keywords("chain")
+    return ChainValue(tuple(_spread(arguments)))
+
+
+def _identity_matrix(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    arguments.no_keywords("I")
+    arity("I", arguments, 1, 1, span)
+    return MatrixExpression("identity", (), _whole(arguments, 0, "the size", 1), span)
+
+
+def _unreachable(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    raise problem("E0104", "`ifelse` takes a condition and two values", span)
+
+
+def _arithmetic(name: str, count: int | None, function: Callable[..., Any]) -> Run:
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+        arguments.no_keywords(name)
+        arity(name, arguments, count or 1, count, span)
+        if count is None:
+            arguments = Arguments(_spread(arguments), [span] * len(_spread(arguments)), {})
+        numbers = _numbers(arguments, name)
+        try:
+            return function(*numbers)
+        except (ValueError, ZeroDivisionError, OverflowError):
+            shown = ", ".join(map(str, numbers))
+            raise problem("E0208", f"{name}({shown}) is not defined", span) from None
+
+    return run
+
+
+def _initialiser(name: str, most: int, least: int = 0) -> Run:
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Initialiser:
+        arguments.no_keywords(name)
+        arity(name, arguments, least, most, span)
+        numbers = tuple(float(value) for value in _numbers(arguments, name))
+        if any(not math.isfinite(value) or value < 0 for value in numbers) and name != "constant":
+            raise problem("E0502", f"the spread of `{name}` must be a number, at least 0", span)
+        return Initialiser(name, numbers)
+
+    return run
+
+
+_FUNCTIONS: dict[str, Run] = {
+    "size": _size,
+    "length": _length,
+    "sum": _sum,
+    "cat": _cat,
+    "flatten": _flatten,
+    "reshape": _reshape,
+    "chain": _chain,
+    "I": _identity_matrix,
+    "ifelse": _unreachable,
+    "div": _arithmetic("div", 2, lambda a, b: a // b),
+    "mod": _arithmetic("mod", 2, lambda a, b: a % b),
+    "max": _arithmetic("max", None, max),
+    "min": _arithmetic("min", None, min),
+    "abs": _arithmetic("abs", 1, abs),
+    "sqrt": _arithmetic("sqrt", 1, math.sqrt),
+    "exp": _arithmetic("exp", 1, math.exp),
+    "log": _arithmetic("log", 1, math.log),
+    "floor": _arithmetic("floor", 1, math.floor),
+    "ceil": _arithmetic("ceil", 1, math.ceil),
+    "round": _arithmetic("round", 1, round),
+    "zeros": _initialiser("zeros", 0),
+    "ones": _initialiser("ones", 0),
+    "constant": _initialiser("constant", 1, 1),
+    "normal": _initialiser("normal", 1),
+    "uniform": _initialiser("uniform", 1),
+    "glorot": _initialiser("glorot", 0),
+    "kaiming": _initialiser("kaiming", 0),
+    "orthogonal": _initialiser("orthogonal", 0),
+}
+
+BUILTINS: dict[str, Any] = {
+    **{name: Builtin(name, run) for name, run in _FUNCTIONS.items()},
+    **{name: Activation(name, rule) for name, rule in ACTIVATIONS.items()},
+    **{name: Constructor(name, rule) for name, rule in CONSTRUCTORS.items()},
+    "π": math.pi,
+    "pi": math.pi,
+}
+
+LATER = frozenset(
+    """
+    prev last reverse attend expand permute opnorm norm spectral monotone opened maxabs vcat hcat
+    ConvTranspose Upsample Pad LayerNorm GroupNorm RMSNorm InstanceNorm Embedding Tokens AdaptiveAvgPool
+    elu selu silu mish softplus softsign hardtanh relu6 hardswish softmax log_softmax prelu maxout
+    """.split()
+)

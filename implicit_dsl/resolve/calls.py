@@ -1,0 +1,225 @@
+"""Calls: layers and blocks are made, and layers, blocks, activations and functions applied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.names import identifier
+from implicit_dsl.operators.base import ActivationRule, LinearRule, Rule
+from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.instantiate import apply_instance
+from implicit_dsl.resolve.problem import Problem, later, problem
+from implicit_dsl.resolve.scope import Body, Environment
+from implicit_dsl.resolve.values import (
+    Activation,
+    Builtin,
+    ChainValue,
+    Constructor,
+    Function,
+    Instance,
+    Layer,
+    MatrixExpression,
+    ParameterValue,
+    TemplateValue,
+    describe,
+)
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.source import Span
+
+DEEPEST_CALLS = 100  # functions calling functions
+
+
+def evaluate_call(context: Context, node: s.Call, environment: Environment) -> Any:
+    """The value of `f(a, b; k = 1)`."""
+    function = context.evaluate(node.function, environment)
+    if isinstance(function, Builtin) and function.name == "ifelse" and len(node.arguments) == 3:
+        return _ifelse(context, node, environment)
+    arguments = Arguments([], [], {})
+    for argument in node.arguments:
+        arguments.values.append(context.evaluate(argument, environment))
+        arguments.spans.append(argument.span)
+    for keyword in node.keywords:
+        if keyword.name.name in arguments.keywords:
+            raise problem("E0104", f"`{keyword.name.name}` is given twice", keyword.span)
+        value = context.evaluate(keyword.value, environment)
+        arguments.keywords[keyword.name.name] = (value, keyword.value.span)
+    match function:
+        case Constructor():
+            return _construct(context, function, arguments, node, environment)
+        case TemplateValue():
+            return _instance(context, function, arguments, node, environment)
+        case _:
+            return call_value(context, function, arguments, node.span, environment)
+
+
+def _ifelse(context: Context, node: s.Call, environment: Environment) -> Any:
+    """Only the branch that is taken is evaluated, so that the other may be impossible."""
+    condition = context.evaluate(node.arguments[0], environment)
+    if not isinstance(condition, bool):
+        raise problem(
+            "E0205", "a condition must be true or false at compile time", node.arguments[0].span, describe(condition)
+        )
+    return context.evaluate(node.arguments[1 if condition else 2], environment)
+
+
+def call_value(
+    context: Context, function: Any, arguments: Arguments, span: Span, environment: Environment
+) -> Any:
+    """A value applied to arguments; also what `|>` does."""
+    match function:
+        case Layer():
+            arguments.no_keywords(function.rule.names[0])
+            arity(function.rule.names[0], arguments, 1, 1, span)
+            return apply.apply_layer(context, function, wire_of(context, arguments, 0, span), span)
+        case Activation(name, rule):
+            return _activation(context, name, rule, arguments, span)
+        case Builtin(name, run):
+            return run(context, arguments, span, environment)
+        case Instance():
+            return apply_instance(context, function, arguments, span, environment)
+        case ChainValue(parts):
+            value = arguments.values[0] if len(arguments.values) == 1 else None
+            if value is None:
+                raise problem("E0104", "a chain is applied to one value", span)
+            for part in parts:
+                value = call_value(context, part, Arguments([value], arguments.spans, {}), span, environment)
+            return value
+        case Function():
+            return _call_function(context, function, arguments, span, environment)
+        case MatrixExpression() | ParameterValue():
+            arity("a matrix", arguments, 1, 1, span)
+            return apply.apply_matrix(context, function, wire_of(context, arguments, 0, span), span)
+        case Constructor(name) | Builtin(name):
+            raise _needs_arguments(name, span)
+        case TemplateValue(template):
+            raise _needs_arguments(template.name.name, span)
+        case _:
+            raise problem("E0207", f"{describe(function)} cannot be called", span)
+
+
+def _needs_arguments(name: str, span: Span) -> Problem:
+    return problem(
+        "E0104", f"`{name}` was not given its arguments", span, help=f"write `{name}(…)`, then apply that"
+    )
+
+
+def wire_of(context: Context, arguments: Arguments, index: int, span: Span) -> Wire:
+    """An argument that must be a value of the network; a `param` is one, too."""
+    value = arguments.values[index]
+    place = arguments.spans[index] if index < len(arguments.spans) else span
+    if isinstance(value, Wire):
+        return value
+    if isinstance(value, ParameterValue):
+        return apply.offset(context, value, place)
+    raise problem("E0207", "a value of the network is needed here", place, describe(value))
+
+
+def _activation(
+    context: Context, name: str, rule: ActivationRule, arguments: Arguments, span: Span
+) -> Wire:
+    arity(name, arguments, 1, 1, span)
+    wire = wire_of(context, arguments, 0, span)
+    settings, _ = settings_of(rule, name, Arguments([], [], arguments.keywords), span)
+    return apply.activate(context, rule, settings, wire, span)
+
+
+def _call_function(
+    context: Context, function: Function, arguments: Arguments, span: Span, environment: Environment
+) -> Any:
+    """A function is inlined where it is used."""
+    name = "this function" if function.name == "->" else function.name
+    arguments.no_keywords(name)
+    arity(name, arguments, len(function.formals), len(function.formals), span)
+    depth = sum(1 for part in environment.tag if part == "call")
+    if depth >= DEEPEST_CALLS:
+        raise problem("E0107", f"`{name}` calls itself without end", span)
+    context.step(span)
+    home = function.environment
+    inner = Environment(
+        home.body,
+        home.module,
+        home,
+        dict(zip(function.formals, arguments.values)),
+        (*environment.tag, "call", span.start),
+        owner=environment.owner,
+    )
+    return context.evaluate(function.body, inner)
+
+
+# --------------------------------------------------------------------------- making layers and blocks
+
+
+def _owner(environment: Environment, span: Span, what: str) -> Body:
+    if environment.owner is None:
+        raise problem("E0309", f"{what} is made inside of a model or block", span)
+    return environment.owner
+
+
+def _direct_name(context: Context, node: s.Call, owner: Body) -> str:
+    """The attribute that `layer K = Conv(…)` or `K = Conv(…)` asks for, or ''."""
+    if not context.active:
+        return ""
+    definition = context.active[-1]
+    if definition.expression is not node or definition.kind not in ("layer", "="):
+        return ""
+    name = f"{owner.instance.name}_{definition.shown}" if owner.instance.name else definition.shown
+    if definition.environment.local:
+        return context.invent(name, definition.span)
+    return context.claim(name, definition.span)
+
+
+def _invented_name(context: Context, kind: str, node: s.Call, owner: Body) -> str:
+    target = identifier(context.target()) if context.target() else ""
+    parts = [part for part in (owner.instance.name, target, kind) if part]
+    return context.invent("_".join(parts), node.span)
+
+
+def _construct(
+    context: Context, constructor: Constructor, arguments: Arguments, node: s.Call, environment: Environment
+) -> Any:
+    """A layer. The same text in the same place of the same instance is the same layer."""
+    rule = constructor.rule
+    owner = _owner(environment, node.span, f"a {constructor.name}")
+    site = (id(node.span.source), node.span.start, environment.tag)
+    if site in owner.instance.sites:
+        return owner.instance.sites[site]
+    for value, place in zip(arguments.values, arguments.spans):
+        if isinstance(value, Wire):
+            raise problem(
+                "E0104",
+                f"`{constructor.name}` takes its settings first, and then the value that it is applied to",
+                place,
+                describe(value),
+                help=f"write `{constructor.name}(…) * {place.text}`"
+                if isinstance(rule, LinearRule)
+                else f"write `{constructor.name}(…)({place.text})`",
+            )
+    settings, blame = settings_of(rule, constructor.name, arguments, node.span)
+    name = _direct_name(context, node, owner) or ""
+    layer = Layer(rule, settings, name, node.span, blame)
+    if not name and type(rule).holder is not Rule.holder:
+        layer.name = _invented_name(context, rule.kind.replace("_", ""), node, owner)
+    owner.instance.sites[site] = layer
+    return layer
+
+
+def _instance(
+    context: Context, value: TemplateValue, arguments: Arguments, node: s.Call, environment: Environment
+) -> Any:
+    """A block with its arguments; its weights come to be at its first application."""
+    owner = _owner(environment, node.span, f"the block `{value.template.name.name}`")
+    site = (id(node.span.source), node.span.start, environment.tag)
+    if site in owner.instance.sites:
+        return owner.instance.sites[site]
+    if value.template.base is not None and value.template.kind == "block":
+        raise later("`extends` of a block", value.template.header)
+    bound = bind_template(context, value, arguments, node.span)
+    name = _direct_name(context, node, owner)
+    if not name:
+        name = _invented_name(context, identifier(value.template.name.name).lower(), node, owner)
+    instance = Instance(value, bound, name, node.span)
+    owner.instance.sites[site] = instance
+    return instance

@@ -1,0 +1,61 @@
+"""Expressions that must be known at compile time: conditions, what loops run over, shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.scope import DeclaredShape, Environment
+from implicit_dsl.resolve.values import describe
+from implicit_dsl.resolve.wires import Wire
+
+MOST = 2**31 - 1
+
+
+def truth(context: Context, expression: s.Expression, environment: Environment) -> bool:
+    """A condition, which must be known at compile time."""
+    value = context.evaluate(expression, environment)
+    if isinstance(value, bool):
+        return value
+    raise problem(
+        "E0205",
+        "a condition must be true or false at compile time",
+        expression.span,
+        describe(value),
+        help="a network has no branches at run time" if isinstance(value, Wire) else "write a comparison",
+    )
+
+
+def items(context: Context, expression: s.Expression, environment: Environment) -> tuple[Any, ...] | range:
+    """What a loop runs over."""
+    values = context.evaluate(expression, environment)
+    if isinstance(values, (tuple, range)):
+        return values
+    help = f"write `1:{expression.span.text}`" if isinstance(values, int) else ""
+    raise problem("E0205", "a loop runs over a range or a list", expression.span, describe(values), help=help)
+
+
+def size(context: Context, expression: s.Expression, environment: Environment) -> int | None:
+    """One size of a shape; None for `_`."""
+    if isinstance(expression, s.Axis):
+        expression = expression.value
+    if isinstance(expression, s.Name) and expression.name == "_":
+        return None
+    if isinstance(expression, s.Colon):
+        raise problem("E0205", "a size is needed here", expression.span, help="a free size is written `_`")
+    value = context.evaluate(expression, environment)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        what = describe(value)
+        raise problem("E0205", "a size must be a whole number known at compile time", expression.span, what)
+    if not 1 <= value <= MOST:
+        raise problem("E0205", f"a size must be between 1 and {MOST}", expression.span, f"this is {value}")
+    return value
+
+
+def sizes(context: Context, shape: DeclaredShape) -> tuple[int | None, ...]:
+    """A declared shape; None where it is left open."""
+    return tuple(size(context, expression, shape.environment) for expression in shape.sizes)

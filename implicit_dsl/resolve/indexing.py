@@ -1,0 +1,159 @@
+"""`h[i]`, `x[1, :]`, `module.name`: members of families, items of lists, slices of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.lookup import definition_name, find, no_equation, use
+from implicit_dsl.resolve.problem import did_you_mean, problem
+from implicit_dsl.resolve.scope import Environment, Key
+from implicit_dsl.resolve.values import Definition, Namespace, Outputs, PairValue, describe
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import show
+from implicit_dsl.source import Span
+
+
+def evaluate_index(context: Context, node: s.Index, environment: Environment) -> Any:
+    """A member of a family, an item of a list, or a slice of a value."""
+    base = node.value
+    if isinstance(base, s.Name):
+        body = environment.body
+        in_loops = find(base.name, environment)
+        if body is not None and (base.name in body.families) and not _bound(in_loops):
+            return _member(context, node, base.name, environment)
+    value = context.evaluate(base, environment)
+    if isinstance(value, Wire):
+        return _slice(context, node, value, environment)
+    if isinstance(value, PairValue):
+        value = (value.left, value.right)
+    if isinstance(value, (tuple, range, str)):
+        return _item(context, node, value, environment)
+    raise problem("E0206", f"{describe(value)} cannot be indexed", node.span)
+
+
+def _bound(found: Any) -> bool:
+    return found is not None and not (isinstance(found, Definition) and len(found.key) > 1)
+
+
+def labels(context: Context, subscripts: tuple[s.Expression, ...], environment: Environment) -> Key:
+    """The labels of a member of a family."""
+    found: list[Any] = []
+    for subscript in subscripts:
+        if isinstance(subscript, s.Colon | s.Axis):
+            raise problem("E0206", "a member of a family is named by numbers", subscript.span)
+        value = context.evaluate(subscript, environment)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, (int, str)) or isinstance(value, bool):
+            raise problem("E0205", "a label must be a whole number or a string", subscript.span, describe(value))
+        found.append(value)
+    return tuple(found)
+
+
+def _member(context: Context, node: s.Index, name: str, environment: Environment) -> Any:
+    body = environment.body
+    assert body is not None
+    rank = len(body.families[name][0]) - 1
+    key = (name, *labels(context, node.subscripts[:rank], environment))
+    definition = body.definitions.get(key)
+    if definition is None:
+        if key in body.shapes:
+            raise no_equation(definition_name(key).strip("`"), body.shapes[key].kind, body.shapes[key].span)
+        have = ", ".join(definition_name(other) for other in body.families[name][:6])
+        more = ", …" if len(body.families[name]) > 6 else ""
+        raise problem("E0206", f"there is no {definition_name(key)}", node.span, help=f"there are {have}{more}")
+    value = use(context, definition, node.span)
+    rest = node.subscripts[rank:]
+    if not rest:
+        return value
+    if not isinstance(value, Wire):
+        raise problem("E0206", f"{describe(value)} cannot be indexed", node.span)
+    return _slice(context, s.Index(node.value, rest, node.span), value, environment)
+
+
+def _item(context: Context, node: s.Index, value: Any, environment: Environment) -> Any:
+    if len(node.subscripts) != 1:
+        raise problem("E0206", "a list takes one index", node.span)
+    (subscript,) = node.subscripts
+    index = context.evaluate(subscript, environment)
+    if isinstance(index, range):
+        return tuple(_pick(value, i, subscript.span) for i in index)
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise problem("E0205", "an index must be a whole number", subscript.span, describe(index))
+    return _pick(value, index, subscript.span)
+
+
+def _pick(value: Any, index: int, span: Span) -> Any:
+    if not 1 <= index <= len(value):
+        hint = "indices count from 1" if index == 0 else ""
+        raise problem("E0206", f"index {index} is outside of 1:{len(value)}", span, help=hint)
+    return value[index - 1]
+
+
+def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment) -> Wire:
+    """x[1, :, 2:3], from 1 with both ends, as a selection from 0."""
+    if len(node.subscripts) != len(wire.shape):
+        raise problem(
+            "E0206",
+            f"a value of shape {show(wire.shape)} takes {len(wire.shape)} indices, not {len(node.subscripts)}",
+            node.span,
+            labels=apply.origin_label(wire, node.span),
+            help="write `:` for a whole axis",
+        )
+    slices: list[Any] = []
+    for subscript, size in zip(node.subscripts, wire.shape):
+        if isinstance(subscript, s.Axis):
+            subscript = subscript.value
+        if isinstance(subscript, s.Colon):
+            slices.append(None)
+            continue
+        if not isinstance(size, int):
+            raise problem("E0205", "this axis is free: it can only be taken whole, with `:`", subscript.span)
+        slices.append(_one_slice(context, subscript, size, environment))
+    return apply.linear(context, "select", {"slices": tuple(slices)}, wire, node.span)
+
+
+def _one_slice(context: Context, subscript: s.Expression, size: int, environment: Environment) -> Any:
+    index = context.evaluate(subscript, environment)
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)
+    if isinstance(index, int) and not isinstance(index, bool):
+        if not 1 <= index <= size:
+            hint = "indices count from 1" if index == 0 else ""
+            raise problem("E0206", f"index {index} is outside of 1:{size}", subscript.span, help=hint)
+        return index - 1
+    if isinstance(index, range) and len(index) and index.step > 0:
+        if index[0] < 1 or index[-1] > size:
+            raise problem("E0206", f"{index[0]}:{index[-1]} is outside of 1:{size}", subscript.span)
+        return (index[0] - 1, index.step, len(index))
+    raise problem(
+        "E0206", "an axis is indexed by a number, or by a range that goes up and is not empty", subscript.span,
+        describe(index),
+    )
+
+
+def evaluate_field(context: Context, node: s.Field, environment: Environment) -> Any:
+    """`file.Name` of an import, or an output of a block with several."""
+    value = context.evaluate(node.value, environment)
+    name = node.name.name
+    if isinstance(value, Namespace):
+        found = value.module.names.get(name)
+        if isinstance(found, Definition):
+            return context.force(found)
+        if found is not None:
+            return found
+        meant = did_you_mean(name, list(value.module.names))
+        raise problem(
+            "E0804", f"`{value.name}` has no `{name}`", node.name.span, f"did you mean `{meant}`?" if meant else ""
+        )
+    if isinstance(value, Outputs):
+        if name in value.fields:
+            return value.fields[name]
+        have = ", ".join(f"`{other}`" for other in value.fields)
+        raise problem("E0101", f"`{value.block}` has no output `{name}`", node.name.span, help=f"it has {have}")
+    raise problem("E0207", f"{describe(value)} has no parts with names", node.span)

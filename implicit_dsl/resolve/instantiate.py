@@ -1,0 +1,92 @@
+"""Applying a block: its inputs are bound, its body is run, its outputs are the value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implicit_dsl.errors import Label
+from implicit_dsl.resolve.arguments import Arguments, arity
+from implicit_dsl.resolve.apply import offset, origin_label
+from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
+from implicit_dsl.resolve.lookup import no_equation
+from implicit_dsl.resolve.problem import Poisoned, problem
+from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
+from implicit_dsl.resolve.statements import run_body
+from implicit_dsl.resolve.values import Definition, Instance, Outputs, ParameterValue, describe, show_key
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import show
+from implicit_dsl.source import Span
+from implicit_dsl.syntax import Declaration
+
+
+def apply_instance(
+    context: Context, instance: Instance, arguments: Arguments, span: Span, environment: Environment
+) -> Any:
+    """A block on values of the network: one value, or its named outputs."""
+    template = instance.template.template
+    name = template.name.name
+    arguments.no_keywords(name)
+    inputs = [d for d in template.body if isinstance(d, Declaration) and d.kind == "input"]
+    arity(name, arguments, len(inputs), len(inputs), span)
+    owner = environment.owner
+    depth = 1 if owner is None else owner.depth + 1
+    if depth > DEEPEST_BLOCKS:
+        raise problem("E0107", f"blocks are nested more than {DEEPEST_BLOCKS} deep", span, help="does a block contain itself?")
+    body = Body(instance, _state_path(context, instance), (*context.frames, Label(span, f"`{name}`")), depth)
+    inner = Environment(body, instance.template.module, None, dict(instance.arguments), (), False, body)
+    for number, declaration in enumerate(inputs):
+        _bind_input(context, body, declaration, inner, arguments, number, span)
+    run_body(context, body, [(template.body, inner)])
+    return _outputs(context, body, name, span)
+
+
+def _state_path(context: Context, instance: Instance) -> str:
+    """What the names of the new states begin with: the equation, then the block."""
+    target = context.full_target()
+    template_name = instance.template.template.name.name
+    own = instance.name.rsplit("_", 1)[-1] if instance.name.endswith(template_name.lower()) else ""
+    short = own or (template_name[:1].lower() + template_name[1:])
+    return context.unique(f"{target}.{short}" if target else short)
+
+
+def _bind_input(
+    context: Context, body: Body, declaration: Declaration, inner: Environment, arguments: Arguments, number: int, span: Span
+) -> None:
+    """One input of a block: its shape is checked, and `_` takes what is given."""
+    name = declaration.name.name
+    place = arguments.spans[number] if number < len(arguments.spans) else span
+    value = arguments.values[number]
+    if isinstance(value, ParameterValue):
+        value = offset(context, value, place)
+    if not isinstance(value, Wire):
+        raise problem("E0207", f"input `{name}` must be a value of the network", place, describe(value))
+    definition = Definition((name,), "input", None, inner, declaration.name.span, body, "done", value, label=name)
+    body.definitions[(name,)] = definition
+    if declaration.shape is None:
+        return
+    declared = DeclaredShape(declaration.shape, inner, declaration.name.span, "input")
+    expected = sizes(context, declared)
+    if len(expected) != len(value.shape) or any(e not in (None, g) for e, g in zip(expected, value.shape)):
+        shown = "[" + ", ".join("_" if e is None else str(e) for e in expected) + "]"
+        raise problem(
+            "E0201",
+            f"input `{name}` takes {shown}, but is given {show(value.shape)}",
+            place,
+            f"has shape {show(value.shape)}",
+            labels=(Label(declaration.name.span, f"declared {shown}"), *origin_label(value, place)),
+        )
+
+
+def _outputs(context: Context, body: Body, name: str, span: Span) -> Any:
+    if not body.outputs:
+        raise problem("E0303", f"`{name}` has no output", body.instance.template.template.header, help="write `output y = …`")
+    values: dict[str, Any] = {}
+    for key, place in body.outputs:
+        definition = body.definitions.get(key)
+        if definition is None:
+            raise no_equation(show_key(key), "output", place)
+        if definition.status == "poisoned":
+            raise Poisoned
+        values[show_key(key)] = context.force(definition)
+    return next(iter(values.values())) if len(values) == 1 else Outputs(values, name)

@@ -1,0 +1,187 @@
+"""From wires to the graph: which values are states of their own.
+
+A state has z = Σ chains and x = φ(z). On one edge at most one operator may mix or hold
+parameters, so that each entry of A is one coefficient times one parameter; so every
+activation becomes a state, and a linear value becomes one (with φ the identity) when it
+is read more than once, or when another mixing operator follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from implicit_dsl.graph import Edge, Node, Role
+from implicit_dsl.operators import linear_rule
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.resolve.wires import Network, Wire
+from implicit_dsl.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class _Term:
+    source: str | None
+    chain: tuple[Operator, ...]
+    span: Span
+
+
+_Form = tuple[_Term, ...]
+
+
+@dataclass(slots=True)
+class _Lift:
+    """The graph so far; `forms` says how each wire is read."""
+
+    network: Network
+    nodes: list[Node] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    forms: dict[Wire, _Form] = field(default_factory=dict)
+    drives: dict[Wire, list[Wire]] = field(default_factory=dict)  # value -> states whose equation it is
+    taken: set[str] = field(default_factory=set)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        reached = _reach(self.network)
+        self.taken.update(name for name, _, _ in self.network.outputs)
+        for wire in self.network.wires:
+            if wire in reached and wire.name:
+                while wire.name in self.taken:
+                    wire.name += "_"
+                self.taken.add(wire.name)
+        for wire in self.network.wires:
+            if wire in reached and wire.kind == "state":
+                assert wire.drive is not None
+                self.drives.setdefault(wire.drive, []).append(wire)
+                self.forms[wire] = _read(wire.name, wire.span)
+        for wire in self.network.wires:
+            if wire not in reached:
+                continue
+            if wire.kind != "state":
+                self.visit(wire)
+            for state in self.drives.get(wire, ()):
+                if not self.absorbed(wire):
+                    self.node(state, None, self.forms[wire])
+        for name, wire, span in self.network.outputs:
+            self.nodes.append(Node(name, Role.OUTPUT, wire.shape, None, True, span))
+            self.connect(name, self.forms[wire])
+
+    # ------------------------------------------------------------------ wires
+
+    def absorbed(self, wire: Wire) -> bool:
+        """Whether a value is just what one state is: then the state takes its activation and terms."""
+        return wire.kind in ("activation", "sum", "linear", "cat") and wire.uses == 1 and wire in self.drives
+
+    def visit(self, wire: Wire) -> None:
+        match wire.kind:
+            case "input":
+                self.nodes.append(Node(wire.name, Role.INPUT, wire.shape, None, True, wire.span))
+                self.forms[wire] = _read(wire.name, wire.span)
+            case "constant":
+                assert wire.operator is not None
+                self.forms[wire] = (_Term(None, (wire.operator,), wire.span),)
+            case "activation":
+                state = self.drives[wire][0] if self.absorbed(wire) else wire
+                form = self.whole(wire.sources[0])
+                if state is wire:
+                    self.name(wire)
+                self.node(state, wire.operator, form)
+                self.forms[wire] = _read(state.name, wire.span)
+            case "sum" | "cat":
+                part = self.summand if wire.kind == "sum" else self.whole
+                self.forms[wire] = tuple(t for source in wire.sources for t in part(source))
+            case "linear":
+                self.forms[wire] = self.applied(wire)
+        if wire.kind in ("sum", "cat", "linear"):
+            if self.absorbed(wire):
+                self.node(self.drives[wire][0], None, self.forms[wire])
+            elif wire.uses > 1 and self.costly(wire):
+                self.lift(wire)
+
+    def whole(self, wire: Wire) -> _Form:
+        """How a wire is read where its terms may stand as they are."""
+        return self.forms[wire]
+
+    def summand(self, wire: Wire) -> _Form:
+        """How a wire is read as part of a sum: a concatenation is one value there."""
+        return self.lift(wire) if wire.kind == "cat" else self.forms[wire]
+
+    def applied(self, wire: Wire) -> _Form:
+        """A linear operator behind what it reads."""
+        operator, source = wire.operator, wire.sources[0]
+        assert operator is not None
+        form = self.summand(source)
+        if operator.kind == "reshape" and operator.source == operator.target:
+            return form
+        if linear_rule(operator).mixing:
+            simple = len(form) == 1 and form[0].source is not None and not any(
+                linear_rule(op).mixing for op in form[0].chain
+            )
+            if not simple:
+                form = self.lift(source)
+        return tuple(_Term(t.source, (*t.chain, operator), wire.span) for t in form)
+
+    def costly(self, wire: Wire) -> bool:
+        """Whether computing a value twice would be a waste (or, for dropout, wrong)."""
+        form = self.forms[wire]
+        return len(form) > 1 or any(linear_rule(op).mixing for term in form for op in term.chain)
+
+    def lift(self, wire: Wire) -> _Form:
+        """Make a linear value a state of its own."""
+        form = self.forms[wire]
+        if len(form) == 1 and not form[0].chain:
+            return form
+        self.name(wire)
+        self.node(wire, None, form)
+        self.forms[wire] = _read(wire.name, wire.span)
+        return self.forms[wire]
+
+    def name(self, wire: Wire) -> None:
+        """A lifted value is called after its equation and operator: `y.relu1`."""
+        if wire.name:
+            return
+        kind = wire.operator.kind.replace("_", "") if wire.operator is not None else wire.kind
+        base = f"{wire.hint}.{kind}" if wire.hint else kind
+        while not wire.name or wire.name in self.taken:
+            self.counts[base] = self.counts.get(base, 0) + 1
+            wire.name = f"{base}{self.counts[base]}"
+        self.taken.add(wire.name)
+
+    # ------------------------------------------------------------------ graph
+
+    def node(self, wire: Wire, activation: Operator | None, form: _Form) -> None:
+        if activation is not None and activation.kind == "identity":
+            activation = None
+        self.nodes.append(Node(wire.name, Role.STATE, wire.shape, activation, wire.declared, wire.span, wire.path))
+        self.connect(wire.name, form)
+
+    def connect(self, target: str, form: _Form) -> None:
+        self.edges.extend(Edge(term.source, target, term.chain, term.span) for term in form)
+
+
+def _read(name: str, span: Span) -> _Form:
+    return (_Term(name, (), span),)
+
+
+def _reach(network: Network) -> set[Wire]:
+    """The wires that outputs depend on; counts how often each is read by them."""
+    reached: set[Wire] = set()
+    waiting = [wire for _, wire, _ in network.outputs]
+    for wire in waiting:
+        wire.uses += 1
+    while waiting:
+        wire = waiting.pop()
+        if wire in reached:
+            continue
+        reached.add(wire)
+        for source in wire.sources if wire.drive is None else (wire.drive,):
+            source.uses += 1
+            waiting.append(source)
+    # inputs exist whether they are read or not
+    reached.update(wire for wire in network.wires if wire.kind == "input")
+    return reached
+
+
+def lift(network: Network) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
+    """The nodes and edges of the graph, in the order of the source."""
+    lifting = _Lift(network)
+    lifting.run()
+    return tuple(lifting.nodes), tuple(lifting.edges)

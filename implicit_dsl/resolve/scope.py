@@ -1,0 +1,76 @@
+"""Where names live: files, instances of models and blocks, and the scopes of loops and functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from implicit_dsl.errors import Label
+from implicit_dsl.resolve.values import Definition, Instance
+from implicit_dsl.source import Source, Span
+from implicit_dsl.syntax import Expression, Program
+
+Key = tuple[Any, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Environment:
+    """Bindings of one scope, and the scope around it.
+
+    `tag` tells repetitions of the same text apart (loop iterations, calls of functions), so
+    that a layer written once in a loop is a new layer in each iteration. `body` is where
+    names are looked up; `owner` is the instance that new layers belong to, which for a
+    function is that of its caller.
+    """
+
+    body: Body | None
+    module: Module
+    parent: Environment | None = None
+    bindings: dict[str, Any] = field(default_factory=dict)
+    tag: tuple[Any, ...] = ()
+    local: bool = False  # the body of a `for`: plain names belong to one iteration
+    owner: Body | None = None
+
+    def inner(self, bindings: dict[str, Any], *tag: Any, local: bool = False) -> Environment:
+        """A scope within this one."""
+        return Environment(self.body, self.module, self, bindings, (*self.tag, *tag), local, self.owner)
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredShape:
+    """The shape written in a declaration: sizes still unevaluated, in their environment."""
+
+    sizes: tuple[Expression, ...]
+    environment: Environment
+    span: Span
+    kind: str  # state or output
+
+
+@dataclass(eq=False, slots=True)
+class Body:
+    """One application of a model or block: its own names, states and outputs."""
+
+    instance: Instance
+    state_path: str  # what the names of its states begin with
+    frames: tuple[Label, ...]  # how it came to be
+    depth: int
+    definitions: dict[Key, Definition] = field(default_factory=dict)
+    families: dict[str, list[Key]] = field(default_factory=dict)
+    shapes: dict[Key, DeclaredShape] = field(default_factory=dict)
+    inputs: list[tuple[str, DeclaredShape]] = field(default_factory=list)
+    outputs: list[tuple[Key, Span]] = field(default_factory=list)
+    allowed: set[str] = field(default_factory=set)  # warnings that were switched off
+
+    def label(self, name: str) -> str:
+        """The full name of a state of this body."""
+        return f"{self.state_path}.{name}" if self.state_path else name
+
+
+@dataclass(eq=False, slots=True)
+class Module:
+    """One file: its program and the names defined at its top."""
+
+    source: Source
+    program: Program
+    names: dict[str, Any] = field(default_factory=dict)  # templates, imports; constants are Definitions
+    root: str | None = None  # imports must stay below this folder

@@ -1,0 +1,233 @@
+"""What an expression can be worth while a program is resolved.
+
+Numbers, strings, lists (Python tuples) and ranges stand for themselves; `Wire` is a value
+of the network; here are the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from implicit_dsl.operators.base import ActivationRule, Initialiser, Operator, Rule, Settings
+from implicit_dsl.resolve.wires import Tensor, Wire
+from implicit_dsl.source import Span
+from implicit_dsl.syntax import Expression, Template
+
+if TYPE_CHECKING:
+    from implicit_dsl.resolve.scope import Body, Environment, Module
+
+
+@dataclass(frozen=True, slots=True)
+class PairValue:
+    """`3 => 16`."""
+
+    left: Any
+    right: Any
+
+
+@dataclass(eq=False, slots=True)
+class Layer:
+    """One instance of an operator with its arguments. Used twice, it is tied.
+
+    `operator` is its first use, which fixes the shapes of its tensors.
+    """
+
+    rule: Rule
+    settings: Settings
+    name: str
+    span: Span
+    blame: dict[str, Span]  # where each argument was written
+    operator: Operator | None = None
+    first_use: Span | None = None
+    tensors: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class ParameterValue:
+    """A `param`: a vector to add, or a matrix to apply."""
+
+    tensor: Tensor
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixExpression:
+    """A matrix made of others: `'`, `+`, `-`, `*`, `∘`, a number times a matrix, `I(n)`.
+
+    `operation` is transpose, sum, product, scale or identity; `number` is the factor or n.
+    """
+
+    operation: str
+    parts: tuple[Any, ...]
+    number: float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """`f(x) = …` or `x -> …`, with the environment that it was written in."""
+
+    name: str
+    formals: tuple[str, ...]
+    body: Expression
+    environment: Environment
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin:
+    """A function of the language. `run` gets the evaluation and the call."""
+
+    name: str
+    run: Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """`relu`, `tanh`, …"""
+
+    name: str
+    rule: ActivationRule
+
+
+@dataclass(frozen=True, slots=True)
+class Constructor:
+    """`Conv`, `Dense`, …: called with arguments it gives a Layer."""
+
+    name: str
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateValue:
+    """A `block` or `model` that can be instantiated, and the file that it stands in."""
+
+    template: Template
+    module: Module
+
+
+@dataclass(eq=False, slots=True)
+class Instance:
+    """An instantiated block. Each call makes new states; its layers and parameters are shared."""
+
+    template: TemplateValue
+    arguments: dict[str, Any]
+    name: str
+    span: Span
+    sites: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # its own layers, by where they stand
+
+
+@dataclass(frozen=True, slots=True)
+class ChainValue:
+    """`chain(f, g, …)`: applied one after another."""
+
+    parts: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a block with several outputs gives: its fields."""
+
+    fields: dict[str, Any]
+    block: str
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """An imported file, by the name it goes under."""
+
+    name: str
+    module: Module
+
+
+Value: TypeAlias = (
+    int
+    | float
+    | bool
+    | str
+    | tuple[Any, ...]
+    | range
+    | Wire
+    | PairValue
+    | Layer
+    | ParameterValue
+    | MatrixExpression
+    | Function
+    | Builtin
+    | Activation
+    | Constructor
+    | TemplateValue
+    | Instance
+    | ChainValue
+    | Outputs
+    | Namespace
+    | Initialiser
+)
+
+
+def describe(value: Any) -> str:
+    """What a value is, for messages."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return "a string"
+    if isinstance(value, Wire):
+        from implicit_dsl.shapes import show
+
+        return f"a value of shape {show(value.shape)}"
+    return _DESCRIPTIONS.get(type(value), "a value of another kind")
+
+
+_DESCRIPTIONS: dict[type, str] = {
+    tuple: "a list",
+    range: "a range",
+    PairValue: "a pair `a => b`",
+    Layer: "a layer",
+    ParameterValue: "a parameter",
+    MatrixExpression: "a matrix",
+    Function: "a function",
+    Builtin: "a function",
+    Activation: "an activation",
+    Constructor: "a layer that was not given its arguments",
+    TemplateValue: "a block that was not given its arguments",
+    Instance: "a block",
+    ChainValue: "a chain of layers",
+    Outputs: "several outputs",
+    Namespace: "an imported file",
+    Initialiser: "an initialiser",
+}
+
+
+@dataclass(eq=False, slots=True)
+class Definition:
+    """What a name stands for: evaluated when first needed, at most once.
+
+    `kind` is `=`, `~`, input, param, layer or function. `status` is new, active, done or poisoned.
+    """
+
+    key: tuple[Any, ...]  # (name, *labels)
+    kind: str
+    expression: Expression | None
+    environment: Environment
+    span: Span
+    body: Body | None
+    status: str = "new"
+    value: Any = None
+    wire: Wire | None = None  # of a state whose shape is declared: exists before its equation is read
+    doc: str | None = None
+    label: str = ""  # how the state is called, `h[1]`
+
+    @property
+    def shown(self) -> str:
+        """`h[1]`, as in the source."""
+        return show_key(self.key)
+
+
+def show_key(key: tuple[Any, ...]) -> str:
+    name, *labels = key
+    return f"{name}[{', '.join(map(str, labels))}]" if labels else str(name)
