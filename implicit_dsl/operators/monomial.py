@@ -106,6 +106,8 @@ class Reshape(Monomial):
         return x.reshape(len(x), *sizes(operator.target))
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        if not operator.source or not operator.target:  # from or to a number
+            return Expression(f"{x.atom}.reshape{(-1, *operator.target)!r}")
         if len(operator.target) == 1:
             return x if len(operator.source) == 1 else Expression(f"{x.atom}.flatten(1)")
         return Expression(

@@ -67,9 +67,9 @@ def _windows(operator: Operator) -> tuple[np.ndarray, np.ndarray | None]:
     return window_indices(operator.source, operator.target, kernel, operator["stride"], operator["pad"], ones)
 
 
-def _arguments(operator: Operator) -> str:
+def _arguments(operator: Operator, pad: Axes) -> str:
     """What follows the input in PyTorch's pooling functions."""
-    kernel, stride, pad = operator["kernel"], operator["stride"], operator["pad"]
+    kernel, stride = operator["kernel"], operator["stride"]
     short = [str(v[0]) if len(set(v)) == 1 else repr(v) for v in (kernel, stride, pad)]
     text = short[0]
     if stride != kernel:
@@ -110,11 +110,24 @@ class AvgPool(LinearRule):
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         F = torch.nn.functional
         pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[len(operator.source) - 1]
-        result: torch.Tensor = pool(x, operator["kernel"], operator["stride"], operator["pad"])
+        before, pad = _padding(operator)
+        result: torch.Tensor = pool(F.pad(x, before), operator["kernel"], operator["stride"], pad)
         return result
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
-        return Expression(f"F.avg_pool{len(operator.source) - 1}d({x.text}, {_arguments(operator)})")
+        before, pad = _padding(operator)
+        inner = f"F.pad({x.text}, {before!r})" if any(before) else x.text
+        return Expression(f"F.avg_pool{len(operator.source) - 1}d({inner}, {_arguments(operator, pad)})")
+
+
+def _padding(operator: Operator) -> tuple[Axes, Axes]:
+    """The zeros that are put around the input (last axis first, both sides), and those left to the pooling."""
+    pad: Axes = operator["pad"]
+    fits = all(isinstance(n, int) and n >= k for n, k in zip(operator.source[1:], operator["kernel"]))
+    if len(pad) < 3 or fits or not any(pad):
+        return (), pad
+    # PyTorch's avg_pool3d refuses an input smaller than its kernel, even where padding makes it fit
+    return tuple(p for p in reversed(pad) for _ in range(2)), (0,) * len(pad)
 
 
 class GlobalAvgPool(LinearRule):
@@ -191,7 +204,9 @@ class MaxPool(ActivationRule):
         return np.asarray(gathered.max(-1).reshape(len(change), *operator.target))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"F.max_pool{len(operator.source) - 1}d({z.text}, {_arguments(operator)})")
+        return Expression(
+            f"F.max_pool{len(operator.source) - 1}d({z.text}, {_arguments(operator, operator['pad'])})"
+        )
 
 
 RULES: tuple[Rule, ...] = (AvgPool(), GlobalAvgPool(), MaxPool())

@@ -1,0 +1,184 @@
+"""What the tests draw at random.
+
+`CASES` has a strategy for each kind of operator; a new rule needs one here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators.base import Operator
+
+Draw = st.DrawFn
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator with the shapes of its tensors by role, and a seed for numbers."""
+
+    operator: Operator
+    tensors: dict[str, Shape]
+    seed: int
+
+    def numbers(self) -> np.random.Generator:
+        """The same random numbers each time."""
+        return np.random.default_rng(self.seed)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Random tensors by role; variances are positive."""
+        rng, made = self.numbers(), {}
+        for role, shape in self.tensors.items():
+            made[role] = rng.uniform(0.5, 2.0, shape) if role == "running_var" else rng.normal(size=shape)
+        return made
+
+
+def shapes(least: int = 1, most: int = 3, size: int = 4) -> st.SearchStrategy[Shape]:
+    """Shapes with `least` … `most` axes."""
+    return st.lists(st.integers(1, size), min_size=least, max_size=most).map(tuple)
+
+
+def _case(draw: Draw, kind: str, settings: dict[str, Any], source: Shape, **tensors: Shape) -> Case:
+    rule = OPERATORS[kind]
+    operator = rule.operator(settings, source)
+    needed = {spec.role: spec.shape for spec in rule.parameters(operator)} | tensors
+    used = tuple((role, f"layer.{role}") for role in needed)
+    return Case(replace(operator, parameters=used), needed, draw(st.integers(0, 2**32 - 1)))
+
+
+def _strategy(build: Callable[[Draw], Case]) -> st.SearchStrategy[Case]:
+    return st.composite(build)()
+
+
+def _dense(draw: Draw) -> Case:
+    source = draw(shapes())
+    width = (draw(st.sampled_from((None, source[-1]))), draw(st.integers(1, 4)))
+    return _case(draw, "dense", {"width": width, "bias": draw(st.booleans())}, source)
+
+
+def _matrix(draw: Draw) -> Case:
+    shape, transposed = draw(shapes(2, 2)), draw(st.booleans())
+    source = (*draw(shapes(0, 2)), shape[0] if transposed else shape[1])
+    return _case(
+        draw, "matrix", {"shape": shape, "transposed": transposed, "name": "W"}, source, weight=shape
+    )
+
+
+def _conv(draw: Draw) -> Case:
+    groups, axes = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    each, out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    kernel, stride, pad, dilation, sizes = [], [], [], [], []
+    for _ in range(axes):
+        k, p, d = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+        kernel.append(k)
+        stride.append(draw(st.integers(1, 3)))
+        pad.append(p)
+        dilation.append(d)
+        sizes.append(max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
+    settings = {
+        "width": (None, groups * out),
+        "kernel": tuple(kernel),
+        "stride": tuple(stride),
+        "pad": tuple(pad),
+        "dilation": tuple(dilation),
+        "groups": groups,
+        "bias": draw(st.booleans()),
+    }
+    return _case(draw, "conv", settings, (groups * each, *sizes))
+
+
+def _pool(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        kernel, pad, sizes = [], [], []
+        for _ in range(draw(st.integers(1, 3))):
+            k = draw(st.integers(1, 4))
+            p = draw(st.integers(0, k // 2))
+            kernel.append(k)
+            pad.append(p)
+            sizes.append(max(1, k - 2 * p) + draw(st.integers(0, 3)))
+        strides = st.lists(st.integers(1, 3), min_size=len(sizes), max_size=len(sizes)).map(tuple)
+        settings = {"kernel": tuple(kernel), "pad": tuple(pad), "stride": draw(st.none() | strides)}
+        return _case(draw, kind, settings, (draw(st.integers(1, 3)), *sizes))
+
+    return build
+
+
+def _batch_norm(draw: Draw) -> Case:
+    settings = {"eps": draw(st.sampled_from((1e-5, 0.1))), "momentum": 0.1, "affine": draw(st.booleans())}
+    return _case(draw, "batch_norm", settings, draw(shapes(1, 4)))
+
+
+def _reshape(draw: Draw) -> Case:
+    source = draw(shapes(0, 3))
+    targets = [None, source[::-1], (1, *source), (int(np.prod(source)),), (*source, 1, 1)]
+    return _case(draw, "reshape", {"shape": draw(st.sampled_from(targets))}, source)
+
+
+def _select(draw: Draw) -> Case:
+    source, slices = draw(shapes(1, 3, size=6)), []
+    for size in source:
+        first, step = draw(st.integers(0, size - 1)), draw(st.integers(1, 3))
+        length = draw(st.integers(1, (size - 1 - first) // step + 1))
+        slices.append(draw(st.sampled_from((None, first, (first, step, length)))))
+    return _case(draw, "select", {"slices": tuple(slices)}, source)
+
+
+def _place(draw: Draw) -> Case:
+    source = draw(shapes())
+    axis, start = draw(st.integers(0, len(source) - 1)), draw(st.integers(0, 3))
+    total = start + source[axis] + draw(st.integers(0, 3))
+    return _case(draw, "place", {"axis": axis, "start": start, "total": total}, source)
+
+
+def _offset(draw: Draw) -> Case:
+    shape = draw(shapes(0, 3))
+    return _case(draw, "offset", {"shape": shape}, (), weight=shape)
+
+
+def _numbers() -> st.SearchStrategy[float]:
+    return st.sampled_from((-1.0, 0.0, 0.5, -2.5, 1e-3))
+
+
+def _plain(kind: str, **settings: st.SearchStrategy[Any]) -> Callable[[Draw], Case]:
+    """Operators on any shape."""
+
+    def build(draw: Draw) -> Case:
+        drawn = {name: draw(values) for name, values in settings.items()}
+        return _case(draw, kind, drawn, draw(shapes(0, 3)))
+
+    return build
+
+
+CASES: dict[str, st.SearchStrategy[Case]] = {
+    kind: _strategy(build)
+    for kind, build in {
+        "dense": _dense,
+        "matrix": _matrix,
+        "conv": _conv,
+        "avg_pool": _pool("avg_pool"),
+        "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
+        "max_pool": _pool("max_pool"),
+        "batch_norm": _batch_norm,
+        "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
+        "scale": _plain("scale", factor=_numbers()),
+        "reshape": _reshape,
+        "select": _select,
+        "place": _place,
+        "offset": _offset,
+        "constant": lambda draw: _case(
+            draw, "constant", {"shape": draw(shapes(0, 3)), "value": draw(_numbers())}, ()
+        ),
+        "identity": _plain("identity"),
+        "relu": _plain("relu"),
+        "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
+        "tanh": _plain("tanh"),
+        "sigmoid": _plain("sigmoid"),
+        "gelu": _plain("gelu"),
+    }.items()
+}

@@ -1,0 +1,287 @@
+"""Laws that each registered operator keeps: its matrix, its emission, its majorant and its slopes agree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 (as in generated code)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import CASES, Case
+from torch import nn
+
+from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
+from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator
+from implicit_dsl.shapes import count, sizes
+
+torch.set_num_threads(1)
+
+LINEAR = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, LinearRule))
+ACTIVATIONS = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, ActivationRule))
+ELEMENTWISE = sorted(kind for kind in ACTIVATIONS if activation_rule(Operator(kind, (), ())).elementwise)
+LAYERS = sorted(kind for kind in LINEAR if kind != "place")  # concatenations are emitted as a whole
+TOLERANCE = 1e-12
+BATCH = 3
+
+law = settings(max_examples=20, deadline=None)
+linear_kinds = pytest.mark.parametrize("kind", LINEAR)
+activation_kinds = pytest.mark.parametrize("kind", ACTIVATIONS)
+
+
+def same(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def dense(parts: tuple[Entries, ...], shape: tuple[int, int], weights: dict[str, np.ndarray]) -> np.ndarray:
+    """The matrix that triplets stand for."""
+    matrix = np.zeros(shape)
+    for part in parts:
+        np.add.at(matrix, (part.rows, part.cols), part.values(weights))
+    return matrix
+
+
+def matrix_of(case: Case) -> np.ndarray:
+    op, weights = case.operator, case.weights()
+    return dense(linear_rule(op).entries(op, weights), (count(op.target), count(op.source)), weights)
+
+
+def offset_of(case: Case) -> np.ndarray:
+    op, weights = case.operator, case.weights()
+    return dense(linear_rule(op).offsets(op, weights), (count(op.target), 1), weights)[:, 0]
+
+
+def tensors_of(case: Case) -> dict[str, torch.Tensor]:
+    return {role: torch.from_numpy(array) for role, array in case.weights().items()}
+
+
+def vectors(case: Case, *shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
+    rng = case.numbers()
+    return tuple(torch.from_numpy(rng.normal(size=shape)) for shape in shapes)
+
+
+def layer_of(case: Case) -> Any:
+    """What holds the tensors in a generated module, in evaluation mode, with the weights of the case."""
+    holder = OPERATORS[case.operator.kind].holder(case.operator)
+    if holder is None:
+        return tensors_of(case).get("weight")
+    layer = eval(holder, {"nn": nn}).double().eval()
+    layer.load_state_dict(tensors_of(case), strict=False)  # batch normalisation also counts its batches
+    return layer
+
+
+def emitted(case: Case, x: torch.Tensor) -> torch.Tensor:
+    """The value of the generated expression, [batch, *target]."""
+    op, rule = case.operator, OPERATORS[case.operator.kind]
+    module = nn.Module().eval()
+    if isinstance(rule, LinearRule):
+        object.__setattr__(module, "layer", layer_of(case))
+        text = rule.emit(op, Expression("x"), "self.layer").text
+    else:
+        text = activation_rule(op).emit(op, Expression("x")).text
+    value = torch.as_tensor(eval(text, {"torch": torch, "F": F, "self": module, "x": x}), dtype=torch.float64)
+    return value.expand(len(x), *sizes(op.target))
+
+
+def test_each_rule_is_exercised() -> None:
+    assert set(CASES) == set(OPERATORS)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@law
+@given(data=st.data())
+def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op = case.operator
+    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+    if op.source == ():
+        x = torch.ones(BATCH, dtype=torch.float64) if kind in ("offset", "constant") else x
+
+    expected = emitted(case, x).detach().numpy().reshape(BATCH, -1)
+
+    same(x.numpy().reshape(BATCH, -1) @ matrix_of(case).T + offset_of(case), expected)
+
+
+@law
+@given(case=CASES["place"])
+def test_place_is_a_part_of_a_concatenation(case: Case) -> None:
+    op = case.operator
+    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+    axis, start = op["axis"] + 1, op["start"]
+    before, after = list(x.shape), list(x.shape)
+    before[axis], after[axis] = start, sizes(op.target)[axis - 1] - start - x.shape[axis]
+    whole = torch.cat([x.new_zeros(before), x, x.new_zeros(after)], dim=axis)
+
+    same(x.numpy().reshape(BATCH, -1) @ matrix_of(case).T, whole.numpy().reshape(BATCH, -1))
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_apply_is_the_matrix(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op = case.operator
+    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+
+    applied = linear_rule(op).apply(op, x, tensors_of(case))
+
+    assert applied.shape == (BATCH, *sizes(op.target))
+    same(applied.numpy().reshape(BATCH, -1), x.numpy().reshape(BATCH, -1) @ matrix_of(case).T)
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_adjoint_law(kind: str, data: st.DataObject) -> None:
+    """⟨A v, w⟩ = ⟨v, Aᵀ w⟩, with Aᵀ by automatic differentiation of `apply`."""
+    case = data.draw(CASES[kind])
+    op = case.operator
+    v, w = vectors(case, (BATCH, *sizes(op.source)), (BATCH, *sizes(op.target)))
+    point = torch.zeros_like(v, requires_grad=True)
+    made = linear_rule(op).apply(op, point, tensors_of(case))
+    pulled = torch.autograd.grad(made, point, w)[0]
+
+    image = linear_rule(op).apply(op, v, tensors_of(case))
+
+    same((image * w).sum(), (v * pulled).sum())
+    same(pulled.numpy().reshape(BATCH, -1), w.numpy().reshape(BATCH, -1) @ matrix_of(case))
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_absolute_is_entrywise(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, weights = linear_rule(case.operator).absolute(case.operator, tensors_of(case))
+    arrays = {role: tensor.numpy() for role, tensor in weights.items()}
+    shape = (count(op.target), count(op.source))
+
+    same(dense(linear_rule(op).entries(op, arrays), shape, arrays), np.abs(matrix_of(case)))
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_entry_count_is_exact_and_positions_are_distinct(kind: str, data: st.DataObject) -> None:
+    """Distinct positions are what lets |op| be taken parameter by parameter."""
+    case = data.draw(CASES[kind])
+    op = case.operator
+    parts = linear_rule(op).entries(op, case.weights())
+    places = [(row, col) for part in parts for row, col in zip(part.rows.tolist(), part.cols.tolist())]
+
+    assert len(places) == linear_rule(op).entry_count(op)
+    assert len(set(places)) == len(places)
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_parameters_are_those_of_the_module(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    rule, op = OPERATORS[kind], case.operator
+    text = rule.holder(op)
+    if text is None:
+        assert rule.parameters(op) == ()
+        return
+    layer = eval(text, {"nn": nn})
+    trained = {name for name, _ in layer.named_parameters()}
+    held = {
+        name: tuple(tensor.shape)
+        for name, tensor in layer.state_dict().items()
+        if name != "num_batches_tracked"
+    }
+
+    assert {spec.role: spec.shape for spec in rule.parameters(op)} == held
+    assert {spec.role for spec in rule.parameters(op) if spec.trainable} == trained
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_reference_is_the_emitted_activation(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op = case.operator
+    (z,) = vectors(case, (BATCH, *sizes(op.source)))
+
+    made = activation_rule(op).reference(op, 3 * z.numpy())
+
+    assert made.shape == (BATCH, *sizes(op.target))
+    same(made, emitted(case, 3 * z).numpy())
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_majorant_is_sound(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule = case.operator, activation_rule(case.operator)
+    shape = (20, *sizes(op.source))
+    u, change = (part.numpy() for part in vectors(case, shape, shape))
+    v = u + change * 10.0 ** case.numbers().integers(-3, 2, shape)
+
+    moved = np.abs(rule.reference(op, u) - rule.reference(op, v))
+
+    assert np.all(moved <= rule.majorant(op, np.abs(u - v)) * (1 + TOLERANCE) + 1e-15)
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+@law
+@given(data=st.data())
+def test_majorant_is_nearly_attained(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    rule, op = activation_rule(case.operator), case.operator
+    grid = np.linspace(-4, 4, 8001)
+    u, v = grid[:-1], grid[1:]
+    ratio = np.abs(rule.reference(op, u) - rule.reference(op, v)) / rule.majorant(op, np.abs(u - v))
+
+    assert 1 - 1e-6 < ratio.max() <= 1 + TOLERANCE
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_flags_of_activations_hold(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule = case.operator, activation_rule(case.operator)
+    shape = (BATCH, *sizes(op.source))
+    z, up = (part.numpy() for part in vectors(case, shape, shape))
+
+    if rule.monotone:
+        assert np.all(rule.reference(op, z) <= rule.reference(op, z + np.abs(up)))
+    if rule.homogeneous:
+        same(rule.reference(op, 2.5 * z), 2.5 * rule.reference(op, z))
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_vjp_is_the_finite_difference(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule, rng = case.operator, activation_rule(case.operator), case.numbers()
+    shape, step = (BATCH, *sizes(op.source)), 1e-6
+    # all values are apart from each other and from zero: no kink is near
+    total = BATCH * count(op.source)
+    z = (rng.permutation(total) - total // 2 + 0.25).reshape(shape) * (6 / total)
+    direction, g = rng.normal(size=shape), rng.normal(size=(BATCH, *sizes(op.target)))
+
+    ahead, behind = (rule.reference(op, z + sign * step * direction) for sign in (1, -1))
+    difference = np.sum(g * (ahead - behind)) / (2 * step)
+
+    assert abs(difference - np.sum(rule.vjp(op, z, g) * direction)) <= 1e-6 * (1 + np.abs(g).sum())
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_vjp_is_autograd_also_at_kinks(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rng = case.operator, case.numbers()
+    z = rng.integers(-2, 3, (BATCH, *sizes(op.source))).astype(float)  # many zeros and equal maxima
+    g = rng.normal(size=(BATCH, *sizes(op.target)))
+    point = torch.from_numpy(z).requires_grad_()
+
+    pulled = torch.autograd.grad(emitted(case, point), point, torch.from_numpy(g))[0]
+
+    same(activation_rule(op).vjp(op, z, g), pulled.numpy())
