@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from implicit_dsl import syntax
-from implicit_dsl.errors import Diagnostic
 from implicit_dsl.parse.expressions import Expressions, Values, split_arguments
 from implicit_dsl.parse.tokens import Token
+from implicit_dsl.source import Span
 
 
 class Part(NamedTuple):
@@ -62,15 +62,7 @@ class Build(Expressions):
         return syntax.Program(self.source, file_doc, _statements(values))
 
     def stray_end(self, values: Values, start: int, end: int) -> None:
-        self.report(
-            Diagnostic(
-                "E0000",
-                "unexpected `end`",
-                self.span(start, end),
-                text="nothing is open here",
-                help="remove this `end`, or look above for one too many",
-            )
-        )
+        self.report.stray_end(self.span(start, end))
 
     def doc(self, values: Values, start: int, end: int) -> Doc:
         text = self.unescape(values[0], 3)
@@ -252,8 +244,10 @@ def _one_by_one(value: Any) -> tuple[syntax.Statement, ...]:
 
 def _with_doc(value: Any, doc: str) -> Iterator[syntax.Statement]:
     for statement in _one_by_one(value):
-        takes_doc = isinstance(statement, syntax.Template | syntax.Declaration)
-        yield replace(statement, doc=doc) if takes_doc else statement
+        if isinstance(statement, syntax.Template | syntax.Declaration):
+            yield replace(statement, doc=doc)
+        else:
+            yield statement
 
 
 def _takes_doc(value: Any) -> bool:

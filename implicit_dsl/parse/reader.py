@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from implicit_dsl.parse.build import Build
 from implicit_dsl.parse.describe import Problem
+from implicit_dsl.parse.report import Report
 from implicit_dsl.parse.tables import END_OF_FILE, LIST, NEWLINE, ONLY, Rule, Tables
 from implicit_dsl.parse.tokens import DEEPEST, TOO_DEEP, Token
 from implicit_dsl.syntax import Program
@@ -21,30 +22,85 @@ _NESTING = frozenset(
 )
 # Rules that start anew: only blocks nest in blocks, only expressions in expressions.
 _FLAT = frozenset(
-    "declaration equation definition bare open_ import_ annotation binding branch_head head".split()
+    (
+        "declaration",
+        "equation",
+        "definition",
+        "bare",
+        "open_",
+        "import_",
+        "annotation",
+        "binding",
+        "branch_head",
+        "head",
+    )
 )
 
 
-class Entry(NamedTuple):
-    """A symbol on the stack: its value, its place in the text and how deep it nests."""
+# A symbol on the stack: its value, where it starts and ends, and how deep it nests.
+# Plain tuples, because hundreds of thousands are made.
+Entry: TypeAlias = tuple[Any, int, int, int]
 
-    value: Any
-    start: int
-    end: int
-    depth: int
+
+Action: TypeAlias = Callable[[list[Any], int, int], Any]
+
+
+class Plan(NamedTuple):
+    """A rule made ready: `nesting` is added to the depth, or -1 where the depth starts anew."""
+
+    origin: str
+    size: int
+    action: Action
+    keep: tuple[int, ...]
+    lists: bool
+    nesting: int
+
+
+def _plan(rule: Rule, build: Build) -> Plan:
+    origin, size, name, keep = rule
+    action: Action
+    if name == LIST:
+        action = _all
+    elif name in ("", ONLY):
+        action = _only
+    else:
+        action = getattr(build, name)
+    nesting = 1 if name in _NESTING else -1 if name in _FLAT else 0
+    return Plan(origin, size, action, keep, any(position < 0 for position in keep), nesting)
+
+
+def _all(values: list[Any], start: int, end: int) -> list[Any]:
+    return values
+
+
+def _only(values: list[Any], start: int, end: int) -> Any:
+    return values[0]
+
+
+def _gathered(entries: list[Entry], keep: tuple[int, ...]) -> list[Any]:
+    values: list[Any] = []
+    for position in keep:
+        if position >= 0:
+            values.append(entries[position][0])
+        elif values:
+            values += entries[~position][0]
+        else:
+            values = entries[~position][0]  # the same list: copies of it would take quadratic time
+    return values
 
 
 class Reader:
     """The state of one parse. `states` and `stack` grow and shrink together."""
 
-    def __init__(self, tables: Tables, tokens: list[Token], build: Build, complain: Callable[[Problem], None]) -> None:
+    def __init__(self, tables: Tables, tokens: list[Token], build: Build, report: Report) -> None:
         self.tables = tables
         self.tokens = tokens
-        self.complain = complain
-        self.actions = {r.action: getattr(build, r.action) for r in tables.rules if r.action.isidentifier()}
+        self.report = report
+        self.plans = [_plan(rule, build) for rule in tables.rules]
         self.index = 0
         self.states = [tables.start]
         self.stack: list[Entry] = []
+        self._steps: dict[tuple[int, int, str], int] = {}
 
     def read(self) -> Program:
         tokens, feed = self.tokens, self.feed
@@ -54,7 +110,7 @@ class Reader:
             if misfit is not None:
                 self.mend(misfit)
             elif token.kind == END_OF_FILE:
-                program: Program = self.stack[-1].value
+                program: Program = self.stack[-1][0]
                 return program
             else:
                 self.index += 1
@@ -63,59 +119,60 @@ class Reader:
 
     def feed(self, token: Token) -> Token | None:
         """Take one token. What does not fit is returned: the token, or what nests too deeply before it."""
-        rows, gotos, rules = self.tables.rows, self.tables.gotos, self.tables.rules
+        rows, rules, steps = self.tables.rows, self.tables.rules, self._steps
         states = self.states
-        kind = token.kind
+        kind, _, start, end = token
         while True:
-            row = rows[states[-1]]
-            code = row.get(kind)
+            state = states[-1]
+            code = rows[state].get(kind)
             if code is None:
-                if kind not in _SOFT or "NAME" not in row:
+                if kind not in _SOFT or "NAME" not in rows[state]:
                     return token
                 kind = "NAME"
             elif code >= 0:
                 states.append(code)
-                self.stack.append(Entry(token, token.start, token.end, 0))
+                self.stack.append((token, start, end, 0))
                 return None
-            else:
-                rule = rules[~code]
-                if not rule.action:
-                    states[-1] = gotos[states[-2]][rule.origin]
-                    continue
-                entry = self._reduced(rule)
-                if entry.depth > DEEPEST:
-                    return Token(TOO_DEEP, "", entry.start, entry.end)
-                states.append(gotos[states[-1]][rule.origin])
-                self.stack.append(entry)
-                if states[-1] == self.tables.end and kind == END_OF_FILE:
+            elif rules[~code].action:
+                misfit = self._reduce(~code)
+                if misfit is not None:
+                    return misfit
+                if kind == END_OF_FILE and states[-1] == self.tables.end:
                     return None
-
-    def _reduced(self, rule: Rule) -> Entry:
-        """Take the symbols of a rule from the stack, and make one of them."""
-        stack = self.stack
-        _, size, action, keep = rule
-        if not size:
-            end = stack[-1].end if stack else 0
-            return Entry([] if action == LIST else self.actions[action]([], end, end), end, end, 0)
-        entries = stack[-size:]
-        del stack[-size:], self.states[-size:]
-        start, end = entries[0].start, entries[-1].end
-        depth = max([entry.depth for entry in entries])
-        if action in _NESTING:
-            depth += 1
-        elif action in _FLAT:
-            depth = 0
-        if action == ONLY:
-            return Entry(entries[keep[0]].value, start, end, depth)
-        values: list[Any] = []
-        for position in keep:
-            if position >= 0:
-                values.append(entries[position].value)
-            elif values:
-                values += entries[~position].value
             else:
-                values = entries[~position].value  # the same list, or long lists would take quadratic time
-        return Entry(values if action == LIST else self.actions[action](values, start, end), start, end, depth)
+                step = states[-2], state, kind
+                states[-1] = steps[step] if step in steps else self._step(step)
+
+    def _step(self, step: tuple[int, int, str]) -> int:
+        """Where all the rules lead that only pass a value on. An expression climbs a dozen at a time."""
+        below, state, kind = step
+        rows, gotos, rules = self.tables.rows, self.tables.gotos, self.tables.rules
+        code = rows[state].get(kind, 0)
+        while code < 0 and not rules[~code].action:
+            state = gotos[below][rules[~code].origin]
+            code = rows[state].get(kind, 0)
+        self._steps[step] = state
+        return state
+
+    def _reduce(self, number: int) -> Token | None:
+        """Make one symbol of those of a rule. If that nests too deeply they are dropped, and named."""
+        stack, states = self.stack, self.states
+        origin, size, action, keep, lists, nesting = self.plans[number]
+        if size:
+            entries = stack[-size:]
+            del stack[-size:], states[-size:]
+            start, end = entries[0][1], entries[-1][2]
+            depth = nesting + max([entry[3] for entry in entries]) if nesting >= 0 else 0
+            if depth > DEEPEST:
+                return Token(TOO_DEEP, "", start, end)
+        else:
+            entries = []
+            start = end = stack[-1][2] if stack else 0
+            depth = 0
+        values = _gathered(entries, keep) if lists else [entries[position][0] for position in keep]
+        states.append(self.tables.gotos[states[-1]][origin])
+        stack.append((action(values, start, end), start, end, depth))
+        return None
 
     # ----------------------------------------------------------------------- mending
 
@@ -123,8 +180,8 @@ class Reader:
         """Change the stack or skip tokens, so that reading can go on after `misfit`."""
         row = self.tables.rows[self.states[-1]]
         token, before = self.tokens[self.index], self.tokens[self.index - 1] if self.index else None
-        self.complain(Problem(self.tokens, self.index, misfit, row.keys()))
-        top = self.stack[-1].value if self.stack else None
+        self.report.misfit(Problem(self.tokens, self.index, misfit, row.keys()))
+        top = self.stack[-1][0] if self.stack else None
         if misfit is token and token.kind in (END_OF_FILE, "model", "block") and "end" in row:
             self._close(token)
         elif token.kind in (",", ":") and self.tokens[self.index + 1].kind == NEWLINE:
@@ -148,9 +205,9 @@ class Reader:
     def _give_up(self, token: Token) -> None:
         """Put ERROR in place of the statement, or of the header, that cannot be read."""
         rows, states, stack = self.tables.rows, self.states, self.stack
-        start = token.start
+        first, start = token, token.start
         while _ERROR not in rows[states[-1]]:
-            start = stack.pop().start
+            value, start, _, _ = stack.pop()
             states.pop()
-        text = self.tokens[self.index].text
-        self.feed(Token(_ERROR, text, start, max(start, token.start)))
+            first = value if isinstance(value, Token) else token
+        self.feed(Token(_ERROR, first.text, start, max(start, token.start)))

@@ -106,7 +106,11 @@ def compute(grammar: str) -> dict[str, Any]:
     pattern, groups = _token_pattern(lark)
     parser = lark.parse_interactive("").parser_state.parse_conf
     states = parser.parse_table.states
-    rules = list(dict.fromkeys(arg for row in states.values() for action, arg in row.values() if action.name == "Reduce"))
+    rules = list(
+        dict.fromkeys(
+            arg for row in states.values() for action, arg in row.values() if action.name == "Reduce"
+        )
+    )
     index = {rule: number for number, rule in enumerate(rules)}
     rows: list[dict[str, int]] = []
     gotos: list[dict[str, int]] = []
@@ -138,10 +142,14 @@ def _token_pattern(lark: Lark) -> tuple[str, list[str]]:
     the terminals is lark's. Possessive (`*+`), so that a long blank is not read twice.
     """
     ignored = set(lark.ignore_tokens)
-    ordered = sorted(lark.terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name))
+    ordered = sorted(
+        lark.terminals, key=lambda t: (-t.priority, -t.pattern.max_width, -len(t.pattern.value), t.name)
+    )
     blanks = [t.pattern.value for t in ordered if t.name in ignored]
     varied = [(t.name, t.pattern.value) for t in ordered if t.pattern.type == "re" and t.name not in ignored]
-    fixed = sorted((t.pattern.value for t in lark.terminals if t.pattern.type == "str"), key=lambda v: (-len(v), v))
+    fixed = sorted(
+        (t.pattern.value for t in lark.terminals if t.pattern.type == "str"), key=lambda v: (-len(v), v)
+    )
     signs = "|".join(re.escape(value) for value in fixed if not value[0].isalpha())
     parts = [*varied, *_LEFTOVERS[:3], ("SIGN", signs), *_LEFTOVERS[3:]]
     alternatives = "|".join(f"({pattern})" for _, pattern in parts)
@@ -156,7 +164,7 @@ def _rule(rule: LarkRule) -> tuple[str, int, str, list[int]]:
             continue
         keep.append(~position if symbol.name.startswith("_") and not symbol.is_term else position)
     if name.startswith("_"):
-        action = LIST
+        action = "" if keep == [~0] and len(rule.expansion) == 1 else LIST
     elif rule.options.expand1 and rule.alias is None and len(keep) == 1 and keep[0] >= 0:
         action = "" if len(rule.expansion) == 1 else ONLY
     else:

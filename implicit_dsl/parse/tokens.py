@@ -12,14 +12,51 @@ TOO_DEEP = "TOO_DEEP"
 # A keyword that cannot stand inside an expression: at the start of a line it begins a statement,
 # whatever was left open above it.
 STATEMENTS = frozenset(
-    "model block end input output state param layer recurrent ode elseif else open import".split()
+    (
+        "model",
+        "block",
+        "end",
+        "input",
+        "output",
+        "state",
+        "param",
+        "layer",
+        "recurrent",
+        "ode",
+        "elseif",
+        "else",
+        "open",
+        "import",
+    )
 ) | {"ANNOTATION", "ANNOTATION_CALL"}
 OPENING = {"(": ")", ".(": ")", "ANNOTATION_CALL": ")", "[": "]"}
 CLOSING = frozenset(")]")
 
 # A statement goes on after these. Not after `:`, which ends many a line by habit.
-_CONTINUING = frozenset(
-    ", = ~ -> => || && ! |> .|> .. in ∈ SUM PRODUCT POWER COMPARISON".split()
+CONTINUING = frozenset(
+    (
+        ",",
+        "=",
+        "~",
+        "->",
+        "=>",
+        "||",
+        "&&",
+        "!",
+        "|>",
+        ".|>",
+        "..",
+        "in",
+        "∈",
+        "SUM",
+        "PRODUCT",
+        "POWER",
+        "COMPARISON",
+    )
+)
+# A comma at the end of a line continues only these; after an equation it is a slip.
+_LISTING = frozenset(
+    ("input", "output", "state", "param", "layer", "import", "for", "recurrent", "ANNOTATION")
 )
 _PIPES = frozenset(("|>", ".|>"))
 
@@ -46,7 +83,7 @@ def _lex(text: str, tables: Tables) -> list[Token]:
     """The tokens as written. Blank lines, and lines with a comment only, count as one newline."""
     groups, fixed = tables.groups, tables.fixed
     tokens: list[Token] = []
-    append, make = tokens.append, Token._make
+    append, make = tokens.append, tuple.__new__
     previous = NEWLINE
     start = 1 if text.startswith("\ufeff") else 0
     for match in tables.pattern.finditer(text, start):
@@ -59,7 +96,7 @@ def _lex(text: str, tables: Tables) -> list[Token]:
         previous = kind
         if kind == END_OF_FILE:
             break
-        append(make((kind, piece, match.start(group), match.end())))
+        append(make(Token, (kind, piece, match.start(group), match.end())))
     end = len(text)
     if previous != NEWLINE:
         append(Token(NEWLINE, "", end, end))
@@ -102,20 +139,23 @@ def _pair_brackets(tokens: list[Token]) -> bytearray:
 
 
 def _layout(tokens: list[Token], paired: bytearray) -> list[Token]:
+    """Leave out the newlines inside brackets, after an operator or a comma, and before `|>`."""
     kept: list[Token] = []
     append = kept.append
     depth = 0
-    previous = NEWLINE
+    previous = first = NEWLINE
     for index, token in enumerate(tokens):
         kind = token.kind
         if kind == NEWLINE:
             following = tokens[index + 1].kind
-            if following in STATEMENTS or following == END_OF_FILE:
-                pass
-            elif depth or previous in _CONTINUING or following in _PIPES:
+            ends = following in STATEMENTS or following == END_OF_FILE
+            goes_on = previous in CONTINUING and (previous != "," or first in _LISTING)
+            if not ends and (depth or goes_on or following in _PIPES):
                 continue
         elif paired[index]:
             depth += -1 if kind in CLOSING else 1
+        if previous == NEWLINE:
+            first = kind
         append(token)
         previous = kind
     return kept
