@@ -180,7 +180,7 @@ class MaxPool(ActivationRule):
     def _gather(self, operator: Operator, z: np.ndarray, outside: float) -> np.ndarray:
         """The windows of z [batch, *source] as [batch, channels, outputs, taps]."""
         positions, inside = _windows(operator)
-        flat = z.reshape(len(z), count(operator.source[:1]), -1)
+        flat = z.reshape(len(z), count(operator.source[:1]), count(operator.source[1:]))
         if inside is None:
             return np.asarray(flat[:, :, positions])
         return np.where(inside, flat[:, :, np.where(inside, positions, 0)], outside)
