@@ -1,0 +1,38 @@
+"""From the certified graph to the implicit model: edges become the blocks of A, B, C and D."""
+
+from __future__ import annotations
+
+from implicit_dsl.certify import Certified
+from implicit_dsl.graph import Edge, Node, Role
+from implicit_dsl.model import Block, Holder, ImplicitModel, Tensor, Term
+
+
+def assemble(certified: Certified) -> ImplicitModel:
+    """x = φ(A x + B u + b), y = C x + D u + d, with states in the order in which they are solved."""
+    graph = certified.graph
+    nodes = {role: [node for node in graph.nodes if node.role is role] for role in Role}
+    by_name = {node.name: node for node in nodes[Role.STATE]}
+    states = [by_name[name] for group in certified.groups for name in group.states]
+    rank = {node.name: number for number, node in enumerate((*states, *nodes[Role.OUTPUT]))}
+    ordered = sorted(graph.edges, key=lambda edge: rank[edge.target])  # stable: source order within a target
+    return ImplicitModel(
+        graph.name,
+        graph.doc,
+        graph.arguments,
+        tuple(map(_block, nodes[Role.INPUT])),
+        tuple(map(_block, states)),
+        tuple(map(_block, nodes[Role.OUTPUT])),
+        tuple(map(_term, ordered)),
+        tuple(Tensor(p.id, p.shape, p.trainable, p.initialiser, p.span.line) for p in graph.parameters),
+        tuple(Holder(layer.name, layer.operator, layer.span.line) for layer in graph.layers),
+    )
+
+
+def _block(node: Node) -> Block:
+    line = node.span.line
+    text = node.span.source.line_text(line).strip()
+    return Block(node.name, node.shape, node.activation, node.declared, line, text)
+
+
+def _term(edge: Edge) -> Term:
+    return Term(edge.target, edge.source, edge.chain)

@@ -1,0 +1,129 @@
+"""The straight line from source text to module, and nothing else.
+
+Source ─parse→ Program ─resolve→ SignalGraph ─certify→ Certified ─assemble→ ImplicitModel ─emit→ str
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from implicit_dsl.assemble import assemble
+from implicit_dsl.certify import Certified, certify
+from implicit_dsl.errors import Diagnostic, Findings
+from implicit_dsl.parse import parse
+from implicit_dsl.resolve import resolve
+from implicit_dsl.source import Source
+from implicit_dsl.syntax import Definition, Expression
+
+if TYPE_CHECKING:
+    from implicit_dsl.model import ImplicitModel
+
+LARGEST_SOURCE = 64 * 2**20  # bytes; a program is written by hand, not a data file
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the front half of the compiler finds: certified graphs, findings, and all files read."""
+
+    certified: tuple[Certified, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    sources: tuple[Source, ...]
+    parameters: tuple[tuple[str, str], ...]  # as given: name and value, as text
+
+    @property
+    def models(self) -> tuple[ImplicitModel, ...]:
+        """The implicit model of each graph."""
+        return tuple(assemble(one) for one in self.certified)
+
+
+def read_source(path: str, name: str | None = None) -> Source:
+    """The text of a file, called `name` in diagnostics.
+
+    Raises OSError if it cannot be read, and UnicodeDecodeError if it is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_SOURCE + 1)
+    if len(data) > LARGEST_SOURCE:
+        raise OSError(27, f"it is larger than {LARGEST_SOURCE // 2**20} MiB", path)
+    return Source(data.decode("utf-8"), name or path, os.path.abspath(path))
+
+
+def check(
+    source: Source, *, parameters: Mapping[str, object] | None = None, model: str | None = None
+) -> Checked:
+    """Everything up to the certificate. Findings are returned, never raised.
+
+    `parameters` are compile-time parameters: numbers, booleans and lists, or strings in the
+    syntax of the language (`"[16, 32]"`).
+    """
+    findings = Findings()
+    program, diagnostics = parse(source)
+    for diagnostic in diagnostics:
+        findings.add(diagnostic)
+    written = {name: _written(value) for name, value in (parameters or {}).items()}
+    bindings = _bindings(written, findings)
+    graphs, imported = resolve(
+        program,
+        findings,
+        parse=parse,
+        read=lambda path, name: read_source(path, name),
+        bindings=bindings,
+        model=model,
+    )
+    certified = tuple(one for one in (certify(graph, findings) for graph in graphs) if one is not None)
+    return Checked(certified, tuple(findings), (source, *imported), tuple(written.items()))
+
+
+def compile(
+    text: str | Source,
+    *,
+    parameters: Mapping[str, object] | None = None,
+    model: str | None = None,
+    standalone: bool = False,
+) -> str:
+    """The generated module, as text.
+
+    Raises ImplicitError with all diagnostics if the program is wrong. `standalone` inlines
+    what the module needs of the runtime, so that it depends on torch alone.
+    """
+    from implicit_dsl.emit import emit
+
+    source = text if isinstance(text, Source) else Source(text)
+    checked = check(source, parameters=parameters, model=model)
+    findings = Findings(list(checked.diagnostics))
+    findings.raise_errors()
+    return emit(checked.models, checked.sources, checked.parameters, standalone=standalone)
+
+
+def _written(value: object) -> str:
+    """A parameter in the syntax of the language."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple, range)):
+        return "[" + ", ".join(_written(item) for item in value) + "]"
+    return repr(value)
+
+
+def _bindings(written: Mapping[str, str], findings: Findings) -> dict[str, Expression]:
+    """`name=value` texts as expressions; each must be one expression."""
+    from implicit_dsl.source import Span
+
+    bindings: dict[str, Expression] = {}
+    for name, text in written.items():
+        source = Source(f"{name} = {text}", "-P")
+        program, diagnostics = parse(source)
+        for diagnostic in diagnostics:
+            findings.add(diagnostic)
+        match program.body:
+            case (Definition(value=value),) if not diagnostics:
+                bindings[name] = value
+            case _ if not diagnostics:
+                findings.add(
+                    Diagnostic("E0104", f"`{name}` needs one value", Span(source, 0, len(source.text)))
+                )
+    return bindings

@@ -1,0 +1,151 @@
+"""From implicit models to one Python file. Templates loop and print; every decision is made here.
+
+`emit` is the one public function. `forward` writes the computation, `members` the
+parameters, `wording` documentation and comments, `inline` what a standalone file carries.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import jinja2
+
+from implicit_dsl import __version__, _resources
+from implicit_dsl.emit.forward import Forward
+from implicit_dsl.emit.inline import functions
+from implicit_dsl.emit.members import attributes, initialisers
+from implicit_dsl.emit.structure import structures
+from implicit_dsl.emit.wording import class_doc, docstring, forward_doc
+from implicit_dsl.header import source_digest, stamp
+from implicit_dsl.model import ImplicitModel
+from implicit_dsl.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What the template prints of one model: finished lines."""
+
+    name: str
+    doc: list[str]
+    attributes: list[str]
+    initialisers: list[str]
+    arguments: str
+    returns: str
+    forward_doc: str
+    checks: list[str]
+    body: list[str]
+    output_class: str
+    output_doc: str
+    fields: list[str]
+    system_type: str
+    system_doc: str
+    system: list[str]
+
+
+def emit(
+    models: tuple[ImplicitModel, ...],
+    sources: tuple[Source, ...],
+    parameters: tuple[tuple[str, str], ...] = (),
+    *,
+    standalone: bool = False,
+) -> str:
+    """The text of the module that holds the models; the same input gives the same bytes.
+
+    `sources` are the program and its imports, `parameters` what was bound at compile
+    time, both for the header. A `standalone` file needs torch alone.
+    """
+    forwards = [Forward(model, "" if standalone else "runtime.") for model in models]
+    views = [_view(model, forward, standalone) for model, forward in zip(models, forwards)]
+    called = {name for forward in forwards for name in forward.runtime_calls}
+    inlined = functions(called) if standalone else []
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        loader=jinja2.FunctionLoader(lambda name: _resources.read_text("codegen", name)),
+    )
+    text = environment.get_template("module.py.jinja2").render(
+        docstring=_module_doc(models, sources),
+        imports=_imports(views, inlined, standalone),
+        exports=", ".join(f'"{name}"' for view in views for name in _exported(view)),
+        models=views,
+        functions=inlined,
+        structures=structures(models),
+    )
+    return stamp(
+        text, __version__, sources[0].name, source_digest(sources), _command(sources, parameters, standalone)
+    )
+
+
+def _view(model: ImplicitModel, forward: Forward, standalone: bool) -> _View:
+    several = len(model.outputs) > 1
+    output_class = f"{model.name}Output" if several else ""
+    returns = output_class or "Tensor"
+    body = forward.lines(output_class)
+    return _View(
+        name=model.name,
+        doc=class_doc(model),
+        attributes=attributes(model),
+        initialisers=initialisers(model),
+        arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()),
+        returns=returns,
+        forward_doc=forward_doc(model, forward.inputs),
+        checks=forward.checks(),
+        body=body,
+        output_class=output_class,
+        output_doc=f'"""What `{model.name}` gives."""',
+        fields=[f"{name}: Tensor" for name in forward.fields().values()] if several else [],
+        system_type="Any" if standalone else "runtime.System",
+        system_doc='"""The exact matrices A, B, C and D of the current weights, in evaluation mode."""',
+        system=_system_lines(model, standalone),
+    )
+
+
+def _system_lines(model: ImplicitModel, standalone: bool) -> list[str]:
+    result = f'return runtime.System.of(self, _STRUCTURES["{model.name}"], shapes)'
+    if not standalone:
+        return [result]
+    return [
+        "try:",
+        "    from implicit_dsl import runtime",
+        "except ImportError as error:",
+        '    message = "system() needs the package `implicitc`; forward and backward do not"',
+        "    raise ImportError(message) from error",
+        result,
+    ]
+
+
+def _exported(view: _View) -> list[str]:
+    return [view.name, view.output_class] if view.output_class else [view.name]
+
+
+def _module_doc(models: tuple[ImplicitModel, ...], sources: tuple[Source, ...]) -> str:
+    doc = models[0].doc if len(models) == 1 and models[0].doc else ""
+    first = doc.strip().split("\n")[0] if doc else ", ".join(model.name for model in models)
+    return "\n".join(docstring(first, ""))
+
+
+def _imports(views: list[_View], inlined: list[str], standalone: bool) -> list[str]:
+    text = "\n".join(line for view in views for line in (*view.body, *view.attributes)) + "\n".join(inlined)
+    typing = [
+        name for name, used in (("Any", standalone), ("NamedTuple", any(v.fields for v in views))) if used
+    ]
+    lines = [f"from typing import {', '.join(typing)}", ""] if typing else []
+    lines.append("import torch")
+    if "F." in text:
+        lines.append("import torch.nn.functional as F")
+    lines.append("from torch import Tensor, nn")
+    return lines if standalone else [*lines, "", "from implicit_dsl import runtime"]
+
+
+def _command(sources: tuple[Source, ...], parameters: tuple[tuple[str, str], ...], standalone: bool) -> str:
+    """The command that writes this file again."""
+    words = ["implicitc compile", os.path.basename(sources[0].name)]
+    for name, value in parameters:
+        given = f"{name}={value}"
+        plain = all(c.isalnum() or c in "=.,_-" for c in given)
+        words.append(f"-P {given}" if plain else "-P '" + given.replace("'", "'\\''") + "'")
+    return " ".join([*words, *(["--standalone"] if standalone else [])])

@@ -1,0 +1,259 @@
+"""The computation of a model as Python: states in order, each an expression over those before."""
+
+from __future__ import annotations
+
+import keyword
+
+from implicit_dsl.emit.fusion import Fusion, find_fusions
+from implicit_dsl.emit.wording import WIDTH, batched, comment
+from implicit_dsl.model import Block, ImplicitModel, Term
+from implicit_dsl.names import TAKEN_GLOBALS, identifier
+from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
+from implicit_dsl.operators.base import Expression, Operator
+from implicit_dsl.shapes import Size, known
+
+_INDENT = 8  # of a line of `forward`
+
+
+class Forward:
+    """Writes `forward` of one model. `prefix` stands before the functions of the runtime."""
+
+    def __init__(self, model: ImplicitModel, prefix: str) -> None:
+        self.model = model
+        self.prefix = prefix
+        self.runtime_calls: set[str] = set()
+        self.fusions: dict[str, Fusion] = find_fusions(model)
+        self._absorbed = {name for fusion in self.fusions.values() for name in fusion.absorbed}
+        self._taken: set[str] = set(TAKEN_GLOBALS)
+        self.inputs = {block.name: self._variable(block.name) for block in model.inputs}
+        self._values = {name: Expression(variable) for name, variable in self.inputs.items()}
+        self._waiting: dict[
+            str, Expression
+        ] = {}  # linear values that stand inside of the one line that reads them
+        self._uses = _count_uses(model)
+        self._lines: list[str] = []
+        self._comments: list[str] = []
+
+    def _variable(self, name: str) -> str:
+        """A local variable for a name of the source, which nothing else has."""
+        variable = identifier(name)
+        while variable in self._taken or keyword.iskeyword(variable):
+            variable += "_"
+        self._taken.add(variable)
+        return variable
+
+    # ------------------------------------------------------------------ what surrounds the body
+
+    def checks(self) -> list[str]:
+        """Wrong shapes are refused at the door, with the shape that is taken."""
+        lines: list[str] = []
+        for block in self.model.inputs:
+            name = self.inputs[block.name]
+            wrong = [f"{name}.ndim != {len(block.shape) + 1}"]
+            sizes = known(block.shape)
+            if sizes:
+                wrong.append(f"{name}.shape[1:] != {sizes!r}")
+            elif sizes is None:
+                wrong += [
+                    f"{name}.shape[{axis}] != {size}"
+                    for axis, size in enumerate(block.shape, 1)
+                    if not isinstance(size, Size)
+                ]
+            lines.append(f"if {' or '.join(wrong)}:")
+            message = f"`{block.name}` has shape {{tuple({name}.shape)}}, but must be {batched(block.shape)}"
+            lines.append(f'    raise ValueError(f"{message}")')
+        first, *others = self.inputs.values()
+        for other in others:
+            lines.append(f"if {other}.shape[0] != {first}.shape[0]:")
+            message = f"batches of {{{first}.shape[0]}} and {{{other}.shape[0]}} samples"
+            lines.append(f'    raise ValueError(f"`{first}` and `{other}` have {message}")')
+        return lines
+
+    def fields(self) -> dict[str, str]:
+        """The names of several outputs in the tuple that is returned."""
+        taken = {"count", "index"}
+        found: dict[str, str] = {}
+        for block in self.model.outputs:
+            name = identifier(block.name).lstrip("_") or "output"
+            while name in taken or keyword.iskeyword(name):
+                name += "_"
+            taken.add(name)
+            found[block.name] = name
+        return found
+
+    # ------------------------------------------------------------------ the body
+
+    def lines(self, output_class: str) -> list[str]:
+        """The body of `forward`; several outputs are returned as an `output_class`."""
+        for block in self.model.states:
+            if block.name in self._absorbed:
+                self._remark(block)
+            else:
+                self._state(block)
+        results = []
+        for block in self.model.outputs:
+            self._remark(block)
+            variable = self._variable(block.name)
+            self._assign(f"{variable}: Tensor", self._sum(block, self.model.terms_of[block.name]), "")
+            results.append(variable)
+        result = results[0]
+        if output_class:
+            pairs = zip(self.fields().values(), results)
+            result = f"{output_class}({', '.join(f'{field}={value}' for field, value in pairs)})"
+        return [*self._lines, f"return {result}"]
+
+    def _state(self, block: Block) -> None:
+        self._remark(block)
+        fusion = self.fusions.get(block.name)
+        if fusion is not None:
+            self.runtime_calls.add(fusion.function)
+            inner = self._sum(block, self.model.terms_of[fusion.start])
+            value, wrap = inner, f"{self.prefix}{fusion.function}"
+        elif block.activation is None:
+            value, wrap = self._sum(block, self.model.terms_of[block.name]), ""
+            if not block.declared and self._uses[block.name] == 1:
+                self._waiting[block.name] = value
+                self._values[block.name] = value
+                return
+        else:
+            inner = self._sum(block, self.model.terms_of[block.name])
+            value, wrap = activation_rule(block.activation).emit(block.activation, inner), ""
+        variable = self._variable(block.name)
+        if self._too_long(variable, value, wrap):
+            value = self._shortened(block, fusion)
+        self._assign(variable, value, wrap)
+        self._values[block.name] = Expression(variable)
+
+    def _too_long(self, variable: str, value: Expression, wrap: str) -> bool:
+        text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
+        return len(text) + _INDENT > WIDTH
+
+    def _shortened(self, block: Block, fusion: Fusion | None) -> Expression:
+        """The value of a state once those that wait have got lines of their own."""
+        terms = self.model.terms_of[fusion.start if fusion else block.name]
+        for term in terms:
+            self._release(term.source)
+        inner = self._sum(block, terms)
+        if fusion is not None or block.activation is None:
+            return inner
+        value = activation_rule(block.activation).emit(block.activation, inner)
+        if not inner.tight and self._too_long(identifier(block.name), value, ""):
+            before = self._variable(f"{block.name}_z")
+            self._assign(before, inner, "")
+            value = activation_rule(block.activation).emit(block.activation, Expression(before))
+        return value
+
+    def _release(self, name: str | None) -> None:
+        """Give a waiting value a line of its own."""
+        if name is None or name not in self._waiting:
+            return
+        value = self._waiting.pop(name)
+        variable = self._variable(name)
+        self._assign(variable, value, "")
+        self._values[name] = Expression(variable)
+
+    def _remark(self, block: Block) -> None:
+        text = comment(block)
+        if text not in self._comments:
+            self._comments.append(text)
+
+    def _assign(self, variable: str, value: Expression, wrap: str) -> None:
+        """One assignment, behind the comments of the lines that it comes from."""
+        shown = [line for line in self._comments if not self._lines or line != self._last_comment()]
+        self._lines += shown
+        self._comments = []
+        text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
+        self._lines.append(text)
+
+    def _last_comment(self) -> str:
+        return next((line for line in reversed(self._lines) if line.startswith("#")), "")
+
+    # ------------------------------------------------------------------ expressions
+
+    def _sum(self, block: Block, terms: tuple[Term, ...]) -> Expression:
+        """The pre-activation: the sum of its terms, or a concatenation."""
+        if any(term.chain and term.chain[-1].kind == "place" for term in terms):
+            return self._concatenation(terms)
+        total = self._plain_sum(terms)
+        if all(term.source is None for term in terms):
+            # nothing here has a batch axis, so a batch of zeros brings it in
+            batch = f"{next(iter(self.inputs.values()))}.shape[0]"
+            sizes = ", ".join([batch, *map(str, block.slots)])
+            zeros = f"{next(iter(self.inputs.values()))}.new_zeros(({sizes}{',' if not block.slots else ''}))"
+            return Expression(f"{zeros} + {total.atom}", tight=False)
+        return total
+
+    def _plain_sum(self, terms: tuple[Term, ...]) -> Expression:
+        text = ""
+        for term in terms:
+            sign, value = self._signed(term)
+            if not text:
+                if len(terms) == 1 and not sign:
+                    return value
+                text = f"{sign}{value.atom}" if sign else value.text
+            else:
+                text += f" {sign or '+'} {value.text if value.tight or '*' in value.text else value.atom}"
+        return Expression(text, tight=False)
+
+    def _signed(self, term: Term) -> tuple[str, Expression]:
+        """A summand, and '-' if it is subtracted."""
+        last = term.chain[-1] if term.chain else None
+        if last is not None and last.kind == "scale" and last["factor"] < 0:
+            value = self._chain(term.source, term.chain[:-1])
+            if last["factor"] == -1:
+                return "-", value
+            return "-", self._apply(
+                OPERATORS["scale"].operator({"factor": -last["factor"]}, last.source), value
+            )
+        if last is not None and last.kind == "constant" and last["value"] < 0:
+            return "-", Expression(repr(-last["value"]))
+        return "", self._chain(term.source, term.chain)
+
+    def _concatenation(self, terms: tuple[Term, ...]) -> Expression:
+        parts: dict[int, list[Term]] = {}
+        for term in terms:
+            parts.setdefault(term.chain[-1]["start"], []).append(
+                Term(term.target, term.source, term.chain[:-1])
+            )
+        axis = terms[0].chain[-1]["axis"]
+        texts = []
+        for start in sorted(parts):
+            group = tuple(parts[start])
+            place = next(term.chain[-1] for term in terms if term.chain[-1]["start"] == start)
+            texts.append(self._sum(Block("", place.source), group).text)
+        if len(texts) == 1:
+            return Expression(texts[0], tight=False)
+        return Expression(f"torch.cat(({', '.join(texts)}), {axis + 1})")
+
+    def _chain(self, source: str | None, chain: tuple[Operator, ...]) -> Expression:
+        if source is not None:
+            self_value = self._values[source]
+            for operator in chain:
+                self_value = self._apply(operator, self_value)
+            return self_value
+        first, *others = chain
+        value = self._apply(first, Expression("1"))
+        if any(operator.kind != "scale" for operator in others):
+            # what follows acts behind the batch axis, which a constant does not have
+            first_input = next(iter(self.inputs.values()))
+            if first.kind == "constant":
+                value = Expression(f"{first_input}.new_full({(1, *first.target)!r}, {first['value']!r})")
+            else:
+                value = Expression(f"{value.atom}[None]")
+        for operator in others:
+            value = self._apply(operator, value)
+        return value
+
+    def _apply(self, operator: Operator, value: Expression) -> Expression:
+        layer = ""
+        if operator.parameters:
+            layer = "self." + operator.parameters[0][1].split(".")[0]
+        return linear_rule(operator).emit(operator, value, layer)
+
+
+def _count_uses(model: ImplicitModel) -> dict[str, int]:
+    uses = {block.name: 0 for block in (*model.inputs, *model.states)}
+    for term in model.terms:
+        if term.source is not None:
+            uses[term.source] += 1
+    return uses

@@ -1,0 +1,62 @@
+"""The parameters of a generated module, in PyTorch's own layers where there are such."""
+
+from __future__ import annotations
+
+from implicit_dsl.model import ImplicitModel, Tensor
+from implicit_dsl.operators import OPERATORS
+
+_FACTORY = "device=device, dtype=dtype"
+
+
+def attributes(model: ImplicitModel) -> list[str]:
+    """What `__init__` assigns, in the order of use, each with its line of the source."""
+    holders = {holder.name: holder for holder in model.holders}
+    lines: list[str] = []
+    done: set[str] = set()
+    for tensor in model.tensors:
+        name = tensor.id.split(".")[0]
+        if name in done:
+            continue
+        done.add(name)
+        if name in holders:
+            operator = holders[name].operator
+            made = OPERATORS[operator.kind].holder(operator)
+            assert made is not None
+            separator = "" if made.endswith("()") else ", "
+            value = f"{made[:-1]}{separator}{_FACTORY})"
+        else:
+            value = f"nn.Parameter(torch.empty({tensor.shape!r}, {_FACTORY}))"
+        lines.append(f"self.{name} = {value}  # line {tensor.line}")
+    return lines
+
+
+def initialisers(model: ImplicitModel) -> list[str]:
+    """How the parameters start that no layer holds."""
+    return [line for tensor in model.tensors if (line := _initialiser(tensor))]
+
+
+def _initialiser(tensor: Tensor) -> str:
+    if tensor.initialiser is None:
+        return ""
+    weight, numbers = f"self.{tensor.id}", tensor.initialiser.numbers
+    number = numbers[0] if numbers else 1.0
+    match tensor.initialiser.name:
+        case "zeros":
+            return f"nn.init.zeros_({weight})"
+        case "ones":
+            return f"nn.init.ones_({weight})"
+        case "constant":
+            return f"nn.init.constant_({weight}, {number!r})"
+        case "normal":
+            return f"nn.init.normal_({weight}, std={number!r})"
+        case "uniform":
+            return f"nn.init.uniform_({weight}, {-number!r}, {number!r})"
+        case "glorot":
+            return f"nn.init.xavier_uniform_({weight})"
+        case "kaiming":
+            # within ±1/√(inputs), as `nn.Linear` starts
+            return f"nn.init.kaiming_uniform_({weight}, a=5**0.5)"
+        case "orthogonal":
+            return f"nn.init.orthogonal_({weight})"
+        case other:
+            raise AssertionError(f"unknown initialiser {other}")

@@ -1,0 +1,74 @@
+"""Documentation and comments of the generated file: text of the user, made harmless and fitted to lines."""
+
+from __future__ import annotations
+
+import textwrap
+
+from implicit_dsl.header import one_line
+from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.shapes import Shape, show
+
+WIDTH = 100
+
+
+def docstring(text: str, indent: str) -> list[str]:
+    """A docstring whose text can hold anything: backslashes, quotes, control characters."""
+    lines = [_harmless(line) for line in text.strip("\n").split("\n")]
+    lines = [line.rstrip() for line in lines]
+    if len(lines) == 1:
+        return [f'{indent}"""{_closed(lines[0])}"""']
+    return [f'{indent}"""{lines[0]}', *(indent + line if line else "" for line in lines[1:]), f'{indent}"""']
+
+
+def _harmless(line: str) -> str:
+    """One line of a docstring. A quote is escaped where three in a row would end the string."""
+    return one_line(line).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+
+
+def _closed(line: str) -> str:
+    """A last line must not run into the closing quotes."""
+    return line[:-1] + '\\"' if line.endswith('"') and not line.endswith('\\"') else line
+
+
+def comment(block: Block) -> str:
+    """Where a state comes from: its line of the source, shortened to fit."""
+    text = f"# line {block.line}: {one_line(block.text)}"
+    return text if len(text) <= WIDTH - 8 else text[: WIDTH - 9].rstrip() + "…"
+
+
+def batched(shape: Shape) -> str:
+    """`[batch, 1, 32, 32]`."""
+    return "[batch" + "".join(f", {size}" for size in shape) + "]"
+
+
+def forward_doc(model: ImplicitModel, inputs: dict[str, str]) -> str:
+    """`\"\"\"u [batch, 1, 32, 32] -> y [batch, 10]\"\"\"`."""
+    left = ", ".join(f"{inputs[block.name]} {batched(block.shape)}" for block in model.inputs)
+    right = ", ".join(f"{block.name} {batched(block.shape)}" for block in model.outputs)
+    text = f'"""{left} -> {right}"""'
+    return (
+        text
+        if len(text) <= WIDTH - 8
+        else '"""Compute the outputs; each tensor has a batch axis in front."""'
+    )
+
+
+def class_doc(model: ImplicitModel) -> list[str]:
+    """The documentation of the model, its blocks, and what it was built for."""
+    rows = [("input", block) for block in model.inputs]
+    rows += [("state", block) for block in model.states if block.declared]
+    rows += [("output", block) for block in model.outputs]
+    wide = max(len(block.name) for _, block in rows)
+    shapes = max(len(show(block.shape)) for _, block in rows)
+    table = []
+    for role, block in rows:
+        phi = "" if block.activation is None else block.phi
+        table.append(f"{role:<6}  {block.name:<{wide}}  {show(block.shape):<{shapes}}  {phi}".rstrip())
+    hidden = sum(not block.declared for block in model.states)
+    if hidden:
+        table.append(f"and {hidden} state{'s' if hidden > 1 else ''} of nested operations")
+    bound = ", ".join(f"{name} = {value}" for name, value in model.arguments)
+    built = f"Built for {bound}; " if bound else ""
+    closing = textwrap.wrap(f"{built}{model.parameter_count:,} parameters.", WIDTH - 4)
+    doc = model.doc.strip("\n") if model.doc else model.name
+    return docstring("\n".join([doc, "", *table, "", *closing]), "    ")
