@@ -10,7 +10,7 @@ from implicit_dsl.errors import Diagnostic
 from implicit_dsl.parse.build import Build
 from implicit_dsl.parse.reader import Reader
 from implicit_dsl.parse.report import Report
-from implicit_dsl.parse.tables import tables
+from implicit_dsl.parse.tables import language
 from implicit_dsl.parse.tokens import tokenize
 from implicit_dsl.source import Source
 from implicit_dsl.syntax import Program
@@ -21,10 +21,10 @@ __all__ = ["parse"]
 def parse(source: Source) -> tuple[Program, tuple[Diagnostic, ...]]:
     """Read a program. Bad text never raises: it is reported, and the rest is read all the same."""
     report = Report(source)
-    language = tables()
+    tables = language()
     with _collector_at_rest():
-        tokens = tokenize(source.text, language)
-        program = Reader(language, tokens, Build(source, report), report).read()
+        tokens = tokenize(source.text, tables)
+        program = Reader(tables, tokens, Build(source, report), report).read()
     return program, tuple(sorted(report.found, key=lambda d: d.span.start))
 
 

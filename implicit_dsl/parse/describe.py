@@ -168,12 +168,13 @@ def _unclosed_bracket(statement: list[Token]) -> Token | None:
 
 
 def _unexpected(source: Source, problem: Problem) -> Diagnostic:
-    token, before = problem.token, problem.before
+    token = problem.token
     labels: tuple[Label, ...] = ()
     last = problem.tokens[problem.position + 1].kind == NEWLINE
     help_text = hints.help_for(problem.statement(), token, last, problem.expected)
-    if before is not None and before.kind in CONTINUING and "\n" in source.text[before.end : token.start]:
-        labels = (Label(source.span(before.start, before.end), "so the statement goes on in the next line"),)
+    joint = _joint(source, problem.statement(), token)
+    if joint is not None:
+        labels = (Label(source.span(joint.start, joint.end), "so the statement goes on in the next line"),)
     elif token.kind in (")", "]"):
         opened = _unclosed_bracket(problem.statement())
         if opened is None:
@@ -187,6 +188,17 @@ def _unexpected(source: Source, problem: Problem) -> Diagnostic:
     return Diagnostic(
         "E0000", f"unexpected {shown}", source.span(token.start, token.end), "", labels, help=help_text
     )
+
+
+def _joint(source: Source, statement: list[Token], token: Token) -> Token | None:
+    """The operator that ends the line above `token`, if that is why the statement reaches it."""
+    for before in reversed(statement):
+        if "\n" in source.text[before.end : token.start]:
+            return before if before.kind in CONTINUING else None
+        if before.kind in OPENING or before.kind in (")", "]"):
+            return None
+        token = before
+    return None
 
 
 def _shortened(text: str) -> str:

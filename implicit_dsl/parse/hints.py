@@ -60,6 +60,8 @@ _FOREIGN = {
     "return": "write `output y = ...`",
     "lambda": "write `x -> ...`",
 }
+_FOREIGN_BLOCKS = frozenset(("def", "function", "fn", "class", "struct", "module", "while", "let", "begin"))
+_BLOCKS = frozenset(("model", "block", "recurrent", "ode", "for", "if"))
 _DOUBLED = {
     "*": "powers are written `x^2`",
     "/": "integer division is written `a ÷ b` or `div(a, b)`",
@@ -88,6 +90,8 @@ def help_for(statement: list[Token], token: Token, last: bool, expected: Collect
 def help_for_end(statement: list[Token]) -> str:
     """The same where the line ends too early."""
     word = statement[0].text if statement else ""
+    if len(statement) > 1 and statement[-1].kind == "." and statement[-2].kind == "INTEGER":
+        return f"write `{statement[-2].text}.0`"
     if word in _FOREIGN and len(statement) < 3:
         return _FOREIGN[word]
     return {
@@ -114,6 +118,8 @@ def _by_keyword(
         return "only a `model` can extend another"
     if before.kind == "else" and kind == "if":
         return "write `elseif`"
+    if kind == "if":
+        return "write `ifelse(condition, a, b)`"
     if kind.isidentifier() and kind == token.text and "NAME" in expected:
         return f"`{kind}` is a keyword and cannot be a name"
     if kind == "DOCSTRING":
@@ -164,8 +170,21 @@ def _by_word(statement: list[Token], before: Token, token: Token) -> str:
     return ""
 
 
+def loses_a_header(statement: list[Token], token: Token) -> bool:
+    """Whether this seems to be the header of a block, so that an `end` will be left over."""
+    if len(statement) != 1 or statement[0].kind != "NAME" or token.kind != "NAME":
+        return False
+    word = statement[0].text
+    return word in _FOREIGN_BLOCKS or _closest(word) in _BLOCKS
+
+
 def _misspelt(word: str) -> str:
+    close = _closest(word)
+    return f"did you mean `{close}`?" if close else ""
+
+
+def _closest(word: str) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(word[:40].lower(), _STARTS, 1, 0.7)
-    return f"did you mean `{close[0]}`?" if close else ""
+    return close[0] if close else ""

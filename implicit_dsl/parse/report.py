@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from implicit_dsl.errors import MOST_SHOWN, Diagnostic
+from implicit_dsl.parse import hints
 from implicit_dsl.parse.describe import Problem, describe
+from implicit_dsl.parse.tables import END_OF_FILE
 from implicit_dsl.parse.tokens import TOO_DEEP
 from implicit_dsl.source import Source, Span
 
@@ -17,6 +19,7 @@ class Report:
         self._lines: set[int] = set()
         self._deep_start = len(source.text)
         self._lost_headers = 0
+        self._swallowed = False
 
     def add(self, diagnostic: Diagnostic) -> None:
         """Report what is wrong with a piece that could be read."""
@@ -38,10 +41,11 @@ class Report:
             self._deep_start = token.start
             if outer:  # around what has been reported
                 return
-        statement = problem.statement()
-        if len(statement) == 1 and statement[0].kind == token.kind == "NAME":
-            self._lost_headers += 1
+        if token.kind == END_OF_FILE and self._swallowed:
+            return  # an `end` that is missing is in the comment
+        self._swallowed = self._swallowed or token.kind in ("UNCLOSED_DOC", "UNCLOSED_COMMENT")
         if len(self.found) < MOST_SHOWN and self._is_first(token.start):
+            self._lost_headers += hints.loses_a_header(problem.statement(), token)
             diagnostic = describe(self.source, problem)
             self._is_first(diagnostic.span.start)
             self.found.append(diagnostic)

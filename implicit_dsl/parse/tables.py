@@ -66,7 +66,7 @@ class Tables:
 
 
 @cache
-def tables() -> Tables:
+def language() -> Tables:
     """The tables of the language, computed once per process at most."""
     grammar = _resources.read_text("grammar", "impl.lark")
     key = _cache_key(grammar)

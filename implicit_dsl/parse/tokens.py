@@ -111,27 +111,29 @@ def _pair_brackets(tokens: list[Token]) -> bytearray:
     """
     paired = bytearray(len(tokens))
     unclosed: list[tuple[int, str]] = []
-    waiting = {")": 0, "]": 0}
+    lines: dict[str, list[int]] = {")": [], "]": []}  # of the unclosed brackets, by what closes them
     too_deep: list[int] = []
-    line_start = True
+    line, line_start = 0, True
     for index, token in enumerate(tokens):
         kind = token.kind
         if line_start and unclosed and kind in STATEMENTS:
-            unclosed.clear()
-            waiting = {")": 0, "]": 0}
+            unclosed, lines = [], {")": [], "]": []}
         line_start = kind == NEWLINE
+        line += line_start
         if kind in OPENING:
             closing = OPENING[kind]
             unclosed.append((index, closing))
-            waiting[closing] += 1
+            lines[closing].append(line)
             if len(unclosed) == DEEPEST + 1:
                 too_deep.append(index)
-        elif kind in CLOSING and waiting[kind]:
+        elif kind in CLOSING and lines[kind]:
+            if unclosed[-1][1] != kind and lines[kind][-1] != line:
+                continue  # rather the wrong bracket here than the partner of one far above
             opening, closing = unclosed.pop()
-            waiting[closing] -= 1
+            lines[closing].pop()
             while closing != kind:
                 opening, closing = unclosed.pop()
-                waiting[closing] -= 1
+                lines[closing].pop()
             paired[opening] = paired[index] = 1
     for index in too_deep:
         tokens[index] = tokens[index]._replace(kind=TOO_DEEP)
