@@ -52,7 +52,7 @@ def _substitution_order(graph: SignalGraph) -> list[str] | None:
     graphlib, not networkx: most programs have no loop, and should not wait for its import.
     """
     rank = {node.name: number for number, node in enumerate(graph.nodes) if node.role is Role.STATE}
-    sorter: TopologicalSorter[str] = TopologicalSorter({name: () for name in rank})
+    sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(rank, ()))
     for edge in graph.edges:
         if edge.source in rank and edge.target in rank:
             sorter.add(edge.target, edge.source)
@@ -95,7 +95,9 @@ def _loops(graph: SignalGraph) -> list[Diagnostic]:
                 f"a loop in the graph is not supported in this version: `{first.name}` depends on itself{way}{more}",
                 first.span,
                 labels=(Label(through.span, "read again here"),),
-                notes=("an equation with its own state on the right is an equilibrium, which needs a solver",),
+                notes=(
+                    "an equation with its own state on the right is an equilibrium, which needs a solver",
+                ),
                 help="unroll it with an index: `h[0] = u`, then `h[i] ~ …` of `h[i - 1]`",
                 path=first.path,
             )

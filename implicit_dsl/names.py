@@ -12,10 +12,33 @@ RESERVED = frozenset({"function", "while", "return", "let", "match", "use", "str
 _GREEK = dict(
     zip(
         "αβγδεζηθικλμνξοπρςστυφχψω",
-        (
-            "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
-            "sigma sigma tau upsilon phi chi psi omega"
-        ).split(),
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "iota",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "omicron",
+            "pi",
+            "rho",
+            "sigma",
+            "sigma",
+            "tau",
+            "upsilon",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+        ],
     )
 )
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉⁰¹²³⁴⁵⁶⁷⁸⁹", "01234567890123456789")
@@ -64,21 +87,88 @@ def reserved(name: str) -> str:
 
 # What `nn.Module` and the generated class use themselves: an attribute gets `_` behind it.
 TAKEN_ATTRIBUTES = frozenset(
-    """
-    T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda device double dtype
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu
-    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters
-    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
-    register_state_dict_pre_hook requires_grad_ reset_parameters set_extra_state set_submodule share_memory
-    state_dict system to to_empty train training type xpu zero_grad
-    """.split()
+    [
+        "T_destination",
+        "add_module",
+        "apply",
+        "bfloat16",
+        "buffers",
+        "call_super_init",
+        "children",
+        "compile",
+        "cpu",
+        "cuda",
+        "device",
+        "double",
+        "dtype",
+        "dump_patches",
+        "eval",
+        "extra_repr",
+        "float",
+        "forward",
+        "get_buffer",
+        "get_extra_state",
+        "get_parameter",
+        "get_submodule",
+        "half",
+        "ipu",
+        "load_state_dict",
+        "modules",
+        "mtia",
+        "named_buffers",
+        "named_children",
+        "named_modules",
+        "named_parameters",
+        "parameters",
+        "register_backward_hook",
+        "register_buffer",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_module",
+        "register_parameter",
+        "register_state_dict_post_hook",
+        "register_state_dict_pre_hook",
+        "requires_grad_",
+        "reset_parameters",
+        "set_extra_state",
+        "set_submodule",
+        "share_memory",
+        "state_dict",
+        "system",
+        "to",
+        "to_empty",
+        "train",
+        "training",
+        "type",
+        "xpu",
+        "zero_grad",
+    ]
 )
 # What the generated file calls by name: a class may not have it, a variable gets `_` behind it.
 TAKEN_GLOBALS = frozenset(
-    """
-    F NamedTuple Tensor annotations nn runtime self torch
-    ValueError RuntimeError ImportError float len int str None super tuple type
-    """.split()
+    [
+        "F",
+        "NamedTuple",
+        "Tensor",
+        "annotations",
+        "nn",
+        "runtime",
+        "self",
+        "torch",
+        "ValueError",
+        "RuntimeError",
+        "ImportError",
+        "float",
+        "len",
+        "int",
+        "str",
+        "None",
+        "super",
+        "tuple",
+        "type",
+    ]
 )

@@ -97,7 +97,9 @@ def _check_bindings(
         if name not in known:
             have = ", ".join(f"`{other}`" for other in sorted(known)) or "none"
             findings.add(
-                Diagnostic("E0104", f"no model has a parameter `{name}`", expression.span, help=f"there are {have}")
+                Diagnostic(
+                    "E0104", f"no model has a parameter `{name}`", expression.span, help=f"there are {have}"
+                )
             )
 
 
@@ -135,8 +137,12 @@ def _run_model(
     template = value.template
     name = identifier(template.name.name)
     if name in TAKEN_GLOBALS:
-        raise problem("E0105", f"`{template.name.name}` cannot be the name of a model", template.name.span,
-                      "the generated file uses this name")
+        raise problem(
+            "E0105",
+            f"`{template.name.name}` cannot be the name of a model",
+            template.name.span,
+            "the generated file uses this name",
+        )
     formals = {formal.name.name for formal in template.formals}
     given = Arguments([], [], {})
     module_scope = Environment(None, value.module)
@@ -196,7 +202,9 @@ def _make_inputs(
         if key in body.definitions or statement.family is not None:
             continue
         declared = DeclaredShape(statement.shape, environment, statement.name.span, "input")
-        definition = Definition(key, "input", None, environment, statement.name.span, body, "poisoned", label=key[0])
+        definition = Definition(
+            key, "input", None, environment, statement.name.span, body, "poisoned", label=key[0]
+        )
         body.definitions[key] = definition
         try:
             found = sizes(context, declared)
@@ -213,7 +221,12 @@ def _make_inputs(
 
 def _collect_outputs(context: Context, body: Body, template: s.Template) -> None:
     if not body.outputs:
-        raise problem("E0303", f"model `{template.name.name}` has no output", template.header, help="write `output y = …`")
+        raise problem(
+            "E0303",
+            f"model `{template.name.name}` has no output",
+            template.header,
+            help="write `output y = …`",
+        )
     for key, span in body.outputs:
         definition = body.definitions.get(key)
         if definition is None:
@@ -283,8 +296,16 @@ def _warn_unused(
     for wire in context.network.wires:
         if wire.kind == "state" and wire.name not in made and "unused_state" not in body.allowed:
             hint = "it is left out; remove it, or silence this with `@allow unused_state`"
-            context.warn(Diagnostic("W0302", f"no output depends on state `{wire.name}`", wire.span, help=hint))
+            context.warn(
+                Diagnostic("W0302", f"no output depends on state `{wire.name}`", wire.span, help=hint)
+            )
     for tensor in context.tensors:
-        if tensor.id not in used and tensor.initialiser is not None and "unused_parameter" not in body.allowed:
+        if (
+            tensor.id not in used
+            and tensor.initialiser is not None
+            and "unused_parameter" not in body.allowed
+        ):
             hint = "it is left out; remove it, or silence this with `@allow unused_parameter`"
-            context.warn(Diagnostic("W0501", f"parameter `{tensor.id}` has no effect", tensor.span, help=hint))
+            context.warn(
+                Diagnostic("W0501", f"parameter `{tensor.id}` has no effect", tensor.span, help=hint)
+            )

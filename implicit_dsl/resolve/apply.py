@@ -151,7 +151,9 @@ def _not_linear(layer: Layer, span: Span) -> Problem:
     )
 
 
-def _apply_parameter(context: Context, matrix: ParameterValue, transposed: bool, wire: Wire, span: Span) -> Wire:
+def _apply_parameter(
+    context: Context, matrix: ParameterValue, transposed: bool, wire: Wire, span: Span
+) -> Wire:
     shape = matrix.tensor.shape
     if len(shape) != 2:
         raise problem(
@@ -239,7 +241,10 @@ def concatenate(context: Context, parts: list[Wire], axis: int, span: Span) -> W
     sizes: list[int] = []
     for part in parts:
         same = len(part.shape) == len(first.shape) and axis < len(part.shape)
-        if not same or part.shape[:axis] + part.shape[axis + 1 :] != first.shape[:axis] + first.shape[axis + 1 :]:
+        if (
+            not same
+            or part.shape[:axis] + part.shape[axis + 1 :] != first.shape[:axis] + first.shape[axis + 1 :]
+        ):
             raise problem(
                 "E0204",
                 f"values of shapes {show(first.shape)} and {show(part.shape)} cannot be joined along axis {axis + 1}",
@@ -249,10 +254,16 @@ def concatenate(context: Context, parts: list[Wire], axis: int, span: Span) -> W
             )
         size = part.shape[axis]
         if not isinstance(size, int):
-            raise problem("E0205", f"axis {axis + 1} of {show(part.shape)} is free, so nothing can be joined to it", span)
+            raise problem(
+                "E0205",
+                f"axis {axis + 1} of {show(part.shape)} is free, so nothing can be joined to it",
+                span,
+            )
         sizes.append(size)
     placed, start = [], 0
     for part, size in zip(parts, sizes):
-        placed.append(linear(context, "place", {"axis": axis, "start": start, "total": sum(sizes)}, part, span))
+        placed.append(
+            linear(context, "place", {"axis": axis, "start": start, "total": sum(sizes)}, part, span)
+        )
         start += size
     return context.wire("cat", placed[0].shape, span, tuple(placed))

@@ -32,7 +32,9 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
     """Check how many positional arguments there are. Raises Problem."""
     given = len(arguments.values)
     if given < least or (most is not None and given > most):
-        wanted = str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        wanted = (
+            str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+        )
         plural = "" if wanted == "1" else "s"
         place = arguments.spans[most] if most is not None and given > most else span
         raise problem("E0104", f"`{name}` takes {wanted} argument{plural}, and {given} are given", place)
@@ -66,7 +68,10 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
             settings[formal.name] = _setting(formal, name, *given[formal.name])
         elif formal.required:
             raise problem(
-                "E0104", f"`{name}` needs its argument `{formal.name}`", span, help=f"{signature(rule, name)}: {formal.doc}"
+                "E0104",
+                f"`{name}` needs its argument `{formal.name}`",
+                span,
+                help=f"{signature(rule, name)}: {formal.doc}",
             )
         else:
             settings[formal.name] = formal.default
@@ -79,7 +84,11 @@ def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Probl
     meant = foreign.get(keyword, "") or did_you_mean(keyword, known)
     text = f"did you mean `{meant}`?" if meant in known else ""
     return problem(
-        "E0104", f"`{name}` has no argument `{keyword}`", place, text, help=f"its arguments are {signature(rule, name)}"
+        "E0104",
+        f"`{name}` has no argument `{keyword}`",
+        place,
+        text,
+        help=f"its arguments are {signature(rule, name)}",
     )
 
 
@@ -108,11 +117,13 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             return _each(value, name, formal, span, 1)
         case "pad":
             if isinstance(value, str):
-                raise problem("E0900", f"`pad = \"{value}\"` is not supported in this version", span)
+                raise problem("E0900", f'`pad = "{value}"` is not supported in this version', span)
             return _each(value, name, formal, span, 0)
         case "integer":
             return _whole(value, name, formal, span, 1)
-        case "number" if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        case "number" if (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        ):
             return float(value)
         case "flag" if isinstance(value, bool):
             return value
@@ -136,7 +147,10 @@ def _whole(value: Any, name: str, formal: Formal, span: Span, least: int) -> int
         raise problem("E0205", f"`{formal.name}` of `{name}` must be a whole number", span, describe(value))
     if not least <= value <= MOST:
         raise problem(
-            "E0205", f"`{formal.name}` of `{name}` must be between {least} and {MOST}", span, f"this is {value}"
+            "E0205",
+            f"`{formal.name}` of `{name}` must be between {least} and {MOST}",
+            span,
+            f"this is {value}",
         )
     return value
 
@@ -144,9 +158,7 @@ def _whole(value: Any, name: str, formal: Formal, span: Span, least: int) -> int
 # --------------------------------------------------------------------------- models and blocks
 
 
-def bind_template(
-    context: Context, value: TemplateValue, arguments: Arguments, span: Span
-) -> dict[str, Any]:
+def bind_template(context: Context, value: TemplateValue, arguments: Arguments, span: Span) -> dict[str, Any]:
     """The arguments of a model or block by name, defaults included. Raises Problem."""
     template = value.template
     name = template.name.name
@@ -165,7 +177,10 @@ def bind_template(
         extra = arguments.spans[len(positional)]
         hint = "the others are written `name = value`" if len(formals) > len(positional) else ""
         raise problem(
-            "E0104", f"`{name}` takes {len(positional)} positional arguments, and more are given", extra, help=hint
+            "E0104",
+            f"`{name}` takes {len(positional)} positional arguments, and more are given",
+            extra,
+            help=hint,
         )
     found: dict[str, Any] = dict(zip(positional, arguments.values))
     for keyword, (given, place) in arguments.keywords.items():
@@ -173,14 +188,18 @@ def bind_template(
             meant = did_you_mean(keyword, list(formals))
             have = ", ".join(f"`{other}`" for other in formals) or "none"
             text = f"did you mean `{meant}`?" if meant else ""
-            raise problem("E0104", f"`{name}` has no parameter `{keyword}`", place, text, help=f"its parameters: {have}")
+            raise problem(
+                "E0104", f"`{name}` has no parameter `{keyword}`", place, text, help=f"its parameters: {have}"
+            )
         if keyword in found:
             raise problem("E0104", f"`{keyword}` is given twice", place)
         found[keyword] = given
     return _with_defaults(context, value, found, span)
 
 
-def _with_defaults(context: Context, value: TemplateValue, found: dict[str, Any], span: Span) -> dict[str, Any]:
+def _with_defaults(
+    context: Context, value: TemplateValue, found: dict[str, Any], span: Span
+) -> dict[str, Any]:
     """Defaults may use the parameters before them."""
     environment = Environment(None, value.module, bindings={})
     for formal in value.template.formals:
@@ -188,7 +207,9 @@ def _with_defaults(context: Context, value: TemplateValue, found: dict[str, Any]
         if name not in found:
             if formal.default is None:
                 raise problem(
-                    "E0104", f"`{value.template.name.name}` needs its parameter `{name}`", span,
+                    "E0104",
+                    f"`{value.template.name.name}` needs its parameter `{name}`",
+                    span,
                     help=f"it is declared at {formal.span.where}",
                 )
             found[name] = context.evaluate(formal.default, environment)
@@ -210,7 +231,9 @@ def _check_kind(kind: str, value: Any, name: str, span: Span) -> None:
     if not kind:
         return
     if kind not in _KINDS:
-        raise problem("E0101", f"unknown kind `{kind}` of `{name}`", span, help=f"there are {', '.join(_KINDS)}")
+        raise problem(
+            "E0101", f"unknown kind `{kind}` of `{name}`", span, help=f"there are {', '.join(_KINDS)}"
+        )
     right = isinstance(value, _KINDS[kind]) and (kind == "Bool" or not isinstance(value, bool))
     if not right:
         raise problem("E0205", f"`{name}` must be of kind {kind}", span, describe(value))

@@ -35,7 +35,9 @@ def _whole(arguments: Arguments, index: int, what: str, least: int | None = None
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
         limit = f", at least {least}" if least is not None else ""
-        raise problem("E0205", f"{what} must be a whole number{limit}", arguments.spans[index], describe(value))
+        raise problem(
+            "E0205", f"{what} must be a whole number{limit}", arguments.spans[index], describe(value)
+        )
     return value
 
 
@@ -49,7 +51,9 @@ def _numbers(arguments: Arguments, name: str) -> list[Any]:
 def _wire(arguments: Arguments, name: str) -> Wire:
     value = arguments.values[0]
     if not isinstance(value, Wire):
-        raise problem("E0207", f"`{name}` applies to a value of the network", arguments.spans[0], describe(value))
+        raise problem(
+            "E0207", f"`{name}` applies to a value of the network", arguments.spans[0], describe(value)
+        )
     return value
 
 
@@ -62,7 +66,12 @@ def _size(context: Context, arguments: Arguments, span: Span, environment: Envir
     elif isinstance(value, Wire):
         shape = value.shape
     else:
-        raise problem("E0207", "`size` applies to values of the network and to parameters", arguments.spans[0], describe(value))
+        raise problem(
+            "E0207",
+            "`size` applies to values of the network and to parameters",
+            arguments.spans[0],
+            describe(value),
+        )
     if len(arguments.values) == 1:
         wanted = tuple(shape)
     else:
@@ -72,7 +81,9 @@ def _size(context: Context, arguments: Arguments, span: Span, environment: Envir
         wanted = (shape[axis - 1],)
     for size in wanted:
         if not isinstance(size, int):
-            raise problem("E0205", f"this size of {show(shape)} is free, so it is not known at compile time", span)
+            raise problem(
+                "E0205", f"this size of {show(shape)} is free, so it is not known at compile time", span
+            )
     return wanted if len(arguments.values) == 1 else wanted[0]
 
 
@@ -221,9 +232,43 @@ BUILTINS: dict[str, Any] = {
 }
 
 LATER = frozenset(
-    """
-    prev last reverse attend expand permute opnorm norm spectral monotone opened maxabs vcat hcat
-    ConvTranspose Upsample Pad LayerNorm GroupNorm RMSNorm InstanceNorm Embedding Tokens AdaptiveAvgPool
-    elu selu silu mish softplus softsign hardtanh relu6 hardswish softmax log_softmax prelu maxout
-    """.split()
+    [
+        "prev",
+        "last",
+        "reverse",
+        "attend",
+        "expand",
+        "permute",
+        "opnorm",
+        "norm",
+        "spectral",
+        "monotone",
+        "opened",
+        "maxabs",
+        "vcat",
+        "hcat",
+        "ConvTranspose",
+        "Upsample",
+        "Pad",
+        "LayerNorm",
+        "GroupNorm",
+        "RMSNorm",
+        "InstanceNorm",
+        "Embedding",
+        "Tokens",
+        "AdaptiveAvgPool",
+        "elu",
+        "selu",
+        "silu",
+        "mish",
+        "softplus",
+        "softsign",
+        "hardtanh",
+        "relu6",
+        "hardswish",
+        "softmax",
+        "log_softmax",
+        "prelu",
+        "maxout",
+    ]
 )

@@ -60,7 +60,10 @@ def _ifelse(context: Context, node: s.Call, environment: Environment) -> Any:
     condition = context.evaluate(node.arguments[0], environment)
     if not isinstance(condition, bool):
         raise problem(
-            "E0205", "a condition must be true or false at compile time", node.arguments[0].span, describe(condition)
+            "E0205",
+            "a condition must be true or false at compile time",
+            node.arguments[0].span,
+            describe(condition),
         )
     return context.evaluate(node.arguments[1 if condition else 2], environment)
 
@@ -117,9 +120,7 @@ def wire_of(context: Context, arguments: Arguments, index: int, span: Span) -> W
     raise problem("E0207", "a value of the network is needed here", place, describe(value))
 
 
-def _activation(
-    context: Context, name: str, rule: ActivationRule, arguments: Arguments, span: Span
-) -> Wire:
+def _activation(context: Context, name: str, rule: ActivationRule, arguments: Arguments, span: Span) -> Wire:
     arity(name, arguments, 1, 1, span)
     wire = wire_of(context, arguments, 0, span)
     settings, _ = settings_of(rule, name, Arguments([], [], arguments.keywords), span)

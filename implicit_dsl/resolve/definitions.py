@@ -158,10 +158,18 @@ def _initialiser(context: Context, definition: Definition, shape: tuple[int, ...
         return Initialiser("constant", (float(value),))
     if not isinstance(value, Initialiser):
         names = "zeros, ones, constant, normal, uniform, glorot, kaiming, orthogonal"
-        raise problem("E0502", "a parameter starts from an initialiser", span, describe(value), help=f"there are {names}")
+        raise problem(
+            "E0502",
+            "a parameter starts from an initialiser",
+            span,
+            describe(value),
+            help=f"there are {names}",
+        )
     if value.name in ("glorot", "kaiming", "orthogonal") and len(shape) < 2:
         raise problem(
-            "E0502", f"`{value.name}` needs a matrix, and `{definition.shown}` has shape {show(shape)}", span,
+            "E0502",
+            f"`{value.name}` needs a matrix, and `{definition.shown}` has shape {show(shape)}",
+            span,
             help="write `normal(0.1)`, `uniform(0.1)` or `zeros()`",
         )
     return value
@@ -173,7 +181,10 @@ def _layer(context: Context, definition: Definition) -> Any:
     value = context.evaluate(definition.expression, definition.environment)
     if isinstance(value, (int, float, str, tuple, range, Wire)):
         raise problem(
-            "E0207", f"`{definition.shown}` must be a layer", definition.expression.span, describe(value),
+            "E0207",
+            f"`{definition.shown}` must be a layer",
+            definition.expression.span,
+            describe(value),
             help=f"write `{definition.shown} = …` without `layer`",
         )
     return value

@@ -29,7 +29,6 @@ from implicit_dsl.resolve.values import (
 )
 from implicit_dsl.resolve.wires import Wire
 
-
 MOST_BITS = 4096  # of an integer
 
 
@@ -211,7 +210,9 @@ def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
             sides.append(apply.offset(context, value, part.span))
         else:
             raise problem(
-                "E0207", f"{describe(value)} cannot be added to a value of the network", part.span,
+                "E0207",
+                f"{describe(value)} cannot be added to a value of the network",
+                part.span,
                 help=f"apply it to something: `{part.span.text} * …`" if _matrix(value) else "",
             )
     if node.operator in ("-", ".-"):
@@ -258,7 +259,9 @@ def _matrix_binary(context: Context, node: s.Binary, left: Any, right: Any) -> A
         case "*" | "∘" if _matrix(left) and _matrix(right):
             for side, part in ((left, node.left), (right, node.right)):
                 if isinstance(side, Layer) and not isinstance(side.rule, LinearRule):
-                    raise problem("E0307", f"`{node.operator}` composes linear operators", part.span, "is not linear")
+                    raise problem(
+                        "E0307", f"`{node.operator}` composes linear operators", part.span, "is not linear"
+                    )
             return MatrixExpression("product", (left, right), 0.0, node.span)
         case "*" if _number(left) and _matrix(right):
             return MatrixExpression("scale", (right,), float(left), node.span)
@@ -350,7 +353,10 @@ def _comparison(context: Context, node: s.Comparison, environment: Environment) 
     for value, operand in zip(values, node.operands):
         if isinstance(value, Wire):
             raise problem(
-                "E0205", "values of the network cannot be compared at compile time", operand.span, describe(value)
+                "E0205",
+                "values of the network cannot be compared at compile time",
+                operand.span,
+                describe(value),
             )
     try:
         return all(_COMPARE[o](a, b) for o, a, b in zip(node.operators, values, values[1:]))
@@ -374,5 +380,3 @@ def comprehend(context: Context, node: s.Comprehension, environment: Environment
             yield from run(tuple(rest), inner)
 
     return run(node.bindings, environment)
-
-

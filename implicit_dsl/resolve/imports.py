@@ -38,14 +38,18 @@ class Loader:
     def load(self, path: str, name: str, root: str, span: Span) -> Module:
         """The module in a file. Raises Problem if it cannot be had."""
         if path in self.active:
-            raise problem("E0802", f"`{name}` imports itself", span, help="move what both files need into a third")
+            raise problem(
+                "E0802", f"`{name}` imports itself", span, help="move what both files need into a third"
+            )
         if path in self.modules:
             return self.modules[path]
         try:
             source = self.read(path, name)
         except OSError as error:
             reason = error.strerror or "it cannot be read"
-            raise problem("E0801", f"there is no file `{name}`", span, reason, help=_neighbours(path)) from None
+            raise problem(
+                "E0801", f"there is no file `{name}`", span, reason, help=_neighbours(path)
+            ) from None
         except UnicodeDecodeError:
             raise problem("E0801", f"`{name}` is not a text file in UTF-8", span) from None
         program, diagnostics = self.parse(source)
@@ -161,11 +165,18 @@ def _inside(module: Module, written: str, span: Span) -> str:
     base = os.path.dirname(module.source.path) if module.source.path else module.root
     root = os.path.realpath(module.root)
     if os.path.isabs(written) or "\0" in written or not written.endswith(".impl"):
-        raise problem("E0803", f"`{written}` cannot be imported", span, help='write the relative path of an `.impl` file')
+        raise problem(
+            "E0803",
+            f"`{written}` cannot be imported",
+            span,
+            help="write the relative path of an `.impl` file",
+        )
     path = os.path.realpath(os.path.join(base, written))
     if os.path.commonpath([root, path]) != root:
         raise problem(
-            "E0803", f"`{written}` lies outside of the folder of the program", span,
+            "E0803",
+            f"`{written}` lies outside of the folder of the program",
+            span,
             help="imports stay below the folder of the file that is compiled",
         )
     return path

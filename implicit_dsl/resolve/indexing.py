@@ -48,7 +48,9 @@ def labels(context: Context, subscripts: tuple[s.Expression, ...], environment: 
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, (int, str)) or isinstance(value, bool):
-            raise problem("E0205", "a label must be a whole number or a string", subscript.span, describe(value))
+            raise problem(
+                "E0205", "a label must be a whole number or a string", subscript.span, describe(value)
+            )
         found.append(value)
     return tuple(found)
 
@@ -64,7 +66,9 @@ def _member(context: Context, node: s.Index, name: str, environment: Environment
             raise no_equation(definition_name(key).strip("`"), body.shapes[key].kind, body.shapes[key].span)
         have = ", ".join(definition_name(other) for other in body.families[name][:6])
         more = ", …" if len(body.families[name]) > 6 else ""
-        raise problem("E0206", f"there is no {definition_name(key)}", node.span, help=f"there are {have}{more}")
+        raise problem(
+            "E0206", f"there is no {definition_name(key)}", node.span, help=f"there are {have}{more}"
+        )
     value = use(context, definition, node.span)
     rest = node.subscripts[rank:]
     if not rest:
@@ -132,7 +136,9 @@ def _one_slice(context: Context, subscript: s.Expression, size: int, environment
             raise problem("E0206", f"{index[0]}:{index[-1]} is outside of 1:{size}", subscript.span)
         return (index[0] - 1, index.step, len(index))
     raise problem(
-        "E0206", "an axis is indexed by a number, or by a range that goes up and is not empty", subscript.span,
+        "E0206",
+        "an axis is indexed by a number, or by a range that goes up and is not empty",
+        subscript.span,
         describe(index),
     )
 
@@ -149,11 +155,16 @@ def evaluate_field(context: Context, node: s.Field, environment: Environment) ->
             return found
         meant = did_you_mean(name, list(value.module.names))
         raise problem(
-            "E0804", f"`{value.name}` has no `{name}`", node.name.span, f"did you mean `{meant}`?" if meant else ""
+            "E0804",
+            f"`{value.name}` has no `{name}`",
+            node.name.span,
+            f"did you mean `{meant}`?" if meant else "",
         )
     if isinstance(value, Outputs):
         if name in value.fields:
             return value.fields[name]
         have = ", ".join(f"`{other}`" for other in value.fields)
-        raise problem("E0101", f"`{value.block}` has no output `{name}`", node.name.span, help=f"it has {have}")
+        raise problem(
+            "E0101", f"`{value.block}` has no output `{name}`", node.name.span, help=f"it has {have}"
+        )
     raise problem("E0207", f"{describe(value)} has no parts with names", node.span)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.apply import offset, origin_label
+from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.lookup import no_equation
@@ -32,7 +32,12 @@ def apply_instance(
     owner = environment.owner
     depth = 1 if owner is None else owner.depth + 1
     if depth > DEEPEST_BLOCKS:
-        raise problem("E0107", f"blocks are nested more than {DEEPEST_BLOCKS} deep", span, help="does a block contain itself?")
+        raise problem(
+            "E0107",
+            f"blocks are nested more than {DEEPEST_BLOCKS} deep",
+            span,
+            help="does a block contain itself?",
+        )
     body = Body(instance, _state_path(context, instance), (*context.frames, Label(span, f"`{name}`")), depth)
     inner = Environment(body, instance.template.module, None, dict(instance.arguments), (), False, body)
     for number, declaration in enumerate(inputs):
@@ -51,7 +56,13 @@ def _state_path(context: Context, instance: Instance) -> str:
 
 
 def _bind_input(
-    context: Context, body: Body, declaration: Declaration, inner: Environment, arguments: Arguments, number: int, span: Span
+    context: Context,
+    body: Body,
+    declaration: Declaration,
+    inner: Environment,
+    arguments: Arguments,
+    number: int,
+    span: Span,
 ) -> None:
     """One input of a block: its shape is checked, and `_` takes what is given."""
     name = declaration.name.name
@@ -61,7 +72,9 @@ def _bind_input(
         value = offset(context, value, place)
     if not isinstance(value, Wire):
         raise problem("E0207", f"input `{name}` must be a value of the network", place, describe(value))
-    definition = Definition((name,), "input", None, inner, declaration.name.span, body, "done", value, label=name)
+    definition = Definition(
+        (name,), "input", None, inner, declaration.name.span, body, "done", value, label=name
+    )
     body.definitions[(name,)] = definition
     if declaration.shape is None:
         return
@@ -80,7 +93,12 @@ def _bind_input(
 
 def _outputs(context: Context, body: Body, name: str, span: Span) -> Any:
     if not body.outputs:
-        raise problem("E0303", f"`{name}` has no output", body.instance.template.template.header, help="write `output y = …`")
+        raise problem(
+            "E0303",
+            f"`{name}` has no output",
+            body.instance.template.template.header,
+            help="write `output y = …`",
+        )
     values: dict[str, Any] = {}
     for key, place in body.outputs:
         definition = body.definitions.get(key)

@@ -112,8 +112,10 @@ class _Lift:
         if operator.kind == "reshape" and operator.source == operator.target:
             return form
         if linear_rule(operator).mixing:
-            simple = len(form) == 1 and form[0].source is not None and not any(
-                linear_rule(op).mixing for op in form[0].chain
+            simple = (
+                len(form) == 1
+                and form[0].source is not None
+                and not any(linear_rule(op).mixing for op in form[0].chain)
             )
             if not simple:
                 form = self.lift(source)
@@ -150,7 +152,9 @@ class _Lift:
     def node(self, wire: Wire, activation: Operator | None, form: _Form) -> None:
         if activation is not None and activation.kind == "identity":
             activation = None
-        self.nodes.append(Node(wire.name, Role.STATE, wire.shape, activation, wire.declared, wire.span, wire.path))
+        self.nodes.append(
+            Node(wire.name, Role.STATE, wire.shape, activation, wire.declared, wire.span, wire.path)
+        )
         self.connect(wire.name, form)
 
     def connect(self, target: str, form: _Form) -> None:

@@ -68,7 +68,7 @@ def no_equation(name: str, kind: str, span: Span) -> Problem:
 
 def known_names(environment: Environment) -> dict[str, str]:
     """Every name in sight, with what it is."""
-    seen: dict[str, str] = {name: "the built-in" for name in BUILTINS}
+    seen: dict[str, str] = dict.fromkeys(BUILTINS, "the built-in")
     for name, value in environment.module.names.items():
         seen[name] = f"the {value.template.kind}" if isinstance(value, TemplateValue) else "the constant"
     if environment.body is not None:
@@ -117,7 +117,9 @@ def _defined_by_itself(definition: Definition, span: Span) -> Problem:
         f"`{name}` is defined by itself",
         definition.span,
         labels=(Label(span, "used here"),),
-        notes=("`=` names an expression and cannot refer to itself; `~` states an equation, which is then solved",),
+        notes=(
+            "`=` names an expression and cannot refer to itself; `~` states an equation, which is then solved",
+        ),
         help=f"write `{name} ~ {short}`",
     )
 

@@ -24,7 +24,9 @@ from implicit_dsl.resolve.values import Definition, Function, show_key
 from implicit_dsl.source import Span
 
 
-def run_body(context: Context, body: Body, parts: Iterable[tuple[tuple[s.Statement, ...], Environment]]) -> None:
+def run_body(
+    context: Context, body: Body, parts: Iterable[tuple[tuple[s.Statement, ...], Environment]]
+) -> None:
     """Collect and evaluate the statements of a body; a derived model gives two parts, the base first."""
     order: list[Definition] = []
     for statements, environment in parts:
@@ -95,7 +97,9 @@ def _plain(
             raise later(f"`{what}`", head)
         case s.Import() | s.Template():
             what = "import" if isinstance(statement, s.Import) else statement.kind
-            raise problem("E0309", f"`{what}` stands at the top of a file, not inside of a model", statement.span)
+            raise problem(
+                "E0309", f"`{what}` stands at the top of a file, not inside of a model", statement.span
+            )
         case s.For() | s.If():
             raise AssertionError("control flow is not plain")
 
@@ -121,7 +125,9 @@ def _dependent(
             raise AssertionError("plain statements were collected before")
 
 
-def _iterations(context: Context, bindings: tuple[s.Binding, ...], environment: Environment) -> Iterable[Environment]:
+def _iterations(
+    context: Context, bindings: tuple[s.Binding, ...], environment: Environment
+) -> Iterable[Environment]:
     if not bindings:
         yield environment
         return
@@ -165,7 +171,12 @@ def _family(
 
 
 def _declare(
-    context: Context, body: Body, declaration: s.Declaration, environment: Environment, member: Key, outer: Environment
+    context: Context,
+    body: Body,
+    declaration: s.Declaration,
+    environment: Environment,
+    member: Key,
+    outer: Environment,
 ) -> list[Definition]:
     """One declared name, or one member of a declared family."""
     check_name(declaration.name)
@@ -181,22 +192,38 @@ def _declare(
             raise _twice(show_key(key), declaration.name.span, body.shapes[key].span)
         body.shapes[key] = DeclaredShape(declaration.shape, environment, declaration.name.span, kind)
     if kind == "param" and declaration.shape is None:
-        raise problem("E0205", f"parameter `{name}` needs a shape", declaration.name.span, help=f"write `param {name}[n, m]`")
+        raise problem(
+            "E0205",
+            f"parameter `{name}` needs a shape",
+            declaration.name.span,
+            help=f"write `param {name}[n, m]`",
+        )
     if kind == "output":
         if outer.local:
             raise problem("E0309", "an output is declared outside of loops", declaration.name.span)
         body.outputs.append((key, declaration.name.span))
     if declaration.relation == "=" and kind == "state":
-        raise later("the start value of a state", declaration.span, "without a loop or `recurrent` it has no effect")
+        raise later(
+            "the start value of a state", declaration.span, "without a loop or `recurrent` it has no effect"
+        )
     if declaration.relation == "~" and kind != "state":
-        raise problem("E0308", f"`~` states the equation of a state, and `{name}` is {_AN[kind]}", declaration.span,
-                      help=f"write `{name} = …`")
+        raise problem(
+            "E0308",
+            f"`~` states the equation of a state, and `{name}` is {_AN[kind]}",
+            declaration.span,
+            help=f"write `{name} = …`",
+        )
     if kind in ("state", "output") and declaration.value is None:
         if member:
             body.families.setdefault(name, [])
         return []
     if kind == "layer" and declaration.value is None:
-        raise problem("E0207", f"layer `{name}` has no value", declaration.name.span, help=f"write `layer {name} = Conv(…)`")
+        raise problem(
+            "E0207",
+            f"layer `{name}` has no value",
+            declaration.name.span,
+            help=f"write `layer {name} = Conv(…)`",
+        )
     relation = {"state": "~", "output": "="}.get(kind, kind)
     return [_add(body, key, relation, declaration.value, environment, declaration.name.span)]
 
@@ -211,7 +238,9 @@ def _declare_input(body: Body, declaration: s.Declaration, environment: Environm
     if declaration.value is not None:
         raise problem("E0302", f"`{name}` is an input, and has no definition", declaration.span)
     if declaration.shape is None:
-        raise problem("E0205", f"input `{name}` needs a shape", declaration.name.span, help=f"write `input {name}[n]`")
+        raise problem(
+            "E0205", f"input `{name}` needs a shape", declaration.name.span, help=f"write `input {name}[n]`"
+        )
     bound = body.definitions.get((name,))
     if bound is not None and bound.kind != "input":
         raise _twice(name, declaration.name.span, bound.span)
@@ -273,12 +302,21 @@ def _check_family(body: Body, key: Key, span: Span, local: bool) -> None:
     members = body.families.get(name)
     if len(key) == 1 and members and not local:
         first = body.definitions[members[0]]
-        raise problem("E0103", f"`{name}` is a family, and cannot stand alone as well", span,
-                      labels=(Label(first.span, "a member"),))
+        raise problem(
+            "E0103",
+            f"`{name}` is a family, and cannot stand alone as well",
+            span,
+            labels=(Label(first.span, "a member"),),
+        )
     if len(key) > 1 and (name,) in body.definitions:
         raise _twice(name, span, body.definitions[(name,)].span)
     if members and len(members[0]) != len(key):
-        raise problem("E0103", f"the members of `{name}` have {len(members[0]) - 1} labels", span, f"here {len(key) - 1}")
+        raise problem(
+            "E0103",
+            f"the members of `{name}` have {len(members[0]) - 1} labels",
+            span,
+            f"here {len(key) - 1}",
+        )
 
 
 # --------------------------------------------------------------------------- equations and definitions
@@ -303,17 +341,26 @@ def _define(
             return [_function(body, statement, arguments, environment)]
         case _:
             raise problem(
-                "E0308", "only a name, a member of a family or a function can be defined", statement.target.span
+                "E0308",
+                "only a name, a member of a family or a function can be defined",
+                statement.target.span,
             )
     declared = body.shapes.get(key)
     if declared is not None and declared.kind == "output" and relation == "~":
-        raise problem("E0308", f"`~` states the equation of a state, and `{key[0]}` is an output", span,
-                      help=f"write `{show_key(key)} = …`")
+        raise problem(
+            "E0308",
+            f"`~` states the equation of a state, and `{key[0]}` is an output",
+            span,
+            help=f"write `{show_key(key)} = …`",
+        )
     return [_add(body, key, relation, statement.value, environment, span)]
 
 
 def _function(
-    body: Body, statement: s.Definition | s.Equation, arguments: tuple[s.Expression, ...], environment: Environment
+    body: Body,
+    statement: s.Definition | s.Equation,
+    arguments: tuple[s.Expression, ...],
+    environment: Environment,
 ) -> Definition:
     target = statement.target
     assert isinstance(target, s.Call) and isinstance(target.function, s.Name)
