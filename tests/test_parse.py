@@ -450,6 +450,11 @@ def test_blocks_that_are_not_closed_are_kept() -> None:
     assert [t.name.name for t in program.body if isinstance(t, syntax.Template)] == ["M", "N"]
 
 
+def test_an_end_left_over_by_a_misspelt_header_is_excused_once() -> None:
+    assert codes("modle M()\n  x = 1\nend") == ["E0000"]
+    assert codes("modle M()\n  x = 1\nend\nend") == ["E0000", "E0000"]
+
+
 def test_at_most_twenty_errors_and_one_for_each_line() -> None:
     found = findings("a b c = = d\n" * 50)
     assert len(found) == 20
@@ -532,7 +537,7 @@ def test_time_grows_with_the_text(piece: str) -> None:
         return time.process_time() - start
 
     seconds(1000)
-    assert seconds(160_000) < 10 * seconds(40_000) + 0.1
+    assert seconds(80_000) < 10 * seconds(20_000) + 0.1
 
 
 def test_a_long_program_is_read_at_a_steady_pace() -> None:
@@ -621,13 +626,13 @@ def check_findings(text: str) -> None:
         assert 0 <= node.span.start <= node.span.end <= len(text)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(EDITS)
 def test_slips_are_found_and_never_raise(edits: list[tuple[str, int, str]]) -> None:
     check_findings(edited(edits))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from([*FRAGMENTS, " ", "x", "1", "f("]) | st.text(max_size=3), max_size=30).map(
         "".join

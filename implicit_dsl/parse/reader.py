@@ -103,45 +103,54 @@ class Reader:
         self._steps: dict[tuple[int, int, str], int] = {}
 
     def read(self) -> Program:
-        tokens, feed = self.tokens, self.feed
-        while True:
-            token = tokens[self.index]
-            misfit = feed(token)
+        last = len(self.tokens)
+        while self.index < last:
+            taken, misfit = self._run(self.tokens, self.index)
+            self.index = taken
             if misfit is not None:
-                self.mend(misfit)
-            elif token.kind == END_OF_FILE:
-                program: Program = self.stack[-1][0]
-                return program
-            else:
-                self.index += 1
+                self._mend(misfit)
+        program: Program = self.stack[-1][0]
+        return program
 
     # ----------------------------------------------------------------------- the machine
 
-    def feed(self, token: Token) -> Token | None:
-        """Take one token. What does not fit is returned: the token, or what nests too deeply before it."""
-        rows, rules, steps = self.tables.rows, self.tables.rules, self._steps
-        states = self.states
-        kind, _, start, end = token
-        while True:
-            state = states[-1]
-            code = rows[state].get(kind)
-            if code is None:
-                if kind not in _SOFT or "NAME" not in rows[state]:
-                    return token
-                kind = "NAME"
-            elif code >= 0:
-                states.append(code)
-                self.stack.append((token, start, end, 0))
-                return None
-            elif rules[~code].action:
-                misfit = self._reduce(~code)
-                if misfit is not None:
-                    return misfit
-                if kind == END_OF_FILE and states[-1] == self.tables.end:
-                    return None
-            else:
-                step = states[-2], state, kind
-                states[-1] = steps[step] if step in steps else self._step(step)
+    def _run(self, tokens: list[Token], index: int) -> tuple[int, Token | None]:
+        """Take tokens as long as they fit. The first that does not is returned, with its index.
+
+        What nests too deeply is returned likewise, as a token that stands for it.
+        """
+        rows, rules, steps, plans = self.tables.rows, self.tables.rules, self._steps, self.plans
+        states, stack, end_state = self.states, self.stack, self.tables.end
+        last = len(tokens)
+        while index < last:
+            token = tokens[index]
+            kind = token[0]
+            while True:
+                state = states[-1]
+                code = rows[state].get(kind)
+                if code is None:
+                    if kind not in _SOFT or "NAME" not in rows[state]:
+                        return index, token
+                    kind = "NAME"
+                elif code >= 0:
+                    states.append(code)
+                    stack.append((token, token[2], token[3], 0))
+                    break
+                elif rules[~code].action:
+                    misfit = self._reduce(plans[~code])
+                    if misfit is not None:
+                        return index, misfit
+                    if kind == END_OF_FILE and states[-1] == end_state:
+                        break
+                else:
+                    step = states[-2], state, kind
+                    states[-1] = steps[step] if step in steps else self._step(step)
+            index += 1
+        return index, None
+
+    def _feed(self, token: Token) -> bool:
+        """Take one token that is not in the text; whether it fitted."""
+        return self._run([token], 0)[1] is None
 
     def _step(self, step: tuple[int, int, str]) -> int:
         """Where all the rules lead that only pass a value on. An expression climbs a dozen at a time."""
@@ -154,29 +163,34 @@ class Reader:
         self._steps[step] = state
         return state
 
-    def _reduce(self, number: int) -> Token | None:
+    def _reduce(self, plan: Plan) -> Token | None:
         """Make one symbol of those of a rule. If that nests too deeply they are dropped, and named."""
         stack, states = self.stack, self.states
-        origin, size, action, keep, lists, nesting = self.plans[number]
-        if size:
+        origin, size, action, keep, lists, nesting = plan
+        if size == 1 and not lists:
+            value, start, end, depth = stack.pop()
+            del states[-1]
+            values = [value] if keep else []
+            depth = depth + nesting if nesting >= 0 else 0
+        elif size:
             entries = stack[-size:]
             del stack[-size:], states[-size:]
             start, end = entries[0][1], entries[-1][2]
+            values = _gathered(entries, keep) if lists else [entries[position][0] for position in keep]
             depth = nesting + max([entry[3] for entry in entries]) if nesting >= 0 else 0
-            if depth > DEEPEST:
-                return Token(TOO_DEEP, "", start, end)
         else:
-            entries = []
             start = end = stack[-1][2] if stack else 0
+            values = []
             depth = 0
-        values = _gathered(entries, keep) if lists else [entries[position][0] for position in keep]
+        if depth > DEEPEST:
+            return Token(TOO_DEEP, "", start, end)
         states.append(self.tables.gotos[states[-1]][origin])
         stack.append((action(values, start, end), start, end, depth))
         return None
 
     # ----------------------------------------------------------------------- mending
 
-    def mend(self, misfit: Token) -> None:
+    def _mend(self, misfit: Token) -> None:
         """Change the stack or skip tokens, so that reading can go on after `misfit`."""
         row = self.tables.rows[self.states[-1]]
         token, before = self.tokens[self.index], self.tokens[self.index - 1] if self.index else None
@@ -198,9 +212,9 @@ class Reader:
     def _close(self, token: Token) -> None:
         """Supply an `end` that is missing before `token`."""
         at = token.start
-        if self.feed(Token("end", "", at, at)) is not None:
+        if not self._feed(Token("end", "", at, at)):
             self._give_up(token)
-        self.feed(Token(NEWLINE, "", at, at))
+        self._feed(Token(NEWLINE, "", at, at))
 
     def _give_up(self, token: Token) -> None:
         """Put ERROR in place of the statement, or of the header, that cannot be read."""
@@ -210,4 +224,4 @@ class Reader:
             value, start, _, _ = stack.pop()
             states.pop()
             first = value if isinstance(value, Token) else token
-        self.feed(Token(_ERROR, first.text, start, max(start, token.start)))
+        self._feed(Token(_ERROR, first.text, start, max(start, token.start)))

@@ -96,7 +96,7 @@ def _lex(text: str, tables: Tables) -> list[Token]:
         previous = kind
         if kind == END_OF_FILE:
             break
-        append(make(Token, (kind, piece, match.start(group), match.end())))
+        append(make(Token, (kind, piece, *match.span(group))))
     end = len(text)
     if previous != NEWLINE:
         append(Token(NEWLINE, "", end, end))
