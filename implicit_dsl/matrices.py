@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import prod
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
@@ -34,6 +33,7 @@ Weights: TypeAlias = "Mapping[str, np.ndarray]"
 
 ENTRY_LIMIT = 100_000_000  # entries made at most: as triplets 1.5 GiB
 ENTRY_BYTES = 16  # of a triplet: two int32 and a float64
+_PIECE = 1 << 13  # entries read from a parameter at once
 ONE = "1"  # the block that offsets read: the constant 1
 
 _AXES = {
@@ -134,10 +134,10 @@ class Tie:
             values[:] = self.coefficients
             return
         theta = weights[self.parameter].reshape(-1)
-        if theta.dtype == values.dtype:
-            np.take(theta, self.slots, out=values, mode="clip")  # "raise" would go through a buffer
-        else:
-            values[:] = theta[self.slots]
+        # piece by piece: NumPy widens the slots to 64 bits first, and fresh memory costs more than reading
+        for start in range(0, len(values), _PIECE):
+            piece = slice(start, start + _PIECE)
+            values[piece] = theta[self.slots[piece]]
         if not (isinstance(self.coefficients, float) and self.coefficients == 1.0):
             values *= self.coefficients
 
@@ -227,7 +227,10 @@ class Layout:
         if at is None:
             smallest = [self.rows.size(summand.row)] + [linear_rule(op).entry_count(op) for op in chain]
             return 0 if summand.bias else min(smallest)
-        return count(chain[at].target) if summand.bias else linear_rule(chain[at]).entry_count(chain[at])
+        op = chain[at]
+        if summand.bias:  # each tensor may shift each output
+            return count(op.target) * max(1, len(op.parameters))
+        return linear_rule(op).entry_count(op)
 
     def check(self, limit: int) -> None:
         """Raises TooLarge if the matrix has more entries than `limit`."""
@@ -251,30 +254,28 @@ class Layout:
 
     def triplets(self, weights: Weights, limit: int = ENTRY_LIMIT) -> Triplets:
         """The matrix in float64, from tensors by id. Raises TooLarge above `limit` entries."""
-        self.check(limit)
-        parts = list(self._parts(weights))
-        rows, cols = self._places(parts)
-        values, done = np.empty(len(rows)), 0
-        for _, _, part in parts:
-            part.write(weights, values[done : done + len(part.rows)])
-            done += len(part.rows)
+        rows, cols, values = self._filled(weights, limit)
         return Triplets(rows, cols, values, self.rows, self.cols)
 
     def pattern(self, limit: int = ENTRY_LIMIT) -> Pattern:
         """Where it has entries; needs no weights. Raises TooLarge above `limit` entries."""
-        self.check(limit)
-        return Pattern(*self._places(list(self._parts(None))), self.rows, self.cols)
+        rows, cols, _ = self._filled(None, limit)
+        return Pattern(rows, cols, self.rows, self.cols)
 
-    def _places(self, parts: list[tuple[int, int, Tie]]) -> tuple[np.ndarray, np.ndarray]:
-        small = max(self.shape) < 2**31
-        total, done = sum(len(part.rows) for _, _, part in parts), 0
-        rows, cols = np.empty((2, total), dtype=np.int32 if small else np.int64)
-        for row, col, part in parts:
+    def _filled(self, weights: Weights | None, limit: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and, with weights, values: part after part, so that one is held at a time."""
+        self.check(limit)
+        most, done = self.entry_count(), 0
+        rows, cols = np.empty((2, most), dtype=np.int32 if max(self.shape) < 2**31 else np.int64)
+        values = np.empty(0 if weights is None else most)
+        for row, col, part in self._parts(weights):
             here = slice(done, done + len(part.rows))
             np.add(part.rows, row, out=rows[here], casting="same_kind")
             np.add(part.cols, col, out=cols[here], casting="same_kind")
+            if weights is not None:
+                part.write(weights, values[here])
             done = here.stop
-        return rows, cols
+        return rows[:done], cols[:done], values[:done]
 
     def nnz(self) -> int:
         """The exact number of entries, counting positions of parallel terms once.
@@ -306,7 +307,7 @@ def triplets(
     return Layout.of(model, matrix, order).triplets(weights, limit)
 
 
-def refuse_above(limit: int, entries: int, each: int, name: str, shape: tuple[int, ...]) -> None:
+def refuse_above(limit: int, entries: int, each: int, name: str, shape: tuple[int, int]) -> None:
     """Raises TooLarge if there are more `entries`, of so many bytes `each`, than `limit`."""
     if entries > limit:
         rows, cols = shape
@@ -393,8 +394,3 @@ def _buffers(op: Operator, weights: Weights | None) -> dict[str, Any]:
         return {role: weights[id] for role, id in op.parameters}
     fixed = (spec for spec in linear_rule(op).parameters(op) if not spec.trainable)
     return {spec.role: np.full(spec.shape, float(spec.role == "running_var")) for spec in fixed}
-
-
-def dense_check(limit: int, name: str, shape: tuple[int, int]) -> None:
-    """Raises TooLarge if a dense float64 matrix of that shape has more than `limit` entries."""
-    refuse_above(limit, prod(shape), 8, name, shape)

@@ -173,6 +173,10 @@ def test_entry_count_is_exact_and_positions_are_distinct(kind: str, data: st.Dat
 
     assert len(places) == linear_rule(op).entry_count(op)
     assert len(set(places)) == len(places)
+    for part in linear_rule(op).offsets(op, case.weights()):
+        assert len(np.unique(part.rows)) == len(part.rows)
+    shifts = sum(len(part.rows) for part in linear_rule(op).offsets(op, case.weights()))
+    assert shifts <= count(op.target) * max(1, len(op.parameters))
 
 
 @linear_kinds

@@ -81,7 +81,8 @@ class Conv(LinearRule):
                 f"this convolution takes {expected} channels, but its input has {source[0]}",
                 f"expects {expected}",
                 "width",
-                help=f"write `Conv({source[0]} => {width}, …)`, or `Conv({width}, …)` to take the channels of the input",
+                help=f"write `Conv({source[0]} => {width}, …)`, "
+                f"or `Conv({width}, …)` to take the channels of the input",
             )
         if source[0] % groups or width % groups:
             raise ShapeError(

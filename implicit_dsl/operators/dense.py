@@ -30,8 +30,8 @@ else:
 def _kronecker(operator: Operator, transposed: bool) -> tuple[Entries, ...]:
     """I ⊗ W: the same matrix for each position of the leading axes."""
     inputs, outputs = count(operator.source[-1:]), count(operator.target[-1:])
-    positions = np.arange(count(operator.source[:-1]), dtype=np.int64)[:, None, None]
-    row, col = np.arange(outputs)[:, None], np.arange(inputs)
+    positions = np.arange(count(operator.source[:-1]), dtype=np.int32)[:, None, None]
+    row, col = np.arange(outputs, dtype=np.int32)[:, None], np.arange(inputs, dtype=np.int32)
     slot = col * outputs + row if transposed else row * inputs + col
     full = (len(positions), outputs, inputs)
     return (
@@ -71,7 +71,8 @@ class Dense(LinearRule):
                 f"this Dense takes {expected} features, but its input has {source[-1]}",
                 f"expects {expected}",
                 "width",
-                help=f"write `Dense({source[-1]} => {width})`, or `Dense({width})` to take the width of the input",
+                help=f"write `Dense({source[-1]} => {width})`, "
+                f"or `Dense({width})` to take the width of the input",
             )
         chosen = (("bias", settings["bias"]), ("width", width))
         return Operator(self.kind, source, (*source[:-1], width), chosen)

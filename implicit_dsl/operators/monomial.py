@@ -94,7 +94,8 @@ class Reshape(Monomial):
             target = (count(source),)
         if count(target) != count(source):
             raise ShapeError(
-                f"{show(source)} has {count(source)} entries and cannot become {show(target)}, which has {count(target)}",
+                f"{show(source)} has {count(source)} entries and cannot become {show(target)}, "
+                f"which has {count(target)}",
                 show(source),
             )
         return Operator(self.kind, source, target)

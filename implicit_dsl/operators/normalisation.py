@@ -115,7 +115,10 @@ class Dropout(LinearRule):
     kind = "dropout"
     names = ("Dropout",)
     formals = (Formal("p", "number", "probability that an entry is set to zero in training", default=0.5),)
-    doc = "In training, sets entries to zero at random and scales the others by 1 ÷ (1 − p); in evaluation the identity."
+    doc = (
+        "In training, sets entries to zero at random and scales the others by 1 ÷ (1 − p); "
+        "in evaluation the identity."
+    )
     example = "input u[5]\noutput y[5] = Dropout(0.2) * u"
 
     def operator(self, settings: Settings, source: Shape) -> Operator:

@@ -121,7 +121,7 @@ class AvgPool(LinearRule):
 
 
 def _padding(operator: Operator) -> tuple[Axes, Axes]:
-    """The zeros that are put around the input (last axis first, both sides), and those left to the pooling."""
+    """Zeros to put around the input first (last axis first, both sides), and those left to the pooling."""
     pad: Axes = operator["pad"]
     fits = all(isinstance(n, int) and n >= k for n, k in zip(operator.source[1:], operator["kernel"]))
     if len(pad) < 3 or fits or not any(pad):

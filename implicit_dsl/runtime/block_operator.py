@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.matrices import ENTRY_LIMIT, Layout, Partition, Tie, Triplets, dense_check
+from implicit_dsl.matrices import ENTRY_LIMIT, Layout, Partition, Tie, Triplets, refuse_above
 from implicit_dsl.model import Chain
 from implicit_dsl.operators import linear_rule
 from implicit_dsl.shapes import count, sizes
@@ -100,7 +100,8 @@ class BlockOperator:
 
     def to_numpy(self, limit: int | None = None) -> np.ndarray:
         """The dense matrix, float64. Raises TooLarge if it has more numbers than the limit."""
-        dense_check(self.limit if limit is None else limit, self.name, self.shape)
+        rows, cols = self.shape
+        refuse_above(self.limit if limit is None else limit, rows * cols, 8, self.name, self.shape)
         return np.asarray(self.to_scipy(limit).toarray())
 
     def _triplets(self, limit: int | None) -> Triplets:
