@@ -130,11 +130,8 @@ def _module_doc(models: tuple[ImplicitModel, ...], sources: tuple[Source, ...]) 
 
 def _imports(views: list[_View], inlined: list[str], standalone: bool) -> list[str]:
     text = "\n".join(line for view in views for line in (*view.body, *view.attributes)) + "\n".join(inlined)
-    typing = [
-        name for name, used in (("Any", standalone), ("NamedTuple", any(v.fields for v in views))) if used
-    ]
-    lines = [f"from typing import {', '.join(typing)}", ""] if typing else []
-    lines.append("import torch")
+    typing = "Any, NamedTuple" if any(view.fields for view in views) else "Any"
+    lines = [f"from typing import {typing}", "", "import torch"]
     if "F." in text:
         lines.append("import torch.nn.functional as F")
     lines.append("from torch import Tensor, nn")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import keyword
 
 from implicit_dsl.emit.fusion import Fusion, find_fusions
-from implicit_dsl.emit.wording import WIDTH, batched, comment
+from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import Expression, Operator
 from implicit_dsl.shapes import Size, known
 
-_INDENT = 8  # of a line of `forward`
+_LONGEST_INSIDE = 60  # of an expression that may stand inside of another
 
 
 class Forward:
@@ -61,12 +61,11 @@ class Forward:
                 ]
             lines.append(f"if {' or '.join(wrong)}:")
             message = f"`{block.name}` has shape {{tuple({name}.shape)}}, but must be {batched(block.shape)}"
-            lines.append(f'    raise ValueError(f"{message}")')
+            lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
         first, *others = self.inputs.values()
         for other in others:
             lines.append(f"if {other}.shape[0] != {first}.shape[0]:")
-            message = f"batches of {{{first}.shape[0]}} and {{{other}.shape[0]}} samples"
-            lines.append(f'    raise ValueError(f"`{first}` and `{other}` have {message}")')
+            lines.append(f'    raise ValueError("`{first}` and `{other}` have batches of different size")')
         return lines
 
     def fields(self) -> dict[str, str]:
@@ -111,7 +110,8 @@ class Forward:
             value, wrap = inner, f"{self.prefix}{fusion.function}"
         elif block.activation is None:
             value, wrap = self._sum(block, self.model.terms_of[block.name]), ""
-            if not block.declared and self._uses[block.name] == 1:
+            short = len(value.text) <= _LONGEST_INSIDE
+            if not block.declared and self._uses[block.name] == 1 and short:
                 self._waiting[block.name] = value
                 self._values[block.name] = value
                 return
@@ -126,7 +126,7 @@ class Forward:
 
     def _too_long(self, variable: str, value: Expression, wrap: str) -> bool:
         text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
-        return len(text) + _INDENT > WIDTH
+        return len(text) + INDENT > WIDTH
 
     def _shortened(self, block: Block, fusion: Fusion | None) -> Expression:
         """The value of a state once those that wait have got lines of their own."""
@@ -134,10 +134,13 @@ class Forward:
         for term in terms:
             self._release(term.source)
         inner = self._sum(block, terms)
+        plain = len(terms) > 1 and not inner.lines and any(term.source is not None for term in terms)
+        if plain and self._too_long(identifier(block.name), inner, "x" * 12):
+            inner = self._plain_sum(terms, block.name)
         if fusion is not None or block.activation is None:
             return inner
         value = activation_rule(block.activation).emit(block.activation, inner)
-        if not inner.tight and self._too_long(identifier(block.name), value, ""):
+        if inner.lines and self._too_long(identifier(block.name), value, ""):
             before = self._variable(f"{block.name}_z")
             self._assign(before, inner, "")
             value = activation_rule(block.activation).emit(block.activation, Expression(before))
@@ -162,8 +165,13 @@ class Forward:
         shown = [line for line in self._comments if not self._lines or line != self._last_comment()]
         self._lines += shown
         self._comments = []
-        text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
-        self._lines.append(text)
+        if self._too_long(variable, value, wrap) and value.lines and not wrap:
+            first, *others = value.lines
+            self._lines += [f"{variable} = {first}", *others]
+        else:
+            self._lines += fitted(
+                f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
+            )
 
     def _last_comment(self) -> str:
         return next((line for line in reversed(self._lines) if line.startswith("#")), "")
@@ -183,17 +191,25 @@ class Forward:
             return Expression(f"{zeros} + {total.atom}", tight=False)
         return total
 
-    def _plain_sum(self, terms: tuple[Term, ...]) -> Expression:
-        text = ""
+    def _plain_sum(self, terms: tuple[Term, ...], named: str = "") -> Expression:
+        """The sum of some terms; with `named`, all but plain values get lines of their own first."""
+        summands = []
         for term in terms:
             sign, value = self._signed(term)
-            if not text:
-                if len(terms) == 1 and not sign:
-                    return value
-                text = f"{sign}{value.atom}" if sign else value.text
-            else:
-                text += f" {sign or '+'} {value.text if value.tight or '*' in value.text else value.atom}"
-        return Expression(text, tight=False)
+            if len(terms) == 1 and not sign:
+                return value
+            if named and not value.text.isidentifier():
+                variable = self._variable(f"{named}_term{len(summands) + 1}")
+                self._assign(variable, value, "")
+                value = Expression(variable)
+            # the one expression that is not tight, and binds more tightly than a sum, is a product
+            text = value.text if value.tight or self._is_product(term) else value.atom
+            summands.append(f"{sign}{text}" if not summands else f"{sign or '+'} {text}")
+        return Expression(" ".join(summands), tight=False)
+
+    def _is_product(self, term: Term) -> bool:
+        last = term.chain[-1] if term.chain else None
+        return last is not None and last.kind == "scale" and last["factor"] != -1
 
     def _signed(self, term: Term) -> tuple[str, Expression]:
         """A summand, and '-' if it is subtracted."""
@@ -223,7 +239,15 @@ class Forward:
             texts.append(self._sum(Block("", place.source), group).text)
         if len(texts) == 1:
             return Expression(texts[0], tight=False)
-        return Expression(f"torch.cat(({', '.join(texts)}), {axis + 1})")
+        lines = (
+            "torch.cat(",
+            "    (",
+            *(f"        {text}," for text in texts),
+            "    ),",
+            f"    {axis + 1},",
+            ")",
+        )
+        return Expression(f"torch.cat(({', '.join(texts)}), {axis + 1})", lines=lines)
 
     def _chain(self, source: str | None, chain: tuple[Operator, ...]) -> Expression:
         if source is not None:

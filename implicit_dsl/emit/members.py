@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from implicit_dsl.emit.wording import fitted
 from implicit_dsl.model import ImplicitModel, Tensor
 from implicit_dsl.operators import OPERATORS
 
@@ -26,7 +27,7 @@ def attributes(model: ImplicitModel) -> list[str]:
             value = f"{made[:-1]}{separator}{_FACTORY})"
         else:
             value = f"nn.Parameter(torch.empty({tensor.shape!r}, {_FACTORY}))"
-        lines.append(f"self.{name} = {value}  # line {tensor.line}")
+        lines += fitted(f"self.{name} = {value}", f"  # line {tensor.line}")
     return lines
 
 

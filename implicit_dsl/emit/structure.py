@@ -13,7 +13,7 @@ _INTRODUCTION = [
 
 def structures(models: tuple[ImplicitModel, ...]) -> list[str]:
     """The lines that assign `_STRUCTURES`."""
-    lines = [*_INTRODUCTION, "_STRUCTURES = {"]
+    lines = [*_INTRODUCTION, "_STRUCTURES: dict[str, dict[str, Any]] = {"]
     for model in models:
         lines.append(f'    "{model.name}": {{')
         for key, value in model.as_data().items():

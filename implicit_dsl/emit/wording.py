@@ -8,7 +8,8 @@ from implicit_dsl.header import one_line
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.shapes import Shape, show
 
-WIDTH = 100
+WIDTH = 110
+INDENT = 8  # of a line of a method
 
 
 def docstring(text: str, indent: str) -> list[str]:
@@ -33,7 +34,19 @@ def _closed(line: str) -> str:
 def comment(block: Block) -> str:
     """Where a state comes from: its line of the source, shortened to fit."""
     text = f"# line {block.line}: {one_line(block.text)}"
-    return text if len(text) <= WIDTH - 8 else text[: WIDTH - 9].rstrip() + "…"
+    return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"
+
+
+def fitted(line: str, remark: str = "") -> list[str]:
+    """A line of a method, broken within its outermost call if it is too long; `remark` stands behind it."""
+    if INDENT + len(line) + len(remark) <= WIDTH or not line.endswith(")"):
+        return [line + remark]
+    depth = 0
+    for at in range(len(line) - 1, -1, -1):
+        depth += (line[at] == ")") - (line[at] == "(")
+        if depth == 0:
+            return [line[: at + 1], f"    {line[at + 1 : -1]}", f"){remark}"]
+    return [line + remark]
 
 
 def batched(shape: Shape) -> str:

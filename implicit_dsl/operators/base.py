@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
 
-Setting: TypeAlias = int | float | bool | str | None | tuple["Setting", ...]
+Setting: TypeAlias = int | float | bool | str | tuple["Setting", ...] | None
 Settings: TypeAlias = dict[str, Any]
 
 
@@ -118,10 +118,14 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A piece of generated Python. `tight` text can be called or indexed as it stands."""
+    """A piece of generated Python. `tight` text can be called or indexed as it stands.
+
+    `lines` is how it is written where `text` is too long for one line (empty: no other way).
+    """
 
     text: str
     tight: bool = True
+    lines: tuple[str, ...] = ()
 
     @property
     def atom(self) -> str:
