@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sparse
 import torch
-from handmade import conv, lenet, made, mixed, model, perturbed, state
+from handmade import conv, lenet, made, mixed, model, op, perturbed, state
 from torch import nn
 
 from implicit_dsl.matrices import Layout, Partition, TooLarge, partition, pattern, triplets
 from implicit_dsl.model import Block, Term
+from implicit_dsl.operators import linear_rule
 from implicit_dsl.runtime import System
+from implicit_dsl.shapes import count
 
 torch.set_num_threads(1)
 
@@ -161,6 +163,58 @@ def test_the_tie_map_is_linear_in_the_parameters(build: Any, name: str) -> None:
             assert other.keys() == pair.keys()
             for id in pair:
                 same(other[id], pair[id])
+
+
+def test_chains_compose() -> None:
+    """The matrix of a chain is the product of the matrices; its offset is the bias, sent through the rest."""
+    chain = (
+        op("select", (2, 9), slices=(None, (1, 2, 4))),
+        op("scale", (2, 4), factor=-0.5),
+        op("place", (2, 4), axis=0, start=1, total=4),
+        conv((4, 4), "k", 3, 3, pad=1),
+        op("select", (3, 4), slices=((0, 2, 2), (1, 1, 2))),
+        op("reshape", (2, 2), shape=None),
+        op("place", (4,), axis=0, start=2, total=7),
+        op("scale", (7,), factor=3.0),
+    )
+    module = nn.Module()
+    module.add_module("k", nn.Conv1d(4, 3, 3))
+    block = Block("u", (2, 9))
+    described = model("Chain", (block,), (), (Block("y", (7,)),), (Term("y", "u", chain),), module)
+    system = System.of(perturbed(module), described.as_data())
+
+    product, shift = np.eye(18), np.zeros(18)
+    for each in chain:
+        tensors = {role: system.weights[id] for role, id in each.parameters}
+        parts = (linear_rule(each).entries(each, tensors), linear_rule(each).offsets(each, tensors))
+        M, bias = np.zeros((count(each.target), count(each.source))), np.zeros(count(each.target))
+        for part in parts[0]:
+            np.add.at(M, (part.rows, part.cols), part.values(tensors))
+        for part in parts[1]:
+            np.add.at(bias, part.rows, part.values(tensors))
+        product, shift = M @ product, M @ shift + bias
+
+    assert np.count_nonzero(product) > 0
+    assert np.count_nonzero(shift) > 0
+    same(system.D.to_numpy(), product)
+    same(system.d, shift)
+    same(system.D @ np.ones(18), product.sum(1))
+    same(abs(system.D).T @ np.ones(7), np.abs(product).sum(0))
+    assert system.D.nnz == np.count_nonzero(product)
+
+
+def test_ties_without_weights_are_those_of_new_statistics() -> None:
+    (tie,) = [t for t in Layout.of(mixed()[0], "A").ties() if t.parameter == "n.weight"]
+
+    same(tie.coefficients, np.full(144, 1 / np.sqrt(1 + 1e-5)))
+
+
+def test_adjoint_reads_zeros_outside_of_a_sparse_gradient() -> None:
+    system, _ = made(mixed)
+    G = sparse.random_array(system.A.shape, density=0.3, rng=np.random.default_rng(0), format="coo")
+
+    for id, gradient in system.A.adjoint(G.toarray()).items():
+        same(system.A.adjoint(G)[id], gradient)
 
 
 def test_adjoint_of_a_block_and_of_a_transpose() -> None:
