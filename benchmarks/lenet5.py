@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import implicit_dsl
 import torch
 import torch.nn.functional as F
 from interleave import interleave, report
 from torch import nn
+
+import implicit_dsl
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 INFERENCE = {1: 1.0, 16: 0.6, 64: 0.45, 256: 0.45}
@@ -82,7 +83,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64, 256])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} thread(s); times are medians, ratios paired [quartiles]")
+    print(
+        f"torch {torch.__version__}, {options.threads} thread(s); times are medians, ratios paired [quartiles]"
+    )
     for modern in (True, False):
         for batch in options.batches:
             compare(modern, batch, options.rounds)

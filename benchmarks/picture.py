@@ -5,20 +5,17 @@ Prints median and quartiles in milliseconds: python benchmarks/picture.py
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import quantiles
 from time import perf_counter
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+import implicit_dsl
+from implicit_dsl.compile import check, read_source
+from implicit_dsl.matrices import Layout
+from implicit_dsl.pictures import spy_of, spy_png, spy_svg, spy_text
 
-import networks  # noqa: E402 (the tests' networks, wherever this is started)
-
-from implicit_dsl.matrices import pattern  # noqa: E402
-from implicit_dsl.pictures import spy_of, spy_png, spy_svg, spy_text  # noqa: E402
-
+LENET = Path(__file__).parents[1] / "examples" / "lenet5.impl"
 REPEATS = 51
 
 
@@ -35,10 +32,12 @@ def measure(name: str, action: Callable[[], object]) -> None:
 
 
 def main() -> None:
-    model = networks.model(networks.lenet())
+    (model,) = check(read_source(str(LENET))).models
+    system = implicit_dsl.load(str(LENET)).LeNet5().system()
     spy = spy_of(model, "A")
     print(f"A of LeNet-5: n = {spy.n_rows}, {len(spy.rows)} entries, {REPEATS} runs")
-    measure("assemble the triplets", lambda: pattern(model, "A"))
+    measure("assemble the triplets", lambda: Layout.of(model, "A").triplets(system.weights))
+    measure("assemble as scipy matrix", lambda: system.A.to_scipy())
     measure("draw as SVG", lambda: spy_svg(spy))
     measure("draw as PNG", lambda: spy_png(spy))
     measure("draw as text", lambda: spy_text(spy))

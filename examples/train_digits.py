@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import implicit_dsl
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor
 from tqdm import trange
+
+import implicit_dsl
 
 HERE = Path(__file__).parent
 
@@ -38,9 +39,13 @@ def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--program", default=HERE / "lenet5.impl", help="an .impl file (default: lenet5.impl)")
+    parser.add_argument(
+        "--program", default=HERE / "lenet5.impl", help="an .impl file (default: lenet5.impl)"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save", type=Path, help="write the trained weights here, for `implicitc matrices --weights`")
+    parser.add_argument(
+        "--save", type=Path, help="write the trained weights here, for `implicitc matrices --weights`"
+    )
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeAlias
 
 from implicit_dsl.source import Span
 
@@ -115,6 +115,7 @@ class Findings:
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "note": "\x1b[1;36m", "bold": "\x1b[1m"}
 _RESET = "\x1b[0m"
 _TAB = "    "
+Paint: TypeAlias = Callable[[str], str]
 _WIDEST = 160  # a longer source line is cut around the carets
 
 
@@ -150,7 +151,9 @@ def _continued(prefix: str, text: str, indent: int) -> str:
     return prefix + text.replace("\n", "\n" + " " * indent)
 
 
-def _excerpt(places, width, paint_bar, paint_mark, mark="^"):  # type: ignore[no-untyped-def]
+def _excerpt(
+    places: list[Label], width: int, paint_bar: Paint, paint_mark: Paint, mark: str = "^"
+) -> list[str]:
     """The source lines of some places of one file, in order, gaps shown as `...`."""
     first = places[0]
     ordered = sorted(places, key=lambda p: (p.span.line, p.span.column))
@@ -159,7 +162,9 @@ def _excerpt(places, width, paint_bar, paint_mark, mark="^"):  # type: ignore[no
     for place in ordered:
         line, column = place.span.source.locate(place.span.start)
         if previous is not None and line > previous + 1:
-            shown.append("..." if line > previous + 2 else _numbered(place.span, previous + 1, width, paint_bar))
+            shown.append(
+                "..." if line > previous + 2 else _numbered(place.span, previous + 1, width, paint_bar)
+            )
         text, start, length = _visible(place.span, line, column)
         if line != previous:
             shown.append(f"{line:>{width}} {paint_bar('|')} {text}".rstrip())
@@ -170,13 +175,15 @@ def _excerpt(places, width, paint_bar, paint_mark, mark="^"):  # type: ignore[no
     return shown
 
 
-def _numbered(span: Span, line: int, width: int, paint_bar) -> str:  # type: ignore[no-untyped-def]
+def _numbered(span: Span, line: int, width: int, paint_bar: Paint) -> str:
     return f"{line:>{width}} {paint_bar('|')} {_printable(span.source.line_text(line))}".rstrip()
 
 
 def _printable(text: str) -> str:
     """Tabs as spaces; control and direction-changing characters made visible."""
-    return "".join(c if c.isprintable() else (_TAB if c == "\t" else "\N{REPLACEMENT CHARACTER}") for c in text)
+    return "".join(
+        c if c.isprintable() else (_TAB if c == "\t" else "\N{REPLACEMENT CHARACTER}") for c in text
+    )
 
 
 def _visible(span: Span, line: int, column: int) -> tuple[str, int, int]:

@@ -120,4 +120,5 @@ class SignalGraph:
         for edge in self.edges:
             if edge.source is not None:
                 graph.add_edge(edge.source, edge.target, data=edge)
-        return nx.freeze(graph)
+        frozen: nx.MultiDiGraph[Any] = nx.freeze(graph)
+        return frozen

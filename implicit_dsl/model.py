@@ -1,6 +1,6 @@
 """The intermediate representation: the implicit model itself, in structured blocks, without numbers.
 
-    x = φ(A x + B u + b),    y = C x + D u + d
+x = φ(A x + B u + b),    y = C x + D u + d
 """
 
 from __future__ import annotations
@@ -235,6 +235,4 @@ def _operator_data(op: Operator) -> tuple[Any, ...]:
 
 def _operator(data: tuple[Any, ...]) -> Operator:
     kind, source, target, settings, parameters = data
-    return Operator(
-        kind, _shape(source), _shape(target), tuple(settings.items()), tuple(parameters.items())
-    )
+    return Operator(kind, _shape(source), _shape(target), tuple(settings.items()), tuple(parameters.items()))

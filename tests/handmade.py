@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (as in generated code)
+import torch.nn.functional as F
 from torch import nn
 
 from implicit_dsl.model import Block, ImplicitModel, Tensor, Term

@@ -109,7 +109,11 @@ def input_shapes() -> st.SearchStrategy[Shape]:
 
 
 def _define(
-    draw: st.DrawFn, program: RandomProgram, expression: str, shape: Shape, twin: Callable[[Twin, Values], Tensor]
+    draw: st.DrawFn,
+    program: RandomProgram,
+    expression: str,
+    shape: Shape,
+    twin: Callable[[Twin, Values], Tensor],
 ) -> None:
     """Enter a value as an equation with or without a declared shape, or as a definition."""
     relation = draw(st.sampled_from(["declared", "~", "="]))
@@ -289,7 +293,9 @@ def _sum(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> 
 def _cat(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
     axis = draw(st.integers(0, len(shape) - 1))
     rest = (shape[:axis], shape[axis + 1 :])
-    fitting = [n for n, s in program.shapes.items() if len(s) == len(shape) and (s[:axis], s[axis + 1 :]) == rest]
+    fitting = [
+        n for n, s in program.shapes.items() if len(s) == len(shape) and (s[:axis], s[axis + 1 :]) == rest
+    ]
     names = [source, *draw(st.lists(st.sampled_from(fitting), min_size=1, max_size=2))]
     total = sum(program.shapes[name][axis] for name in names)
     text = f"cat({', '.join(names)}; dim = {axis + 1})"
@@ -320,7 +326,11 @@ def _slice(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -
             pieces.append(f"{low}:{high}" if step == 1 else f"{low}:{step}:{high}")
             index.append(slice(low - 1, high, step))
     sample = torch.zeros(1, *shape)[tuple(index)]
-    return f"{source}[{', '.join(pieces)}]", tuple(sample.shape[1:]), lambda _, values: values[source][tuple(index)]
+    return (
+        f"{source}[{', '.join(pieces)}]",
+        tuple(sample.shape[1:]),
+        lambda _, values: values[source][tuple(index)],
+    )
 
 
 def _dropout(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
@@ -357,7 +367,9 @@ def _plus(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
 
 
 def _global(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
-    return st.just((f"GlobalAvgPool() * {source}", shape[:1], lambda _, values: values[source].flatten(2).mean(2)))
+    return st.just(
+        (f"GlobalAvgPool() * {source}", shape[:1], lambda _, values: values[source].flatten(2).mean(2))
+    )
 
 
 _MAKERS = {

@@ -90,7 +90,9 @@ def test_every_package_is_listed_and_every_data_folder_ships() -> None:
 
 def loaded_by(code: str) -> set[str]:
     script = f"import sys\n{code}\nprint('\\n'.join(sys.modules), file=sys.stderr)"
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
     return {name.split(".")[0] for name in found.stderr.split("\n")}
 
 

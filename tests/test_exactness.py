@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import types
 
-import implicit_dsl
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from random_programs import RandomProgram, Twin, programs
 from torch import Tensor, nn
+
+import implicit_dsl
 
 TOLERANCE = 1e-12
 QUIET = settings(
@@ -49,7 +50,9 @@ def outputs(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
-def assert_close(expected: tuple[Tensor, ...], actual: tuple[Tensor, ...], tolerance: float = TOLERANCE) -> None:
+def assert_close(
+    expected: tuple[Tensor, ...], actual: tuple[Tensor, ...], tolerance: float = TOLERANCE
+) -> None:
     assert len(expected) == len(actual)
     for one, other in zip(expected, actual):
         assert one.shape == other.shape
@@ -158,7 +161,9 @@ def test_the_same_program_gives_the_same_bytes(hash_seed: str) -> None:
     import subprocess
     import sys
 
-    text = "model M()\n input u[2, 6, 6]\n x ~ relu(Conv(3, 3)*u)\n output y = x |> flatten |> Dense(2)\nend\n"
+    text = (
+        "model M()\n input u[2, 6, 6]\n x ~ relu(Conv(3, 3)*u)\n output y = x |> flatten |> Dense(2)\nend\n"
+    )
     script = f"import implicit_dsl; print(implicit_dsl.compile({text!r}))"
     found = subprocess.run(
         [sys.executable, "-c", script],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import types
 
-import implicit_dsl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import implicit_dsl
 from implicit_dsl.errors import ImplicitError
 from implicit_dsl.header import Provenance, provenance
 from implicit_dsl.source import Source
@@ -84,7 +85,9 @@ def test_any_documentation_survives(text: str) -> None:
     assert provenance(generated) is Provenance.OURS
 
 
-@pytest.mark.parametrize("name", ["evil\nimport os", 'a"""b', "a'; x = '", "\u202e.impl", "a\x00b", "a`b; rm -rf"])
+@pytest.mark.parametrize(
+    "name", ["evil\nimport os", 'a"""b', "a'; x = '", "\u202e.impl", "a\x00b", "a`b; rm -rf"]
+)
 def test_file_names_stay_in_their_comment(name: str) -> None:
     program = PLAIN.format(doc="doc", string="s", comment="c")
     generated = implicit_dsl.compile(Source(program, name))
@@ -117,7 +120,10 @@ def test_a_name_is_refused_or_works(program: str, name: str) -> None:
     try:
         generated, module = run(program.format(name))
     except ImplicitError as error:
-        assert all(diagnostic.code.startswith("E") or diagnostic.code.startswith("W") for diagnostic in error.diagnostics)
+        assert all(
+            diagnostic.code.startswith("E") or diagnostic.code.startswith("W")
+            for diagnostic in error.diagnostics
+        )
         return
     made = getattr(module, module.__all__[0])()
     result = made(torch.ones(2, 3))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -266,15 +265,3 @@ def test_partitions() -> None:
         partition(mixed()[0], "rows")
     with pytest.raises(ValueError, match="there is no matrix `E`"):
         pattern(mixed()[0], "E")
-
-
-@pytest.mark.slow
-def test_assembly_of_lenet_takes_at_most_8_ms() -> None:
-    system, _ = made(lenet)
-    times = []
-    for _ in range(20):
-        start = time.perf_counter()
-        triplets(system.model, "A", system.weights)
-        times.append(time.perf_counter() - start)
-
-    assert min(times) <= 8e-3

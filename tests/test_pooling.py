@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from implicit_dsl.runtime import pooling
 from torch import Tensor
+
+from implicit_dsl.runtime import pooling
 
 
 @pytest.fixture(autouse=True)

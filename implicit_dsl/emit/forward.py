@@ -193,7 +193,7 @@ class Forward:
 
     def _plain_sum(self, terms: tuple[Term, ...], named: str = "") -> Expression:
         """The sum of some terms; with `named`, all but plain values get lines of their own first."""
-        summands = []
+        summands: list[str] = []
         for term in terms:
             sign, value = self._signed(term)
             if len(terms) == 1 and not sign:

@@ -132,7 +132,6 @@ class Sigmoid(Elementwise):
 class Gelu(Elementwise):
     kind = "gelu"
     names = ("gelu",)
-    monotone = False
     doc = "z·Φ(z), with Φ the distribution function of the normal distribution. Its slope reaches 1.1290."
     example = _example("gelu(u)")
 
@@ -142,6 +141,9 @@ class Gelu(Elementwise):
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
         return np.asarray(special.ndtr(z) + z * density)
+
+    def monotone(self, operator: Operator) -> bool:
+        return False
 
     def lipschitz(self, operator: Operator) -> float:
         # φ' = Φ(z) + z Φ'(z) is largest at z = √2, where it is 1.12890414518515…

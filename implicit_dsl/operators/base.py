@@ -201,11 +201,14 @@ class ActivationRule(Rule):
     """
 
     elementwise: ClassVar[bool] = True
-    monotone: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = False
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return Operator(self.kind, source, source, tuple(sorted(settings.items())))
+
+    def monotone(self, operator: Operator) -> bool:
+        """Whether φ(u) ≤ φ(v) for all u ≤ v."""
+        return True
 
     @abstractmethod
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:

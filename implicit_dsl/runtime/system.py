@@ -143,7 +143,7 @@ class System:
         An independent reference: block substitution in float64 with the assembled sparse
         matrices and the activations by definition. The result is in the dtype and on the device of
         the first input, without gradients. Raises TypeError for a missing or unknown input,
-        ValueError for a wrong shape, and NotImplementedError if the states are in a loop.
+        ValueError for a wrong shape, or if the states are in a loop.
         """
         inputs = self._inputs(u, named)
         U = _columns(inputs)
@@ -227,11 +227,11 @@ class System:
         return _checked([given[name] for name in names], self.inputs)
 
     def _substitution(self) -> None:
-        """Raises NotImplementedError unless each state reads only states before it."""
+        """Raises ValueError unless each state reads only states before it."""
         place = {block.name: at for at, block in enumerate(self.model.states)}
         for row, col in self.model.A:
             if place[col] >= place[row]:
-                raise NotImplementedError(
+                raise ValueError(
                     f"`{row}` reads `{col}`, which is not computed before it: A is not strictly "
                     "block triangular, and substitution cannot solve it"
                 )
