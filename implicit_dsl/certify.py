@@ -92,7 +92,7 @@ def _loops(graph: SignalGraph) -> list[Diagnostic]:
         found.append(
             Diagnostic(
                 "E0900",
-                f"a loop in the graph is not supported in this version: `{first.name}` depends on itself{way}{more}",
+                f"a loop is not supported in this version: `{first.name}` depends on itself{way}{more}",
                 first.span,
                 labels=(Label(through.span, "read again here"),),
                 notes=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from implicit_dsl.errors import Label
@@ -11,19 +12,23 @@ from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
-from implicit_dsl.shapes import Shape, count, known, show
+from implicit_dsl.shapes import Shape, count, show
 from implicit_dsl.source import Span
 
 MOST_ENTRIES = 2**40  # of one tensor or one state; more is a slip, not a network
+MOST_AXES = 16
 
 
 def origin_label(wire: Wire, span: Span) -> tuple[Label, ...]:
     """Where the shape of a value comes from, unless that is the place already shown."""
-    if wire.span.source is span.source and wire.span.start <= span.start and span.end <= wire.span.end:
+    there = wire.span
+    if there.source is span.source and (
+        (there.start <= span.start and span.end <= there.end)
+        or (span.start <= there.start and there.end <= span.end)
+    ):
         return ()
-    if span.source is wire.span.source and span.start <= wire.span.start and wire.span.end <= span.end:
-        return ()
-    return (Label(wire.span, f"has shape {show(wire.shape)}"),)
+    declared = wire.declared or wire.kind == "input"
+    return (Label(there, f"{'declared' if declared else 'has shape'} {show(wire.shape)}"),)
 
 
 def _shape_problem(error: ShapeError, blame: Span, wire: Wire) -> Problem:
@@ -38,11 +43,17 @@ def _shape_problem(error: ShapeError, blame: Span, wire: Wire) -> Problem:
     )
 
 
-def _checked(operator: Operator, span: Span) -> Operator:
-    sizes = known(operator.target)
-    if sizes is not None and count(sizes) > MOST_ENTRIES:
-        raise problem("E0107", f"a value of shape {show(sizes)} is too large", span)
-    return operator
+def check_size(shape: Shape, span: Span, what: str = "a value") -> None:
+    """Raises Problem if a tensor of this shape could never be had."""
+    if len(shape) > MOST_AXES:
+        raise problem("E0107", f"{what} with {len(shape)} axes is too large", span, f"at most {MOST_AXES}")
+    if count(tuple(size for size in shape if isinstance(size, int))) > MOST_ENTRIES:
+        raise problem(
+            "E0107",
+            f"{what} of shape {show(shape)} is too large",
+            span,
+            f"more than 2^{MOST_ENTRIES.bit_length() - 1} entries",
+        )
 
 
 def linear(context: Context, kind: str, settings: Settings, wire: Wire, span: Span) -> Wire:
@@ -51,7 +62,8 @@ def linear(context: Context, kind: str, settings: Settings, wire: Wire, span: Sp
         operator = OPERATORS[kind].operator(settings, wire.shape)
     except ShapeError as error:
         raise _shape_problem(error, span, wire) from None
-    return context.wire("linear", operator.target, span, (wire,), _checked(operator, span))
+    check_size(operator.target, span)
+    return context.wire("linear", operator.target, span, (wire,), operator)
 
 
 def activate(context: Context, rule: ActivationRule, settings: Settings, wire: Wire, span: Span) -> Wire:
@@ -66,11 +78,10 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
         operator = layer.rule.operator(layer.settings, wire.shape)
     except ShapeError as error:
         raise _shape_problem(error, layer.blame.get(error.argument, span), wire) from None
-    _checked(operator, span)
+    check_size(operator.target, span)
     specs = layer.rule.parameters(operator)
     for spec in specs:
-        if count(spec.shape) > MOST_ENTRIES:
-            raise problem("E0107", f"weights of shape {show(spec.shape)} are too large", layer.span)
+        check_size(spec.shape, layer.span, f"the {spec.role} of this layer")
     if layer.operator is None:
         layer.operator, layer.first_use = operator, span
         for spec in specs:
@@ -106,6 +117,7 @@ def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:
 
 def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
     """A matrix expression on a wire: sums and products become sums and chains of operators."""
+    context.step(span)
     match matrix:
         case Layer():
             if not isinstance(matrix.rule, LinearRule):
@@ -116,13 +128,13 @@ def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
         case MatrixExpression("transpose", (inner,)):
             return _apply_transposed(context, inner, wire, span, matrix.span)
         case MatrixExpression("sum"):
-            parts = [apply_matrix(context, part, wire, span) for part in matrix.parts]
-            total = parts[0]
-            for part in parts[1:]:
-                total = add(context, total, part, span)
+            first, *others = _spine(matrix)
+            total = apply_matrix(context, first, wire, span)
+            for part in others:
+                total = add(context, total, apply_matrix(context, part, wire, span), span)
             return total
         case MatrixExpression("product"):
-            for part in reversed(matrix.parts):
+            for part in reversed(_spine(matrix)):
                 wire = apply_matrix(context, part, wire, span)
             return wire
         case MatrixExpression("scale", (inner,)):
@@ -131,13 +143,23 @@ def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
             if wire.shape[-1:] != (matrix.number,):
                 raise problem(
                     "E0201",
-                    f"I({matrix.number}) maps {matrix.number} to {matrix.number}, but its input is {show(wire.shape)}",
+                    f"I({matrix.number}) takes size {matrix.number}, but its input is {show(wire.shape)}",
                     span,
                     labels=origin_label(wire, span),
                 )
             return wire
         case _:
             raise problem("E0207", f"{describe(matrix)} cannot be applied to a value", span)
+
+
+def _spine(matrix: MatrixExpression) -> list[Any]:
+    """The parts of a sum or product that leans to the left, which may be long."""
+    parts: list[Any] = []
+    left: Any = matrix
+    while isinstance(left, MatrixExpression) and left.operation == matrix.operation:
+        parts.extend(reversed(left.parts[1:]))
+        left = left.parts[0]
+    return [left, *reversed(parts)]
 
 
 def _not_linear(layer: Layer, span: Span) -> Problem:
@@ -195,6 +217,17 @@ def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blam
             raise problem("E0900", "the transpose of a layer is not supported in this version", blame)
 
 
+def finite(value: float, span: Span) -> float:
+    """A number that may stand in the network. Raises Problem for Inf, NaN and what no float can hold."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise problem("E0208", "this number is out of range", span, "not a finite number")
+    return number
+
+
 def scale(context: Context, factor: float, wire: Wire, span: Span) -> Wire:
     """factor · wire."""
     if factor == 1:
@@ -228,16 +261,14 @@ def add(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
             labels=(*origin_label(left, span), *origin_label(right, span)),
             notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
         )
-    terms: list[Wire] = []
-    for side in (left, right):
-        # a sum within a sum is one sum, unless it has a name of its own
-        terms.extend(side.sources if side.kind == "sum" and not side.name else (side,))
-    return context.wire("sum", left.shape, span, tuple(terms))
+    return context.wire("sum", left.shape, span, (left, right))
 
 
 def concatenate(context: Context, parts: list[Wire], axis: int, span: Span) -> Wire:
     """The parts side by side along an axis (from 0)."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
     sizes: list[int] = []
     for part in parts:
         same = len(part.shape) == len(first.shape) and axis < len(part.shape)
@@ -247,7 +278,7 @@ def concatenate(context: Context, parts: list[Wire], axis: int, span: Span) -> W
         ):
             raise problem(
                 "E0204",
-                f"values of shapes {show(first.shape)} and {show(part.shape)} cannot be joined along axis {axis + 1}",
+                f"{show(first.shape)} and {show(part.shape)} cannot be joined along axis {axis + 1}",
                 span,
                 labels=(*origin_label(first, span), *origin_label(part, span)),
                 notes=("all other axes must agree",),

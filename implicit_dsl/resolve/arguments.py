@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Formal, Rule, Settings
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Problem, did_you_mean, problem
@@ -13,6 +14,7 @@ from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import PairValue, TemplateValue, describe
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
+from implicit_dsl.syntax import Name
 
 
 @dataclass(slots=True)
@@ -206,16 +208,24 @@ def _with_defaults(
         name = formal.name.name
         if name not in found:
             if formal.default is None:
-                raise problem(
-                    "E0104",
-                    f"`{value.template.name.name}` needs its parameter `{name}`",
-                    span,
-                    help=f"it is declared at {formal.span.where}",
-                )
+                raise _missing(value, formal.name, span)
             found[name] = context.evaluate(formal.default, environment)
         _check_kind(formal.kind.name if formal.kind else "", found[name], name, span)
         environment.bindings[name] = found[name]
     return dict(environment.bindings)
+
+
+def _missing(value: TemplateValue, formal: Name, span: Span) -> Problem:
+    template, name = value.template, formal.name
+    if span == template.header:
+        help = f"give it on the command line, `-P {name}=10`, or a default here, `{name} = 10`"
+        labels: tuple[Label, ...] = ()
+    else:
+        help, labels = f"write `{name} = …`", (Label(formal.span, "declared here, without a default"),)
+    message = f"`{template.name.name}` needs its parameter `{name}`"
+    return problem(
+        "E0104", message, formal.span if span == template.header else span, labels=labels, help=help
+    )
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

@@ -9,7 +9,7 @@ from typing import Any
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
 from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
-from implicit_dsl.resolve.arguments import Arguments, arity
+from implicit_dsl.resolve.arguments import MOST, Arguments, arity
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import Environment
@@ -21,6 +21,8 @@ from implicit_dsl.resolve.values import (
     MatrixExpression,
     ParameterValue,
     describe,
+    is_matrix,
+    short,
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
@@ -33,6 +35,8 @@ def _whole(arguments: Arguments, index: int, what: str, least: int | None = None
     value = arguments.values[index]
     if isinstance(value, float) and value.is_integer():
         value = int(value)
+    if isinstance(value, int) and value > MOST:
+        raise problem("E0208", f"{what} is out of range", arguments.spans[index], f"at most {MOST}")
     if not isinstance(value, int) or isinstance(value, bool) or (least is not None and value < least):
         limit = f", at least {least}" if least is not None else ""
         raise problem(
@@ -48,8 +52,10 @@ def _numbers(arguments: Arguments, name: str) -> list[Any]:
     return arguments.values
 
 
-def _wire(arguments: Arguments, name: str) -> Wire:
+def _wire(context: Context, arguments: Arguments, name: str) -> Wire:
     value = arguments.values[0]
+    if isinstance(value, ParameterValue):
+        return apply.offset(context, value, arguments.spans[0])
     if not isinstance(value, Wire):
         raise problem(
             "E0207", f"`{name}` applies to a value of the network", arguments.spans[0], describe(value)
@@ -99,22 +105,38 @@ def _length(context: Context, arguments: Arguments, span: Span, environment: Env
 def _sum(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
     """Numbers are added up; so are values of the network, and matrices."""
     arguments.no_keywords("sum")
-    items = list(_spread(arguments))
+    items = _spread(context, arguments, span)
     if not items:
         return 0
-    if all(isinstance(item, (int, float)) for item in items):
-        return sum(items)
+    if all(_is_number(item) for item in items):
+        return _checked_sum(items, span)
     if all(isinstance(item, Wire) for item in items):
         total = items[0]
         for item in items[1:]:
             total = apply.add(context, total, item, span)
         return total
+    if all(is_matrix(item) for item in items):
+        return MatrixExpression("sum", tuple(items), 0.0, span)
     odd = next(item for item in items if not isinstance(item, Wire))
-    raise problem("E0207", "`sum` adds up numbers, or values of the network", span, describe(odd))
+    raise problem(
+        "E0207", "`sum` adds up numbers, or values of the network", span, f"among them {describe(odd)}"
+    )
 
 
-def _spread(arguments: Arguments) -> list[Any]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _checked_sum(numbers: list[Any], span: Span) -> Any:
+    try:
+        return sum(numbers)
+    except OverflowError:
+        raise problem("E0208", "this number is out of range", span) from None
+
+
+def _spread(context: Context, arguments: Arguments, span: Span) -> list[Any]:
     """The arguments, with lists written out."""
+    context.step(span, sum(len(value) for value in arguments.values if isinstance(value, (tuple, range))))
     found: list[Any] = []
     for value in arguments.values:
         found.extend(value if isinstance(value, (tuple, range)) else (value,))
@@ -124,34 +146,42 @@ def _spread(arguments: Arguments) -> list[Any]:
 def _cat(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
     dim, place = arguments.keywords.pop("dim", (1, span))
     arguments.no_keywords("cat")
-    parts = _spread(arguments)
+    parts = _spread(context, arguments, span)
     if not parts:
         raise problem("E0104", "`cat` needs at least one value", span)
-    for part in parts:
-        if not isinstance(part, Wire):
-            raise problem("E0207", "`cat` joins values of the network", span, describe(part))
-    if not isinstance(dim, int) or not 1 <= dim <= max(1, len(parts[0].shape)):
-        raise problem("E0206", f"{show(parts[0].shape)} has no axis {dim}", place)
+    for number, part in enumerate(parts):
+        if isinstance(part, ParameterValue):
+            parts[number] = apply.offset(context, part, span)
+        elif not isinstance(part, Wire):
+            raise problem("E0207", "`cat` joins values of the network", span, f"among them {describe(part)}")
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise problem("E0205", "`dim` must be a whole number", place, f"this is {describe(dim)}")
+    if not 1 <= dim <= max(1, len(parts[0].shape)):
+        raise problem("E0206", f"{show(parts[0].shape)} has no axis {short(dim)}", place)
     return apply.concatenate(context, parts, dim - 1, span)
 
 
 def _flatten(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
     arguments.no_keywords("flatten")
     arity("flatten", arguments, 1, 1, span)
-    return apply.linear(context, "reshape", {"shape": None}, _wire(arguments, "flatten"), span)
+    return apply.linear(context, "reshape", {"shape": None}, _wire(context, arguments, "flatten"), span)
 
 
 def _reshape(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
     arguments.no_keywords("reshape")
     arity("reshape", arguments, 2, None, span)
-    wire = _wire(arguments, "reshape")
+    wire = _wire(context, arguments, "reshape")
+    if len(arguments.values) == 2 and isinstance(arguments.values[1], tuple):
+        listed = arguments.values[1]
+        arguments = Arguments([wire, *listed], [arguments.spans[0]] + [arguments.spans[1]] * len(listed), {})
     sizes = tuple(_whole(arguments, i, "a size", 1) for i in range(1, len(arguments.values)))
+    apply.check_size(sizes, span)
     return apply.linear(context, "reshape", {"shape": sizes}, wire, span)
 
 
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
     arguments.no_keywords("chain")
-    return ChainValue(tuple(_spread(arguments)))
+    return ChainValue(tuple(_spread(context, arguments, span)))
 
 
 def _identity_matrix(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
@@ -169,12 +199,14 @@ def _arithmetic(name: str, count: int | None, function: Callable[..., Any]) -> R
         arguments.no_keywords(name)
         arity(name, arguments, count or 1, count, span)
         if count is None:
-            arguments = Arguments(_spread(arguments), [span] * len(_spread(arguments)), {})
+            items = _spread(context, arguments, span)
+            arguments = Arguments(items, [span] * len(items), {})
+            arity(name, arguments, 1, None, span)
         numbers = _numbers(arguments, name)
         try:
-            return function(*numbers)
+            return function(numbers) if count is None else function(*numbers)
         except (ValueError, ZeroDivisionError, OverflowError):
-            shown = ", ".join(map(str, numbers))
+            shown = ", ".join(short(number) for number in numbers[:4])
             raise problem("E0208", f"{name}({shown}) is not defined", span) from None
 
     return run
@@ -184,8 +216,9 @@ def _initialiser(name: str, most: int, least: int = 0) -> Run:
     def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Initialiser:
         arguments.no_keywords(name)
         arity(name, arguments, least, most, span)
-        numbers = tuple(float(value) for value in _numbers(arguments, name))
-        if any(not math.isfinite(value) or value < 0 for value in numbers) and name != "constant":
+        places = zip(_numbers(arguments, name), arguments.spans)
+        numbers = tuple(apply.finite(value, place) for value, place in places)
+        if any(value < 0 for value in numbers) and name != "constant":
             raise problem("E0502", f"the spread of `{name}` must be a number, at least 0", span)
         return Initialiser(name, numbers)
 

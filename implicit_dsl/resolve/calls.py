@@ -29,7 +29,11 @@ from implicit_dsl.resolve.values import (
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
 
-DEEPEST_CALLS = 100  # functions calling functions
+DEEPEST_CALLS = 40  # functions calling functions
+
+
+class _CallTag(int):
+    """Where a function was called, in the tag of its scope."""
 
 
 def evaluate_call(context: Context, node: s.Call, environment: Environment) -> Any:
@@ -37,6 +41,8 @@ def evaluate_call(context: Context, node: s.Call, environment: Environment) -> A
     function = context.evaluate(node.function, environment)
     if isinstance(function, Builtin) and function.name == "ifelse" and len(node.arguments) == 3:
         return _ifelse(context, node, environment)
+    if node.elementwise:
+        check_elementwise(function, node.function.span)
     arguments = Arguments([], [], {})
     for argument in node.arguments:
         arguments.values.append(context.evaluate(argument, environment))
@@ -87,18 +93,28 @@ def call_value(
             value = arguments.values[0] if len(arguments.values) == 1 else None
             if value is None:
                 raise problem("E0104", "a chain is applied to one value", span)
-            for part in parts:
-                value = call_value(context, part, Arguments([value], arguments.spans, {}), span, environment)
+            arguments.no_keywords("chain")
+            for number, part in enumerate(parts):
+                place = environment.inner({}, ("part", number))  # a function may stand in it twice
+                value = call_value(context, part, Arguments([value], arguments.spans, {}), span, place)
             return value
         case Function():
             return _call_function(context, function, arguments, span, environment)
         case MatrixExpression() | ParameterValue():
+            arguments.no_keywords("a matrix")
             arity("a matrix", arguments, 1, 1, span)
             return apply.apply_matrix(context, function, wire_of(context, arguments, 0, span), span)
         case Constructor(name) | Builtin(name):
             raise _needs_arguments(name, span)
         case TemplateValue(template):
             raise _needs_arguments(template.name.name, span)
+        case Wire():
+            raise problem(
+                "E0207",
+                f"{describe(function)} cannot be applied to something",
+                span,
+                help="a product is written `*`, the elementwise one `.*`",
+            )
         case _:
             raise problem("E0207", f"{describe(function)} cannot be called", span)
 
@@ -120,6 +136,17 @@ def wire_of(context: Context, arguments: Arguments, index: int, span: Span) -> W
     raise problem("E0207", "a value of the network is needed here", place, describe(value))
 
 
+def check_elementwise(function: Any, span: Span) -> None:
+    """`f.(x)` is for what acts on each entry: activations, and functions made of them."""
+    if not isinstance(function, (Activation, Builtin, Function)):
+        raise problem(
+            "E0207",
+            f"the `.` before `(` is for activations, and this is {describe(function)}",
+            span,
+            help="write it without the `.`",
+        )
+
+
 def _activation(context: Context, name: str, rule: ActivationRule, arguments: Arguments, span: Span) -> Wire:
     arity(name, arguments, 1, 1, span)
     wire = wire_of(context, arguments, 0, span)
@@ -134,17 +161,17 @@ def _call_function(
     name = "this function" if function.name == "->" else function.name
     arguments.no_keywords(name)
     arity(name, arguments, len(function.formals), len(function.formals), span)
-    depth = sum(1 for part in environment.tag if part == "call")
-    if depth >= DEEPEST_CALLS:
-        raise problem("E0107", f"`{name}` calls itself without end", span)
-    context.step(span)
+    if sum(isinstance(part, _CallTag) for part in environment.tag) >= DEEPEST_CALLS:
+        raise problem(
+            "E0107", f"more than {DEEPEST_CALLS} calls within calls", span, help=f"does `{name}` call itself?"
+        )
     home = function.environment
     inner = Environment(
         home.body,
         home.module,
         home,
         dict(zip(function.formals, arguments.values)),
-        (*environment.tag, "call", span.start),
+        (*environment.tag, _CallTag(span.start)),
         owner=environment.owner,
     )
     return context.evaluate(function.body, inner)

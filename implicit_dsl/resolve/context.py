@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators.base import Operator
-from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.problem import Exhausted, problem
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import Definition, Layer
 from implicit_dsl.resolve.wires import Network, Tensor, Wire
@@ -17,8 +17,36 @@ from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
 from implicit_dsl.syntax import Expression
 
-MOST_STEPS = 1_000_000  # statements and list items that a program may unroll to
-DEEPEST_BLOCKS = 64  # blocks within blocks
+MOST_STEPS = 800_000  # what a small program may unroll to; see Budget
+STEPS_PER_CHARACTER = 20  # and for each character of its text
+MOST_FOUND = 500  # findings; whoever reads them has seen the first twenty
+DEEPEST_BLOCKS = 32  # blocks within blocks
+
+# What things cost, in expressions evaluated.
+STATEMENT = 8
+WIRE = 4
+
+
+@dataclass(eq=False, slots=True)
+class Budget:
+    """How much work is left, for all models of a program together: time is bounded by its text."""
+
+    left: int = MOST_STEPS
+
+    def exhausted(self, span: Span) -> Exhausted:
+        """The program unrolls to more than it may."""
+        return Exhausted(
+            Diagnostic(
+                "E0107",
+                "this program unrolls to more steps than the limit",
+                span,
+                "the limit is reached here",
+                notes=(
+                    f"it may take {MOST_STEPS:,}, and {STEPS_PER_CHARACTER} more for each character of text",
+                ),
+                help="loops and blocks are unrolled at compile time: use fewer iterations",
+            )
+        )
 
 
 @dataclass(eq=False, slots=True)
@@ -29,12 +57,12 @@ class Context:
     """
 
     findings: Findings
+    budget: Budget
     network: Network = field(default_factory=Network)
     layers: list[Layer] = field(default_factory=list)
     tensors: list[Tensor] = field(default_factory=list)
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
-    steps: int = 0
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
     _attributes: dict[str, tuple[str, Span]] = field(default_factory=dict)
@@ -44,19 +72,18 @@ class Context:
     # ------------------------------------------------------------------ limits and findings
 
     def step(self, span: Span, count: int = 1) -> None:
-        """Count work that a program unrolls to. Raises Problem beyond the limit."""
-        self.steps += count
-        if self.steps > MOST_STEPS:
-            raise problem(
-                "E0107",
-                f"this program unrolls to more than {MOST_STEPS:,} steps",
-                span,
-                "the limit is reached here",
-                help="loops are unrolled at compile time: use fewer iterations",
-            )
+        """Count work that a program unrolls to. Raises Exhausted beyond the limit."""
+        self.budget.left -= count
+        if self.budget.left < 0:
+            raise self.budget.exhausted(span)
 
-    def warn(self, diagnostic: Diagnostic) -> None:
+    def report(self, diagnostic: Diagnostic) -> None:
+        """Note a finding, with the instance that it came up in."""
+        if self.frames and not diagnostic.path:
+            diagnostic = replace(diagnostic, path=self.frames)
         self.findings.add(diagnostic)
+        if len(self.findings.found) > MOST_FOUND:
+            raise Exhausted
 
     # ------------------------------------------------------------------ names
 
@@ -80,16 +107,21 @@ class Context:
     def claim(self, name: str, span: Span) -> str:
         """The attribute for a name that the user gave. Raises Problem if it is taken by another."""
         plain = identifier(name)
-        if plain in TAKEN_ATTRIBUTES:
-            self.warn(
+        if plain in TAKEN_ATTRIBUTES or plain.startswith("_"):
+            renamed = f"p{plain}" if plain.startswith("_") else f"{plain}_"
+            why = (
+                "names with `_` before them belong to" if plain.startswith("_") else f"`{plain}` is taken by"
+            )
+            self.report(
                 Diagnostic(
                     "W0105",
-                    f"`{name}` is called `{plain}_` in the generated module, because `nn.Module` has a `{plain}`",
+                    f"`{name}` is called `{renamed}` in the generated module",
                     span,
+                    f"{why} `nn.Module`",
                     help="choose another name, and the two will agree",
                 )
             )
-            plain += "_"
+            plain = renamed
         if plain in self._attributes:
             other, place = self._attributes[plain]
             raise problem(
@@ -105,6 +137,7 @@ class Context:
     def invent(self, name: str, span: Span) -> str:
         """An attribute for what has no name of its own: `y_dense`, `y_dense2`, …"""
         base = identifier(name)
+        base = f"p{base}" if base.startswith("_") else base
         plain = base
         while plain in self._attributes or plain in TAKEN_ATTRIBUTES:
             self._counts[base] = self._counts.get(base, 1) + 1
@@ -123,6 +156,7 @@ class Context:
         operator: Operator | None = None,
     ) -> Wire:
         """A new value of the network, in the equation under evaluation."""
+        self.step(span, WIRE)
         return self.network.add(
             Wire(kind, shape, span, sources, operator, hint=self.full_target(), path=self.frames)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from typing import Any
 
 from implicit_dsl.errors import Label
@@ -11,11 +11,15 @@ from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Poisoned, Problem, problem
+from implicit_dsl.resolve.mismatch import check_declared
+from implicit_dsl.resolve.order import needed_first
+from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
 from implicit_dsl.resolve.scope import DeclaredShape
-from implicit_dsl.resolve.values import Definition, Function, ParameterValue, describe
+from implicit_dsl.resolve.values import Definition, Function, Outputs, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
-from implicit_dsl.shapes import Shape, count, show
+from implicit_dsl.shapes import show
+
+DEEP = 12  # definitions within definitions, from which on they are put in order first
 
 
 def force(context: Context, definition: Definition) -> Any:
@@ -23,6 +27,18 @@ def force(context: Context, definition: Definition) -> Any:
 
     Raises Poisoned if it has none.
     """
+    if definition.status == "done":
+        return definition.value
+    if definition.status == "poisoned":
+        raise Poisoned
+    if len(context.active) >= DEEP:
+        for other in needed_first(context, definition):
+            with suppress(Poisoned):
+                _force(context, other)
+    return _force(context, definition)
+
+
+def _force(context: Context, definition: Definition) -> Any:
     if definition.status == "done":
         return definition.value
     if definition.status == "poisoned":
@@ -36,7 +52,7 @@ def force(context: Context, definition: Definition) -> Any:
         definition.value = _RULES[definition.kind](context, definition)
         definition.status = "done"
     except Problem as found:
-        context.findings.add(replace(found.diagnostic, path=found.diagnostic.path or context.frames))
+        context.report(found.diagnostic)
         raise Poisoned from None
     finally:
         if definition.status == "active":
@@ -47,39 +63,28 @@ def force(context: Context, definition: Definition) -> Any:
 
 
 def _declared(definition: Definition) -> DeclaredShape | None:
-    return None if definition.body is None else definition.body.shapes.get(definition.key)
-
-
-def _check_shape(context: Context, definition: Definition, declared: DeclaredShape, shape: Shape) -> None:
-    """The declared shape against what the equation gives."""
-    expected = sizes(context, declared)
-    fits = len(expected) == len(shape) and all(e is None or e == g for e, g in zip(expected, shape))
-    if not fits:
-        assert definition.expression is not None
-        shown = "[" + ", ".join("_" if e is None else str(e) for e in expected) + "]"
-        raise problem(
-            "E0202",
-            f"`{definition.shown}` is declared {shown}, but its {'equation' if definition.kind == '~' else 'definition'}"
-            f" gives {show(shape)}",
-            definition.expression.span,
-            f"gives {show(shape)}",
-            labels=(Label(declared.span, f"declared {shown}"),),
-        )
+    if definition.declared is not None or definition.body is None:
+        return definition.declared
+    return definition.body.shapes.get(definition.key)
 
 
 def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
     assert definition.expression is not None
-    if isinstance(value, Wire):
-        return value
-    if isinstance(value, ParameterValue):
-        return apply.offset(context, value, definition.expression.span)
-    raise problem(
-        "E0207",
-        f"`{definition.shown}` must be a value of the network",
-        definition.expression.span,
-        describe(value),
-        help="apply it to something" if not isinstance(value, (int, float, str, tuple)) else "",
-    )
+    span = definition.expression.span
+    match value:
+        case Wire():
+            return value
+        case ParameterValue():
+            return apply.offset(context, value, span)
+        case Outputs(fields):
+            choices = " or ".join(f"`.{name}`" for name in fields)
+            hint = f"it has {len(fields)} outputs: write {choices} behind it"
+        case bool() | int() | float() | str() | tuple() | range():
+            hint = ""
+        case _:
+            hint = "apply it to a value, such as an input"
+    message = f"`{definition.shown}` must be a value of the network"
+    raise problem("E0207", message, span, f"this is {describe(value)}", help=hint)
 
 
 def _equation(context: Context, definition: Definition) -> Wire:
@@ -91,12 +96,13 @@ def _equation(context: Context, definition: Definition) -> Wire:
         expected = sizes(context, declared)
         known = tuple(size for size in expected if size is not None)
         if len(known) == len(expected):
+            apply.check_size(known, declared.span, "a state")
             definition.wire = context.wire("state", known, declared.span)
             definition.wire.name, definition.wire.declared = label, True
     value = context.evaluate(definition.expression, definition.environment)
     drive = _as_wire(context, definition, value)
     if declared is not None:
-        _check_shape(context, definition, declared, drive.shape)
+        check_declared(context, definition, declared, drive)
     wire = definition.wire
     if wire is None:
         wire = context.wire("state", drive.shape, definition.span)
@@ -111,13 +117,21 @@ def _named(context: Context, definition: Definition) -> Any:
     start = len(context.network.wires)
     value = context.evaluate(definition.expression, definition.environment)
     declared, body = _declared(definition), definition.body
-    is_output = body is not None and any(key == definition.key for key, _ in body.outputs)
+    is_output = body is not None and definition.key in body.outputs
+    if declared is not None and declared.kind == "state":
+        raise problem(
+            "E0308",
+            f"`{definition.shown}` is declared as a state, and a state has an equation",
+            definition.span,
+            labels=(Label(declared.span, "declared here"),),
+            help=f"write `{definition.shown} ~ {quoted(definition.expression.span)}`",
+        )
     if is_output or declared is not None:
         value = _as_wire(context, definition, value)
     if declared is not None:
-        _check_shape(context, definition, declared, value.shape)
+        check_declared(context, definition, declared, value)
     if isinstance(value, Wire) and body is not None and not (is_output and not body.state_path):
-        made_here = any(wire is value for wire in context.network.wires[start:])
+        made_here = value.number >= start
         if made_here and not value.name and value.kind != "input":
             value.name = body.label(definition.label)
     return value
@@ -128,7 +142,7 @@ def _parameter(context: Context, definition: Definition) -> ParameterValue:
     body = definition.body
     declared = _declared(definition)
     assert body is not None and declared is not None
-    site = ("param", *definition.key)
+    site = ("param", *definition.key, definition.environment.tag)
     if site in body.instance.sites:
         value: ParameterValue = body.instance.sites[site]
         return value
@@ -137,11 +151,13 @@ def _parameter(context: Context, definition: Definition) -> ParameterValue:
         if size is None:
             raise problem("E0205", "a parameter has no free sizes", expression.span)
         shape.append(size)
-    if count(tuple(shape)) > apply.MOST_ENTRIES:
-        raise problem("E0107", f"a parameter of shape {show(tuple(shape))} is too large", declared.span)
+    apply.check_size(tuple(shape), declared.span, "a parameter")
     initialiser = _initialiser(context, definition, tuple(shape))
     prefix = f"{body.instance.name}_" if body.instance.name else ""
-    id = context.claim(prefix + definition.shown, definition.span)
+    if definition.environment.local and len(definition.key) == 1:
+        id = context.invent(prefix + definition.label, definition.span)
+    else:
+        id = context.claim(prefix + definition.shown, definition.span)
     tensor = Tensor(id, tuple(shape), True, initialiser, definition.span)
     context.tensors.append(tensor)
     made = ParameterValue(tensor, definition.shown, definition.span)
@@ -155,7 +171,7 @@ def _initialiser(context: Context, definition: Definition, shape: tuple[int, ...
     value = context.evaluate(definition.expression, definition.environment)
     span = definition.expression.span
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Initialiser("constant", (float(value),))
+        return Initialiser("constant", (apply.finite(value, span),))
     if not isinstance(value, Initialiser):
         names = "zeros, ones, constant, normal, uniform, glorot, kaiming, orthogonal"
         raise problem(

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import math
-import operator as arithmetic
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 from implicit_dsl import syntax as s
+from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import LinearRule
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments
-from implicit_dsl.resolve.calls import call_value, evaluate_call
+from implicit_dsl.resolve.arithmetic import calculate, compare, is_number
+from implicit_dsl.resolve.calls import call_value, check_elementwise, evaluate_call
 from implicit_dsl.resolve.constants import items, truth
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import WIRE, Context
+from implicit_dsl.resolve.declarations import check_variable
 from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
-from implicit_dsl.resolve.problem import later, problem
+from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import (
+    Activation,
+    Builtin,
+    ChainValue,
     Function,
     Instance,
     Layer,
     MatrixExpression,
     PairValue,
     ParameterValue,
+    TemplateValue,
     describe,
+    is_matrix,
 )
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import show
+from implicit_dsl.source import Span
 
-MOST_BITS = 4096  # of an integer
+MOST_IN_RANGE = 2**53  # what floats count exactly
 
 
 def evaluate(context: Context, expression: s.Expression, environment: Environment) -> Any:
     """The value of an expression. Raises Problem, or Poisoned if the cause was reported."""
+    budget = context.budget
+    budget.left -= 1
+    if budget.left < 0:
+        raise budget.exhausted(expression.span)
     match expression:
         case s.Name():
             return evaluate_name(context, expression, environment)
@@ -65,6 +79,7 @@ def evaluate(context: Context, expression: s.Expression, environment: Environmen
         case s.Transpose():
             return _transpose(context, expression, environment)
         case s.Lambda():
+            check_variable(expression.parameter)
             name = expression.parameter.name
             return Function("->", (name,), expression.body, environment, expression.span)
         case s.Interval():
@@ -104,6 +119,8 @@ def _pipe_chain(context: Context, expression: s.Pipe, environment: Environment) 
     value = evaluate(context, first, environment)
     for stage in reversed(stages):
         function = evaluate(context, stage.function, environment)
+        if stage.elementwise:
+            check_elementwise(function, stage.function.span)
         piped = Arguments([value], [stage.value.span], {})
         value = call_value(context, function, piped, stage.function.span, environment)
     return value
@@ -112,65 +129,10 @@ def _pipe_chain(context: Context, expression: s.Pipe, environment: Environment) 
 # --------------------------------------------------------------------------- operators
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _matrix(value: Any) -> bool:
-    return isinstance(value, (Layer, MatrixExpression)) or (
-        isinstance(value, ParameterValue) and len(value.tensor.shape) == 2
-    )
-
-
-def _power(left: Any, right: Any) -> Any:
-    if isinstance(left, int) and isinstance(right, int) and abs(left) > 1:
-        if right < 0:
-            return float(left) ** right
-        if right * left.bit_length() > MOST_BITS:
-            raise OverflowError
-    result = left**right
-    if isinstance(result, complex):
-        raise ValueError
-    return result
-
-
-_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": arithmetic.add,
-    "-": arithmetic.sub,
-    "*": arithmetic.mul,
-    "/": arithmetic.truediv,
-    "÷": arithmetic.floordiv,
-    "%": arithmetic.mod,
-    "^": _power,
-}
-
-
-def _calculate(node: s.Binary, left: Any, right: Any) -> Any:
-    """Arithmetic on two numbers."""
-    operation = _ARITHMETIC.get(node.operator.removeprefix("."))
-    if operation is None:
-        raise problem("E0207", f"`{node.operator}` does not apply to two numbers", node.operator_span)
-    try:
-        result = operation(left, right)
-        if isinstance(result, int) and result.bit_length() > MOST_BITS:
-            raise OverflowError
-    except ZeroDivisionError:
-        raise problem("E0208", "division by zero", node.right.span, "this is 0") from None
-    except (OverflowError, ValueError):
-        raise problem("E0208", "this number is out of range", node.span) from None
-    if isinstance(result, float) and result.is_integer() and node.operator == "/" and _exact(left, right):
-        return int(result)
-    return result
-
-
-def _exact(left: Any, right: Any) -> bool:
-    return isinstance(left, int) and isinstance(right, int)
-
-
 def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     """`left operator right` for two values."""
-    if _number(left) and _number(right):
-        return _calculate(node, left, right)
+    if is_number(left) and is_number(right):
+        return calculate(node, left, right)
     if not isinstance(left, Wire) and not isinstance(right, Wire):
         return _matrix_binary(context, node, left, right)
     match node.operator:
@@ -178,16 +140,14 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             return _sum(context, node, left, right)
         case "*" | ".*":
             return _product(context, node, left, right)
-        case "/" | "./" if isinstance(left, Wire) and _number(right):
-            if right == 0:
-                raise problem("E0208", "division by zero", node.right.span, "this is 0")
-            return apply.scale(context, 1 / right, left, node.span)
+        case "/" | "./" if isinstance(left, Wire) and is_number(right):
+            return apply.scale(context, _inverse(right, node.right.span), left, node.span)
         case "/" | "./":
             raise problem(
                 "E0207",
                 "a value of the network can be divided by a number only",
                 node.operator_span,
-                describe(right),
+                f"this is {describe(left)}, divided by {describe(right)}",
             )
         case _:
             raise problem(
@@ -198,14 +158,21 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             )
 
 
+def _inverse(value: float, span: Span) -> float:
+    number = apply.finite(value, span)
+    if number == 0:
+        raise problem("E0208", "division by zero", span, "this is 0")
+    return apply.finite(1 / number, span)
+
+
 def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
     sides: list[Wire] = []
     shape = left.shape if isinstance(left, Wire) else right.shape
     for value, part in ((left, node.left), (right, node.right)):
         if isinstance(value, Wire):
             sides.append(value)
-        elif _number(value):
-            sides.append(apply.constant(context, float(value), shape, part.span))
+        elif is_number(value):
+            sides.append(apply.constant(context, apply.finite(value, part.span), shape, part.span))
         elif isinstance(value, ParameterValue):
             sides.append(apply.offset(context, value, part.span))
         else:
@@ -213,7 +180,7 @@ def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
                 "E0207",
                 f"{describe(value)} cannot be added to a value of the network",
                 part.span,
-                help=f"apply it to something: `{part.span.text} * …`" if _matrix(value) else "",
+                help=f"apply it to something: `{quoted(part.span)} * …`" if is_matrix(value) else "",
             )
     if node.operator in ("-", ".-"):
         sides[1] = apply.scale(context, -1.0, sides[1], node.right.span)
@@ -221,10 +188,10 @@ def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
 
 
 def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
-    if _number(left):
-        return apply.scale(context, float(left), right, node.span)
-    if _number(right):
-        return apply.scale(context, float(right), left, node.span)
+    if is_number(left):
+        return apply.scale(context, apply.finite(left, node.left.span), right, node.span)
+    if is_number(right):
+        return apply.scale(context, apply.finite(right, node.right.span), left, node.span)
     if node.operator == ".*":
         raise later("the product `.*` of two values of the network", node.operator_span)
     if isinstance(left, Wire) and isinstance(right, Wire):
@@ -232,45 +199,55 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             "E0306",
             "`*` between two values of the network",
             node.operator_span,
-            labels=(),
+            labels=(
+                Label(node.left.span, f"a value of shape {show(left.shape)}"),
+                Label(node.right.span, f"a value of shape {show(right.shape)}"),
+            ),
             notes=("`*` applies a linear operator to a value, or scales it by a number",),
-            help=f"write `{node.left.span.text} .* {node.right.span.text}` for the elementwise product",
+            help=f"an elementwise product is written `{quoted(node.left.span)} .* {quoted(node.right.span)}`",
         )
     if isinstance(right, Wire):
-        if isinstance(left, Instance) or not (_matrix(left) or isinstance(left, ParameterValue)):
+        if isinstance(left, Instance) or not (is_matrix(left) or isinstance(left, ParameterValue)):
             raise problem(
                 "E0307",
                 f"`*` applies a linear operator, and this is {describe(left)}",
                 node.left.span,
-                help=f"write `{node.right.span.text} |> {node.left.span.text}`",
+                help=f"write `{quoted(node.right.span)} |> {quoted(node.left.span)}`"
+                if _callable(left)
+                else "",
             )
         return apply.apply_matrix(context, left, right, node.span)
     raise problem(
         "E0306",
         "the operator stands to the left of the value that it is applied to",
         node.span,
-        help=f"write `{node.right.span.text} * {node.left.span.text}`" if _matrix(right) else "",
+        help=f"write `{quoted(node.right.span)} * {quoted(node.left.span)}`" if is_matrix(right) else "",
     )
+
+
+def _callable(value: Any) -> bool:
+    return isinstance(value, (Instance, Function, Builtin, Activation, ChainValue, TemplateValue))
 
 
 def _matrix_binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     """Matrices made of matrices."""
     match node.operator:
-        case "*" | "∘" if _matrix(left) and _matrix(right):
+        case "*" | "∘" if is_matrix(left) and is_matrix(right):
             for side, part in ((left, node.left), (right, node.right)):
                 if isinstance(side, Layer) and not isinstance(side.rule, LinearRule):
                     raise problem(
                         "E0307", f"`{node.operator}` composes linear operators", part.span, "is not linear"
                     )
             return MatrixExpression("product", (left, right), 0.0, node.span)
-        case "*" if _number(left) and _matrix(right):
-            return MatrixExpression("scale", (right,), float(left), node.span)
-        case "*" | "/" if _matrix(left) and _number(right) and right != 0:
-            factor = float(right) if node.operator == "*" else 1 / right
+        case "*" if is_number(left) and is_matrix(right):
+            return MatrixExpression("scale", (right,), apply.finite(left, node.left.span), node.span)
+        case "*" | "/" if is_matrix(left) and is_number(right):
+            place = node.right.span
+            factor = apply.finite(right, place) if node.operator == "*" else _inverse(right, place)
             return MatrixExpression("scale", (left,), factor, node.span)
-        case "+" if _matrix(left) and _matrix(right):
+        case "+" if is_matrix(left) and is_matrix(right):
             return MatrixExpression("sum", (left, right), 0.0, node.span)
-        case "-" if _matrix(left) and _matrix(right):
+        case "-" if is_matrix(left) and is_matrix(right):
             negative = MatrixExpression("scale", (right,), -1.0, node.right.span)
             return MatrixExpression("sum", (left, negative), 0.0, node.span)
         case "+" if isinstance(left, (str, tuple)) and type(left) is type(right):
@@ -289,11 +266,11 @@ def _unary(context: Context, node: s.Unary, environment: Environment) -> Any:
         return not truth(context, node.operand, environment)
     value = evaluate(context, node.operand, environment)
     negative = node.operator.endswith("-")
-    if _number(value):
+    if is_number(value):
         return -value if negative else value
     if isinstance(value, Wire):
         return apply.scale(context, -1.0, value, node.span) if negative else value
-    if _matrix(value):
+    if is_matrix(value):
         return MatrixExpression("scale", (value,), -1.0, node.span) if negative else value
     if isinstance(value, ParameterValue):
         wire = apply.offset(context, value, node.span)
@@ -311,7 +288,7 @@ def _transpose(context: Context, node: s.Transpose, environment: Environment) ->
             describe(value),
             help="the derivative in an `ode` is written `D(x)`, the step before in a `recurrent` `prev(x)`",
         )
-    if not _matrix(value):
+    if not is_matrix(value):
         raise problem("E0207", f"{describe(value)} has no transpose", node.span)
     return MatrixExpression("transpose", (value,), 0.0, node.span)
 
@@ -334,39 +311,23 @@ def _range(context: Context, node: s.Range, environment: Environment) -> range:
     start, step, stop = bounds
     if step == 0:
         raise problem("E0208", "a range cannot have step 0", node.span)
+    if max(map(abs, bounds)) > MOST_IN_RANGE:
+        raise problem("E0208", "the bounds of this range are out of range", node.span)
     return range(start, stop + (1 if step > 0 else -1), step)
-
-
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "<": arithmetic.lt,
-    "<=": arithmetic.le,
-    ">": arithmetic.gt,
-    ">=": arithmetic.ge,
-    "==": arithmetic.eq,
-    "!=": arithmetic.ne,
-    "in": lambda a, b: a in b,
-}
 
 
 def _comparison(context: Context, node: s.Comparison, environment: Environment) -> bool:
     values = [evaluate(context, operand, environment) for operand in node.operands]
-    for value, operand in zip(values, node.operands):
-        if isinstance(value, Wire):
-            raise problem(
-                "E0205",
-                "values of the network cannot be compared at compile time",
-                operand.span,
-                describe(value),
-            )
-    try:
-        return all(_COMPARE[o](a, b) for o, a, b in zip(node.operators, values, values[1:]))
-    except TypeError:
-        found = " and ".join(describe(value) for value in values[:2])
-        raise problem("E0207", f"{found} cannot be compared", node.span) from None
+    pairs = enumerate(pairwise(values))
+    results = [compare(context, node, number, *pair) for number, pair in pairs]
+    return all(results)  # each was compared, so that all are checked
 
 
 def comprehend(context: Context, node: s.Comprehension, environment: Environment) -> Iterator[Any]:
     """The values of a comprehension, innermost binding fastest."""
+
+    for binding in node.bindings:
+        check_variable(binding.name)
 
     def run(bindings: tuple[s.Binding, ...], scope: Environment) -> Iterator[Any]:
         if not bindings:
@@ -375,7 +336,7 @@ def comprehend(context: Context, node: s.Comprehension, environment: Environment
             return
         first, *rest = bindings
         for number, value in enumerate(items(context, first.values, scope)):
-            context.step(first.span)
+            context.step(first.span, WIRE)
             inner = scope.inner({first.name.name: value}, first.span.start, number)
             yield from run(tuple(rest), inner)
 

@@ -7,20 +7,26 @@ cannot read files elsewhere.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem
+from implicit_dsl.resolve.declarations import check_name
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem, too_deep
 from implicit_dsl.resolve.scope import Environment, Module
-from implicit_dsl.resolve.statements import check_name, make_function
+from implicit_dsl.resolve.statements import make_function, names_defined, no_effect
 from implicit_dsl.resolve.values import Definition, Namespace, TemplateValue
 from implicit_dsl.source import Source, Span
 
 Parse = Callable[[Source], tuple[s.Program, tuple[Diagnostic, ...]]]
 Read = Callable[[str, str], Source]
+
+
+DEEPEST_IMPORTS = 32
+MOST_FILES = 1000
 
 
 @dataclass(slots=True)
@@ -43,13 +49,17 @@ class Loader:
             )
         if path in self.modules:
             return self.modules[path]
+        if len(self.active) > DEEPEST_IMPORTS:
+            raise problem("E0107", f"imports are nested more than {DEEPEST_IMPORTS} deep", span)
+        if len(self.modules) >= MOST_FILES:
+            raise problem("E0107", f"this program imports more than {MOST_FILES} files", span)
         try:
             source = self.read(path, name)
+        except FileNotFoundError:
+            raise problem("E0801", f"there is no file `{name}`", span, help=_neighbours(path)) from None
         except OSError as error:
-            reason = error.strerror or "it cannot be read"
-            raise problem(
-                "E0801", f"there is no file `{name}`", span, reason, help=_neighbours(path)
-            ) from None
+            reason = (error.strerror or "it cannot be read").lower()
+            raise problem("E0801", f"`{name}` cannot be read", span, reason) from None
         except UnicodeDecodeError:
             raise problem("E0801", f"`{name}` is not a text file in UTF-8", span) from None
         program, diagnostics = self.parse(source)
@@ -76,14 +86,39 @@ def _neighbours(path: str) -> str:
 
 def open_module(loader: Loader, program: s.Program, root: str) -> Module:
     """The names at the top of a file, its imports loaded. Problems are reported."""
-    module = Module(program.source, program, root=root)
+    module = Module(program.source, program, root=root, lost=_lost(loader.findings, program.source))
     environment = Environment(None, module)
     for statement in program.body:
         try:
             _enter(loader, module, environment, statement)
         except Problem as found:
             loader.findings.add(found.diagnostic)
+            _poison(module, environment, statement)
     return module
+
+
+def _lost(findings: Findings, source: Source) -> frozenset[str]:
+    """The words of the lines that could not be read: what they define must not be missed again."""
+    words: set[str] = set()
+    for diagnostic in findings:
+        if diagnostic.span.source is source and diagnostic.code.startswith("E00"):
+            last = source.locate(max(diagnostic.span.start, diagnostic.span.end - 1))[0]
+            first = diagnostic.span.line
+            while first > 1 and source.line_text(first).lstrip().startswith("|>"):
+                first -= 1
+            for line in range(first, min(last, first + 100) + 1):
+                words.update(re.findall(r"[^\W\d]\w*", source.line_text(line)))
+    return frozenset(words)
+
+
+def _poison(module: Module, environment: Environment, statement: s.Statement) -> None:
+    """What a refused statement would have defined is silent afterwards."""
+    for name in names_defined(statement):
+        if name not in module.names:
+            poisoned = Definition((name,), "=", None, environment, statement.span, None, "poisoned")
+            module.names[name] = poisoned
+    if isinstance(statement, s.Import) and isinstance(statement.path, str) and not statement.names:
+        module.incomplete = True
 
 
 def _enter(loader: Loader, module: Module, environment: Environment, statement: s.Statement) -> None:
@@ -91,22 +126,19 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
         case s.Template():
             check_name(statement.name)
             _claim(module, statement.name, TemplateValue(statement, module))
-        case s.Definition(s.Name(), value):
-            check_name(statement.target)  # type: ignore[arg-type]
-            name = statement.target.name  # type: ignore[union-attr]
-            constant = Definition((name,), "=", value, environment, statement.target.span, None, label=name)
-            _claim(module, statement.target, constant)  # type: ignore[arg-type]
-        case s.Definition(s.Call(s.Name(), arguments, (), False)):
-            target = statement.target
-            assert isinstance(target, s.Call) and isinstance(target.function, s.Name)
-            check_name(target.function)
-            _claim(module, target.function, make_function(target, arguments, statement.value, environment))
+        case s.Definition(s.Name(name) as target, value):
+            check_name(target)
+            constant = Definition((name,), "=", value, environment, target.span, None, label=name)
+            _claim(module, target, constant)
+        case s.Definition(s.Call(s.Name() as function, arguments, (), False) as call, value):
+            check_name(function)
+            _claim(module, function, make_function(call, arguments, value, environment))
         case s.Import():
             _import(loader, module, statement)
         case s.Annotation():
             raise later(f"`@{statement.name.name}` at the top of a file", statement.span)
         case s.Bare():
-            loader.findings.add(Diagnostic("W0301", "this expression has no effect", statement.span))
+            loader.findings.add(no_effect(statement))
         case _:
             raise problem(
                 "E0309",
@@ -144,19 +176,35 @@ def _import(loader: Loader, module: Module, statement: s.Import) -> None:
     imported = loader.load(path, written, module.root, statement.span)
     if statement.names:
         for item in statement.names:
-            if item.name.name not in imported.names:
-                meant = did_you_mean(item.name.name, list(imported.names))
-                text = f"did you mean `{meant}`?" if meant else ""
-                raise problem("E0804", f"`{written}` has no `{item.name.name}`", item.name.span, text)
-            _claim(module, item.alias, imported.names[item.name.name])
+            _import_name(loader, module, imported, written, item)
     elif isinstance(statement.path, tuple):
         name = s.Name(binding, statement.span)
+        check_name(name)
         _claim(module, name, Namespace(binding, imported))
     else:
         # a whole file: its models and blocks come in under their own names
         for key, value in imported.names.items():
             if isinstance(value, TemplateValue) and value.module is imported:
                 _claim(module, s.Name(key, statement.span), value)
+        module.incomplete |= imported.incomplete
+
+
+def _import_name(loader: Loader, module: Module, imported: Module, written: str, item: s.ImportName) -> None:
+    """One name of an import; if it is wrong, the others still come in."""
+    name = item.name.name
+    value = imported.names.get(name)
+    try:
+        check_name(item.alias)
+        if value is None and not (imported.incomplete or name in imported.lost):
+            meant = did_you_mean(name, imported.names)
+            text = f"did you mean `{meant}`?" if meant else ""
+            raise problem("E0804", f"`{written}` has no `{name}`", item.name.span, text)
+    except Problem as found:
+        loader.findings.add(found.diagnostic)
+        value = None
+    if value is None:
+        value = Definition((name,), "=", None, Environment(None, module), item.span, None, "poisoned")
+    _claim(module, item.alias, value)
 
 
 def _inside(module: Module, written: str, span: Span) -> str:
@@ -164,15 +212,15 @@ def _inside(module: Module, written: str, span: Span) -> str:
     assert module.root is not None
     base = os.path.dirname(module.source.path) if module.source.path else module.root
     root = os.path.realpath(module.root)
-    if os.path.isabs(written) or "\0" in written or not written.endswith(".impl"):
+    if os.path.isabs(written) or not written.isprintable() or not written.endswith(".impl"):
         raise problem(
             "E0803",
-            f"`{written}` cannot be imported",
+            f"`{written}` cannot be imported" if written.isprintable() else "this file cannot be imported",
             span,
             help="write the relative path of an `.impl` file",
         )
     path = os.path.realpath(os.path.join(base, written))
-    if os.path.commonpath([root, path]) != root:
+    if not path.startswith(os.path.join(root, "")):
         raise problem(
             "E0803",
             f"`{written}` lies outside of the folder of the program",
@@ -190,3 +238,5 @@ def run_constants(context: Context, module: Module) -> None:
                 context.force(value)
             except Poisoned:
                 continue
+            except RecursionError:
+                context.report(too_deep(value.span))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.lookup import definition_name, find, no_equation, use
-from implicit_dsl.resolve.problem import did_you_mean, problem
+from implicit_dsl.resolve.lookup import no_equation, scoped, use
+from implicit_dsl.resolve.problem import Poisoned, did_you_mean, problem
 from implicit_dsl.resolve.scope import Environment, Key
-from implicit_dsl.resolve.values import Definition, Namespace, Outputs, PairValue, describe
+from implicit_dsl.resolve.values import Definition, Namespace, Outputs, PairValue, describe, short, show_key
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
@@ -19,11 +20,8 @@ from implicit_dsl.source import Span
 def evaluate_index(context: Context, node: s.Index, environment: Environment) -> Any:
     """A member of a family, an item of a list, or a slice of a value."""
     base = node.value
-    if isinstance(base, s.Name):
-        body = environment.body
-        in_loops = find(base.name, environment)
-        if body is not None and (base.name in body.families) and not _bound(in_loops):
-            return _member(context, node, base.name, environment)
+    if is_member(node, environment):
+        return _member(context, node, environment)
     value = context.evaluate(base, environment)
     if isinstance(value, Wire):
         return _slice(context, node, value, environment)
@@ -34,8 +32,12 @@ def evaluate_index(context: Context, node: s.Index, environment: Environment) ->
     raise problem("E0206", f"{describe(value)} cannot be indexed", node.span)
 
 
-def _bound(found: Any) -> bool:
-    return found is not None and not (isinstance(found, Definition) and len(found.key) > 1)
+def is_member(node: s.Index, environment: Environment) -> bool:
+    """Whether `h[i]` is a member of a family, and not an item of something bound in a scope."""
+    body = environment.body
+    if body is None or not isinstance(node.value, s.Name) or node.value.name not in body.families:
+        return False
+    return scoped(node.value.name, environment) is None
 
 
 def labels(context: Context, subscripts: tuple[s.Expression, ...], environment: Environment) -> Key:
@@ -47,28 +49,35 @@ def labels(context: Context, subscripts: tuple[s.Expression, ...], environment: 
         value = context.evaluate(subscript, environment)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if not isinstance(value, (int, str)) or isinstance(value, bool):
-            raise problem(
-                "E0205", "a label must be a whole number or a string", subscript.span, describe(value)
-            )
+        check_label(value, subscript.span)
         found.append(value)
     return tuple(found)
 
 
-def _member(context: Context, node: s.Index, name: str, environment: Environment) -> Any:
+def check_label(value: object, span: Span) -> None:
+    """Raises Problem unless this can name a member of a family."""
+    if not isinstance(value, (int, str)) or isinstance(value, bool):
+        raise problem(
+            "E0205", "a label must be a whole number or a string", span, f"this is {describe(value)}"
+        )
+
+
+def _member(context: Context, node: s.Index, environment: Environment) -> Any:
     body = environment.body
-    assert body is not None
-    rank = len(body.families[name][0]) - 1
+    assert body is not None and isinstance(node.value, s.Name)
+    name = node.value.name
+    members = body.families[name]
+    rank = len(next(iter(members))) - 1
     key = (name, *labels(context, node.subscripts[:rank], environment))
     definition = body.definitions.get(key)
     if definition is None:
+        if name in body.broken:
+            raise Poisoned
         if key in body.shapes:
-            raise no_equation(definition_name(key).strip("`"), body.shapes[key].kind, body.shapes[key].span)
-        have = ", ".join(definition_name(other) for other in body.families[name][:6])
-        more = ", …" if len(body.families[name]) > 6 else ""
-        raise problem(
-            "E0206", f"there is no {definition_name(key)}", node.span, help=f"there are {have}{more}"
-        )
+            raise no_equation(show_key(key), body.shapes[key].kind, body.shapes[key].span)
+        have = ", ".join(f"`{show_key(other)}`" for other in islice(members, 6))
+        more = ", …" if len(members) > 6 else ""
+        raise problem("E0206", f"there is no `{show_key(key)}`", node.span, help=f"there are {have}{more}")
     value = use(context, definition, node.span)
     rest = node.subscripts[rank:]
     if not rest:
@@ -82,21 +91,36 @@ def _item(context: Context, node: s.Index, value: Any, environment: Environment)
     if len(node.subscripts) != 1:
         raise problem("E0206", "a list takes one index", node.span)
     (subscript,) = node.subscripts
+    if isinstance(subscript, s.Colon):
+        return value
+    if isinstance(subscript, s.Axis):
+        raise problem("E0206", "an item of a list is named by its number", subscript.span)
     index = context.evaluate(subscript, environment)
     if isinstance(index, range):
-        return tuple(_pick(value, i, subscript.span) for i in index)
+        context.step(node.span, len(index))
+        picked = [_pick(value, i, subscript.span) for i in index]
+        return "".join(picked) if isinstance(value, str) else tuple(picked)
     if isinstance(index, float) and index.is_integer():
         index = int(index)
     if not isinstance(index, int) or isinstance(index, bool):
-        raise problem("E0205", "an index must be a whole number", subscript.span, describe(index))
+        raise problem(
+            "E0205", "an index must be a whole number", subscript.span, f"this is {describe(index)}"
+        )
     return _pick(value, index, subscript.span)
 
 
 def _pick(value: Any, index: int, span: Span) -> Any:
-    if not 1 <= index <= len(value):
-        hint = "indices count from 1" if index == 0 else ""
-        raise problem("E0206", f"index {index} is outside of 1:{len(value)}", span, help=hint)
-    return value[index - 1]
+    return value[_within(index, len(value), span) - 1]
+
+
+def _within(index: int, size: int, span: Span) -> int:
+    if not 1 <= index <= size:
+        hint = (
+            "indices count from 1" if index == 0 else f"the last one is {size}" if index < 0 and size else ""
+        )
+        outside = f"outside of 1:{size}" if size else "an index into an empty list"
+        raise problem("E0206", f"index {short(index)} is {outside}", span, help=hint)
+    return index
 
 
 def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment) -> Wire:
@@ -104,7 +128,7 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
     if len(node.subscripts) != len(wire.shape):
         raise problem(
             "E0206",
-            f"a value of shape {show(wire.shape)} takes {len(wire.shape)} indices, not {len(node.subscripts)}",
+            f"{show(wire.shape)} has {len(wire.shape)} axes, and here are {len(node.subscripts)} indices",
             node.span,
             labels=apply.origin_label(wire, node.span),
             help="write `:` for a whole axis",
@@ -127,13 +151,11 @@ def _one_slice(context: Context, subscript: s.Expression, size: int, environment
     if isinstance(index, float) and index.is_integer():
         index = int(index)
     if isinstance(index, int) and not isinstance(index, bool):
-        if not 1 <= index <= size:
-            hint = "indices count from 1" if index == 0 else ""
-            raise problem("E0206", f"index {index} is outside of 1:{size}", subscript.span, help=hint)
-        return index - 1
+        return _within(index, size, subscript.span) - 1
     if isinstance(index, range) and len(index) and index.step > 0:
         if index[0] < 1 or index[-1] > size:
-            raise problem("E0206", f"{index[0]}:{index[-1]} is outside of 1:{size}", subscript.span)
+            shown = f"{short(index[0])}:{short(index[-1])}"
+            raise problem("E0206", f"{shown} is outside of 1:{size}", subscript.span)
         return (index[0] - 1, index.step, len(index))
     raise problem(
         "E0206",

@@ -10,6 +10,7 @@ from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.lookup import no_equation
+from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
 from implicit_dsl.resolve.statements import run_body
@@ -36,7 +37,7 @@ def apply_instance(
             "E0107",
             f"blocks are nested more than {DEEPEST_BLOCKS} deep",
             span,
-            help="does a block contain itself?",
+            help=f"does `{name}` contain itself?",
         )
     body = Body(instance, _state_path(context, instance), (*context.frames, Label(span, f"`{name}`")), depth)
     inner = Environment(body, instance.template.module, None, dict(instance.arguments), (), False, body)
@@ -71,7 +72,9 @@ def _bind_input(
     if isinstance(value, ParameterValue):
         value = offset(context, value, place)
     if not isinstance(value, Wire):
-        raise problem("E0207", f"input `{name}` must be a value of the network", place, describe(value))
+        raise problem(
+            "E0207", f"input `{name}` must be a value of the network", place, f"this is {describe(value)}"
+        )
     definition = Definition(
         (name,), "input", None, inner, declaration.name.span, body, "done", value, label=name
     )
@@ -80,8 +83,8 @@ def _bind_input(
         return
     declared = DeclaredShape(declaration.shape, inner, declaration.name.span, "input")
     expected = sizes(context, declared)
-    if len(expected) != len(value.shape) or any(e not in (None, g) for e, g in zip(expected, value.shape)):
-        shown = "[" + ", ".join("_" if e is None else str(e) for e in expected) + "]"
+    if not fits(expected, value.shape):
+        shown = show_expected(expected)
         raise problem(
             "E0201",
             f"input `{name}` takes {shown}, but is given {show(value.shape)}",
@@ -92,6 +95,8 @@ def _bind_input(
 
 
 def _outputs(context: Context, body: Body, name: str, span: Span) -> Any:
+    if not body.outputs and body.broken:
+        raise Poisoned
     if not body.outputs:
         raise problem(
             "E0303",
@@ -100,9 +105,11 @@ def _outputs(context: Context, body: Body, name: str, span: Span) -> Any:
             help="write `output y = …`",
         )
     values: dict[str, Any] = {}
-    for key, place in body.outputs:
+    for key, place in body.outputs.items():
         definition = body.definitions.get(key)
         if definition is None:
+            if key[0] in body.broken:
+                raise Poisoned
             raise no_equation(show_key(key), "output", place)
         if definition.status == "poisoned":
             raise Poisoned

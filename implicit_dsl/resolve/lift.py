@@ -16,6 +16,8 @@ from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.wires import Network, Wire
 from implicit_dsl.source import Span
 
+MOST_SPREAD = 8  # terms that a reshape or factor is applied to one by one, and operators in a chain
+
 
 @dataclass(frozen=True, slots=True)
 class _Term:
@@ -32,6 +34,7 @@ class _Lift:
     """The graph so far; `forms` says how each wire is read."""
 
     network: Network
+    reached: set[Wire]
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     forms: dict[Wire, _Form] = field(default_factory=dict)
@@ -40,22 +43,19 @@ class _Lift:
     counts: dict[str, int] = field(default_factory=dict)
 
     def run(self) -> None:
-        reached = _reach(self.network)
+        wires = [wire for wire in self.network.wires if wire in self.reached]
         self.taken.update(name for name, _, _ in self.network.outputs)
-        for wire in self.network.wires:
-            if wire in reached and wire.name:
-                while wire.name in self.taken:
-                    wire.name += "_"
-                self.taken.add(wire.name)
-        for wire in self.network.wires:
-            if wire in reached and wire.kind == "state":
+        for wire in wires:
+            if wire.name:
+                wire.name = self.free(wire.name, wire.name)
+        for wire in wires:
+            if wire.kind == "state":
                 assert wire.drive is not None
                 self.drives.setdefault(wire.drive, []).append(wire)
                 self.forms[wire] = _read(wire.name, wire.span)
-        for wire in self.network.wires:
-            if wire not in reached:
-                continue
-            if wire.kind != "state":
+        inside = {part for wire in wires if wire.kind == "sum" for part in wire.sources if _is_inner(part)}
+        for wire in wires:
+            if wire.kind != "state" and wire not in inside:
                 self.visit(wire)
             for state in self.drives.get(wire, ()):
                 if not self.absorbed(wire):
@@ -71,6 +71,7 @@ class _Lift:
         return wire.kind in ("activation", "sum", "linear", "cat") and wire.uses == 1 and wire in self.drives
 
     def visit(self, wire: Wire) -> None:
+        """How a value is read, and the states that this takes."""
         match wire.kind:
             case "input":
                 self.nodes.append(Node(wire.name, Role.INPUT, wire.shape, None, True, wire.span))
@@ -80,14 +81,15 @@ class _Lift:
                 self.forms[wire] = (_Term(None, (wire.operator,), wire.span),)
             case "activation":
                 state = self.drives[wire][0] if self.absorbed(wire) else wire
-                form = self.whole(wire.sources[0])
+                form = self.forms[wire.sources[0]]
                 if state is wire:
                     self.name(wire)
                 self.node(state, wire.operator, form)
                 self.forms[wire] = _read(state.name, wire.span)
-            case "sum" | "cat":
-                part = self.summand if wire.kind == "sum" else self.whole
-                self.forms[wire] = tuple(t for source in wire.sources for t in part(source))
+            case "sum":
+                self.forms[wire] = tuple(t for part in _summands(wire) for t in self.summand(part))
+            case "cat":
+                self.forms[wire] = tuple(t for part in wire.sources for t in self.forms[part])
             case "linear":
                 self.forms[wire] = self.applied(wire)
         if wire.kind in ("sum", "cat", "linear"):
@@ -95,10 +97,6 @@ class _Lift:
                 self.node(self.drives[wire][0], None, self.forms[wire])
             elif wire.uses > 1 and self.costly(wire):
                 self.lift(wire)
-
-    def whole(self, wire: Wire) -> _Form:
-        """How a wire is read where its terms may stand as they are."""
-        return self.forms[wire]
 
     def summand(self, wire: Wire) -> _Form:
         """How a wire is read as part of a sum: a concatenation is one value there."""
@@ -112,19 +110,17 @@ class _Lift:
         if operator.kind == "reshape" and operator.source == operator.target:
             return form
         if linear_rule(operator).mixing:
-            simple = (
-                len(form) == 1
-                and form[0].source is not None
-                and not any(linear_rule(op).mixing for op in form[0].chain)
-            )
-            if not simple:
-                form = self.lift(source)
+            fits = len(form) == 1 and form[0].source is not None and not _mixes(form[0])
+        else:
+            fits = len(form) <= MOST_SPREAD
+        if not fits or any(len(term.chain) >= MOST_SPREAD for term in form):
+            form = self.lift(source)
         return tuple(_Term(t.source, (*t.chain, operator), wire.span) for t in form)
 
     def costly(self, wire: Wire) -> bool:
         """Whether computing a value twice would be a waste (or, for dropout, wrong)."""
         form = self.forms[wire]
-        return len(form) > 1 or any(linear_rule(op).mixing for term in form for op in term.chain)
+        return len(form) > 1 or any(_mixes(term) for term in form)
 
     def lift(self, wire: Wire) -> _Form:
         """Make a linear value a state of its own."""
@@ -136,16 +132,22 @@ class _Lift:
         self.forms[wire] = _read(wire.name, wire.span)
         return self.forms[wire]
 
+    # ------------------------------------------------------------------ names
+
     def name(self, wire: Wire) -> None:
         """A lifted value is called after its equation and operator: `y.relu1`."""
-        if wire.name:
-            return
-        kind = wire.operator.kind.replace("_", "") if wire.operator is not None else wire.kind
-        base = f"{wire.hint}.{kind}" if wire.hint else kind
-        while not wire.name or wire.name in self.taken:
-            self.counts[base] = self.counts.get(base, 0) + 1
-            wire.name = f"{base}{self.counts[base]}"
-        self.taken.add(wire.name)
+        if not wire.name:
+            kind = wire.operator.kind.replace("_", "") if wire.operator is not None else wire.kind
+            base = f"{wire.hint}.{kind}" if wire.hint else kind
+            wire.name = self.free("", base)
+
+    def free(self, name: str, base: str) -> str:
+        """A name that nothing else has: the one that is wished for, or the base with a number."""
+        while not name or name in self.taken:
+            self.counts[base] = self.counts.get(base, 0 if not name else 1) + 1
+            name = f"{base}{'_' if base[-1] in '0123456789]' else ''}{self.counts[base]}"
+        self.taken.add(name)
+        return name
 
     # ------------------------------------------------------------------ graph
 
@@ -159,6 +161,28 @@ class _Lift:
 
     def connect(self, target: str, form: _Form) -> None:
         self.edges.extend(Edge(term.source, target, term.chain, term.span) for term in form)
+
+
+def _mixes(term: _Term) -> bool:
+    return any(linear_rule(operator).mixing for operator in term.chain)
+
+
+def _is_inner(wire: Wire) -> bool:
+    """A sum that only another sum reads is part of that one."""
+    return wire.kind == "sum" and wire.uses == 1
+
+
+def _summands(wire: Wire) -> list[Wire]:
+    """The parts of a sum and of the sums inside it, from left to right."""
+    parts: list[Wire] = []
+    waiting = list(reversed(wire.sources))
+    while waiting:
+        part = waiting.pop()
+        if _is_inner(part):
+            waiting.extend(reversed(part.sources))
+        else:
+            parts.append(part)
+    return parts
 
 
 def _read(name: str, span: Span) -> _Form:
@@ -186,6 +210,6 @@ def _reach(network: Network) -> set[Wire]:
 
 def lift(network: Network) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
     """The nodes and edges of the graph, in the order of the source."""
-    lifting = _Lift(network)
+    lifting = _Lift(network, _reach(network))
     lifting.run()
     return tuple(lifting.nodes), tuple(lifting.edges)

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve.builtins import BUILTINS, LATER
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Problem, did_you_mean, later, problem
-from implicit_dsl.resolve.scope import Environment
-from implicit_dsl.resolve.values import Definition, TemplateValue, describe
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem, quoted
+from implicit_dsl.resolve.scope import Body, Environment
+from implicit_dsl.resolve.values import Definition, TemplateValue, show_key
 from implicit_dsl.source import Span
 
 
-def find(name: str, environment: Environment) -> Any:
-    """The binding of a name (a Definition is still to be forced), or None."""
+def scoped(name: str, environment: Environment) -> Any:
+    """The binding of a name in the scopes of loops, functions and parameters, or None."""
     scope: Environment | None = environment
     while scope is not None:
         if name in scope.bindings:
             return scope.bindings[name]
         scope = scope.parent
-    if environment.body is not None:
+    return None
+
+
+def find(name: str, environment: Environment) -> Any:
+    """The binding of a name (a Definition is still to be forced), or None."""
+    found = scoped(name, environment)
+    if found is None and environment.body is not None:
         found = environment.body.definitions.get((name,))
-        if found is not None:
-            return found
-    return environment.module.names.get(name, BUILTINS.get(name))
+    if found is None:
+        found = environment.module.names.get(name)
+    return BUILTINS.get(name) if found is None else found
 
 
 def evaluate_name(context: Context, node: s.Name, environment: Environment) -> Any:
@@ -33,36 +40,45 @@ def evaluate_name(context: Context, node: s.Name, environment: Environment) -> A
     found = find(node.name, environment)
     if isinstance(found, Definition):
         return use(context, found, node.span)
-    if found is not None:
-        return found
     body = environment.body
-    if body is not None and node.name in body.families:
-        labels = ", ".join(definition_name(key) for key in body.families[node.name][:4])
+    if found is not None and (body is None or node.name not in body.families):
+        return found
+    if body is not None:
+        _check_declared(node, body)
+    module = environment.module
+    if module.incomplete or node.name in module.lost:
+        raise Poisoned
+    if node.name in LATER:
+        raise later(f"`{node.name}`", node.span)
+    if node.name == "_":
+        raise problem("E0205", "`_` is a size that is left free, and has no value", node.span)
+    raise unknown(context, node.name, node.span, environment)
+
+
+def _check_declared(node: s.Name, body: Body) -> None:
+    """Names that were declared, but are no values. Raises Problem, or Poisoned if it was reported."""
+    if node.name in body.broken:
+        raise Poisoned
+    if node.name in body.families:
+        labels = ", ".join(f"`{show_key(key)}`" for key in islice(body.families[node.name], 4))
         raise problem(
             "E0206",
             f"`{node.name}` is a family, and one of its members is needed here",
             node.span,
             help=f"write one of {labels}, …",
         )
-    if body is not None and (node.name,) in body.shapes:
+    if (node.name,) in body.shapes:
         shape = body.shapes[(node.name,)]
         raise no_equation(node.name, shape.kind, shape.span)
-    if node.name in LATER:
-        raise later(f"`{node.name}`", node.span)
-    raise unknown(node.name, node.span, environment)
 
 
-def definition_name(key: tuple[Any, ...]) -> str:
-    name, *labels = key
-    return f"`{name}[{', '.join(map(str, labels))}]`"
-
-
-def no_equation(name: str, kind: str, span: Span) -> Problem:
-    """A declared state or output that nothing defines."""
+def no_equation(name: str, kind: str, span: Span, meant: str = "") -> Problem:
+    """A declared state or output that nothing defines. `meant` is a value that would fit."""
     if kind == "output":
-        return problem(
-            "E0303", f"output `{name}` has no definition", span, help=f"write `output {name}[…] = …`"
-        )
+        hint = f"write `output {name} = …`"
+        if meant:
+            hint = f"write `output {name} = {meant}`, if that is it: nothing else reads `{meant}`"
+        return problem("E0303", f"output `{name}` has no definition", span, help=hint)
     return problem("E0305", f"state `{name}` has no equation", span, help=f"write `{name} ~ …`")
 
 
@@ -82,12 +98,36 @@ def known_names(environment: Environment) -> dict[str, str]:
     return seen
 
 
-def unknown(name: str, span: Span, environment: Environment) -> Problem:
+_FOREIGN = {
+    "Linear": "Dense",
+    "Conv1d": "Conv",
+    "Conv2d": "Conv",
+    "Conv3d": "Conv",
+    "MaxPool2d": "MaxPool",
+    "AvgPool2d": "AvgPool",
+    "BatchNorm1d": "BatchNorm",
+    "BatchNorm2d": "BatchNorm",
+    "LeakyReLU": "leaky_relu",
+    "Sequential": "chain",
+    "Chain": "chain",
+    "concat": "cat",
+    "concatenate": "cat",
+    "len": "length",
+    "logistic": "sigmoid",
+}
+_ENOUGH = 40  # findings, after which nobody reads suggestions
+
+
+def unknown(context: Context, name: str, span: Span, environment: Environment) -> Problem:
     """An unknown name, with what may have been meant."""
-    seen = known_names(environment)
-    meant = did_you_mean(name, list(seen))
-    text = f"did you mean {seen[meant]} `{meant}`?".replace("  ", " ") if meant else "not defined here"
-    hint = "a free size is written `_`; names on the right are never invented" if not meant else ""
+    text, hint = "not defined here", ""
+    if len(context.findings.found) < _ENOUGH:
+        seen = known_names(environment)
+        meant = _FOREIGN.get(name, "") or did_you_mean(name, seen)
+        if meant:
+            text = f"did you mean {seen[meant]} `{meant}`?".replace("  ", " ")
+        else:
+            hint = "names on the right of an equation are never invented: declare it, or check the spelling"
     return problem("E0101", f"unknown name `{name}`", span, text, help=hint)
 
 
@@ -104,32 +144,25 @@ def use(context: Context, definition: Definition, span: Span) -> Any:
                 labels=(Label(span, "used here"),),
                 help=f"declare it: `state {definition.shown}[…] ~ …`",
             )
-        raise _defined_by_itself(definition, span)
+        raise _defined_by_itself(context, definition, span)
     return context.force(definition)
 
 
-def _defined_by_itself(definition: Definition, span: Span) -> Problem:
+def _defined_by_itself(context: Context, definition: Definition, span: Span) -> Problem:
+    """`x = f(x)`, directly or through other definitions."""
     name = definition.shown
-    text = definition.expression.span.text if definition.expression is not None else "…"
-    short = text if "\n" not in text and len(text) <= 60 else "…"
+    between = [other.shown for other in context.active[context.active.index(definition) + 1 :]]
+    through = f" through {', '.join(f'`{other}`' for other in between[:3])}" if between else ""
+    through += ", …" if len(between) > 3 else ""
+    body = f"`{quoted(definition.expression.span)}`" if definition.expression is not None else "…"
+    is_state = definition.body is not None and definition.kind == "="
     return problem(
         "E0301",
-        f"`{name}` is defined by itself",
+        f"`{name}` is defined by itself{through}",
         definition.span,
         labels=(Label(span, "used here"),),
-        notes=(
-            "`=` names an expression and cannot refer to itself; `~` states an equation, which is then solved",
-        ),
-        help=f"write `{name} ~ {short}`",
+        notes=("`=` names an expression and cannot refer to itself; `~` states an equation, which is solved",)
+        if is_state
+        else (),
+        help=f"write `{name} ~ {body.strip('`')}`" if is_state and not between else "",
     )
-
-
-def expect_count(value: Any, span: Span, what: str, least: int = 1) -> int:
-    """A whole number known at compile time."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise problem("E0205", f"{what} must be a whole number known at compile time", span, describe(value))
-    if value < least:
-        raise problem("E0205", f"{what} must be at least {least}", span, f"this is {value}")
-    return value

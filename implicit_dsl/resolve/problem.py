@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.names import identifier
 from implicit_dsl.source import Span
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - the user's, not ours
     """The statement under evaluation is wrong. Caught where statements are run."""
 
     def __init__(self, diagnostic: Diagnostic) -> None:
@@ -14,8 +17,16 @@ class Problem(Exception):
         self.diagnostic = diagnostic
 
 
-class Poisoned(Exception):
+class Poisoned(Exception):  # noqa: N818
     """The value needed is wrong, and that was reported already: one cause, one message."""
+
+
+class Exhausted(Exception):  # noqa: N818
+    """A limit is reached, so that nothing more is resolved. Caught in `resolve` alone."""
+
+    def __init__(self, diagnostic: Diagnostic | None = None) -> None:
+        super().__init__("a limit is reached")
+        self.diagnostic = diagnostic
 
 
 def problem(
@@ -37,17 +48,38 @@ def later(what: str, span: Span, help: str = "") -> Problem:
     return problem("E0900", f"{what} is not supported in this version", span, help=help)
 
 
-def did_you_mean(name: str, known: list[str]) -> str:
+def too_deep(span: Span) -> Diagnostic:
+    """What stands for Python's own limit."""
+    return Diagnostic(
+        "E0107",
+        "this is nested too deeply",
+        span,
+        "what this is made of is made of other things, again and again",
+        help="give names to the parts, and define them before they are used",
+    )
+
+
+def quoted(span: Span, longest: int = 60) -> str:
+    """The text of an expression for a message, or `…` if it is long."""
+    text = span.text
+    return text if len(text) <= longest and "\n" not in text else "…"
+
+
+MOST_COMPARED = 5000  # names; suggestions must not take longer than the program
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
     """A name that the user may have meant, or ''. Greek and spelled-out twins come first."""
     import difflib
 
-    twins = {"κ": "kappa", "λ": "lambda_", "α": "alpha", "β": "beta", "γ": "gamma", "σ": "sigmoid"}
-    for greek, spelled in twins.items():
-        for ours, theirs in ((greek, spelled), (spelled, greek)):
-            if name == ours and theirs in known:
-                return theirs
-    lowered = [other for other in known if other.lower() == name.lower()]
-    if lowered:
-        return lowered[0]
+    if len(known) > MOST_COMPARED or len(name) > 100:
+        return ""
+    plain = identifier(name)
+    for other in known:
+        if other != name and identifier(other) == plain:
+            return other
+    for other in known:
+        if other.lower() == name.lower():
+            return other
     close = difflib.get_close_matches(name, known, 1, cutoff=0.7 if len(name) > 3 else 0.6)
     return close[0] if close else ""

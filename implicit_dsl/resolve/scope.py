@@ -30,6 +30,7 @@ class Environment:
     tag: tuple[Any, ...] = ()
     local: bool = False  # the body of a `for`: plain names belong to one iteration
     owner: Body | None = None
+    shapes: dict[str, DeclaredShape] = field(default_factory=dict)  # of names that are local
 
     def inner(self, bindings: dict[str, Any], *tag: Any, local: bool = False) -> Environment:
         """A scope within this one."""
@@ -55,11 +56,11 @@ class Body:
     frames: tuple[Label, ...]  # how it came to be
     depth: int
     definitions: dict[Key, Definition] = field(default_factory=dict)
-    families: dict[str, list[Key]] = field(default_factory=dict)
+    families: dict[str, dict[Key, None]] = field(default_factory=dict)  # members in order
     shapes: dict[Key, DeclaredShape] = field(default_factory=dict)
-    inputs: list[tuple[str, DeclaredShape]] = field(default_factory=list)
-    outputs: list[tuple[Key, Span]] = field(default_factory=list)
+    outputs: dict[Key, Span] = field(default_factory=dict)
     allowed: set[str] = field(default_factory=set)  # warnings that were switched off
+    broken: set[str] = field(default_factory=set)  # names with a declaration that was refused
 
     def label(self, name: str) -> str:
         """The full name of a state of this body."""
@@ -74,3 +75,5 @@ class Module:
     program: Program
     names: dict[str, Any] = field(default_factory=dict)  # templates, imports; constants are Definitions
     root: str | None = None  # imports must stay below this folder
+    lost: frozenset[str] = frozenset()  # words of lines that could not be read: silent afterwards
+    incomplete: bool = False  # an import failed, which could have given any name

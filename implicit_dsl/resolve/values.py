@@ -16,7 +16,7 @@ from implicit_dsl.source import Span
 from implicit_dsl.syntax import Expression, Template
 
 if TYPE_CHECKING:
-    from implicit_dsl.resolve.scope import Body, Environment, Module
+    from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Module
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +168,18 @@ Value: TypeAlias = (
 )
 
 
+def short(value: float) -> str:
+    """A number for a message; some have a thousand digits."""
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:20]}…"
+
+
 def describe(value: Any) -> str:
     """What a value is, for messages."""
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, (int, float)):
-        return f"the number {value}"
+        return f"the number {short(value)}"
     if isinstance(value, str):
         return "a string"
     if isinstance(value, Wire):
@@ -181,6 +187,13 @@ def describe(value: Any) -> str:
 
         return f"a value of shape {show(value.shape)}"
     return _DESCRIPTIONS.get(type(value), "a value of another kind")
+
+
+def is_matrix(value: Any) -> bool:
+    """Whether a value can stand to the left of `*`."""
+    return isinstance(value, (Layer, MatrixExpression)) or (
+        isinstance(value, ParameterValue) and len(value.tensor.shape) == 2
+    )
 
 
 _DESCRIPTIONS: dict[type, str] = {
@@ -219,8 +232,8 @@ class Definition:
     status: str = "new"
     value: Any = None
     wire: Wire | None = None  # of a state whose shape is declared: exists before its equation is read
-    doc: str | None = None
     label: str = ""  # how the state is called, `h[1]`
+    declared: DeclaredShape | None = None  # of a name that is local to a loop
 
     @property
     def shown(self) -> str:

@@ -32,6 +32,7 @@ class Wire:
     path: tuple[Label, ...] = ()
     declared: bool = False
     drive: Wire | None = None  # of a state: the value of its equation
+    number: int = 0  # in order of creation
     uses: int = 0
 
 
@@ -54,5 +55,6 @@ class Network:
     outputs: list[tuple[str, Wire, Span]] = field(default_factory=list)
 
     def add(self, wire: Wire) -> Wire:
+        wire.number = len(self.wires)
         self.wires.append(wire)
         return wire

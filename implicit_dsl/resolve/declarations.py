@@ -1,0 +1,230 @@
+"""Declared names: what may have a name, and what each kind of declaration makes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.errors import Label
+from implicit_dsl.names import reserved
+from implicit_dsl.resolve.constants import items
+from implicit_dsl.resolve.context import STATEMENT, Context
+from implicit_dsl.resolve.indexing import check_label, labels
+from implicit_dsl.resolve.problem import Problem, later, problem, quoted
+from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
+from implicit_dsl.resolve.values import Definition, show_key
+from implicit_dsl.source import Span
+
+
+def check_name(name: s.Name) -> None:
+    """Raises Problem if nothing may have this name."""
+    reason = reserved(name.name)
+    if name.name == "_":
+        reason = "`_` is a size that is left free"
+    if reason:
+        raise problem("E0105", f"`{name.name}` cannot be a name", name.span, reason)
+
+
+def check_variable(name: s.Name) -> None:
+    """The same for the variable of a loop, which may be `_`."""
+    if name.name != "_":
+        check_name(name)
+
+
+def family(
+    context: Context, declaration: s.Declaration, environment: Environment
+) -> Iterable[tuple[Key, Environment]]:
+    """The members of `z[s in 1:2][…]`: their labels, and scopes in which s has its value."""
+    axes: list[tuple[str, tuple[object, ...] | range]] = []
+    for subscript in declaration.family or ():
+        match subscript:
+            case s.Comparison((s.Name() as name, values), ("in",)):
+                check_variable(name)
+                axes.append((name.name, items(context, values, environment)))
+            case s.Range():
+                axes.append(("", items(context, subscript, environment)))
+            case _:
+                axes.append(("", labels(context, (subscript,), environment)))
+        for label in axes[-1][1] if isinstance(axes[-1][1], tuple) else ():
+            check_label(label, subscript.span)
+    # a product takes its factors as a whole, so they are counted before
+    context.step(declaration.span, STATEMENT * math.prod(len(values) for _, values in axes))
+    for member in itertools.product(*(values for _, values in axes)):
+        bindings = {name: value for (name, _), value in zip(axes, member) if name}
+        yield member, environment.inner(bindings, declaration.span.start, *member)
+
+
+def declare(
+    context: Context,
+    body: Body,
+    declaration: s.Declaration,
+    environment: Environment,
+    member: Key,
+    outer: Environment,
+) -> list[Definition]:
+    """One declared name, or one member of a declared family."""
+    check_name(declaration.name)
+    kind, name = declaration.kind, declaration.name.name
+    key = (name, *member)
+    if kind == "input":
+        _declare_input(body, declaration, environment)
+        return []
+    _check_declaration(declaration, outer)
+    shape = None
+    if kind != "layer" and declaration.shape is not None:
+        shape = DeclaredShape(declaration.shape, environment, declaration.name.span, kind)
+        if outer.local and not member:
+            home: dict[Any, DeclaredShape] = outer.shapes
+            found = home.get(name)
+        else:
+            home = body.shapes
+            found = home.get(key)
+        if found is not None:
+            raise _twice(show_key(key), declaration.name.span, found.span)
+        home[name if home is outer.shapes else key] = shape
+        earlier = outer.bindings.get(name) if home is outer.shapes else None
+        if isinstance(earlier, Definition):
+            earlier.declared = shape
+    if kind == "output":
+        if key in body.outputs:
+            raise _twice(show_key(key), declaration.name.span, body.outputs[key])
+        body.outputs[key] = declaration.name.span
+    if member and key not in body.families.get(name, ()):
+        _check_family(body, key, declaration.name.span, False)
+        body.families.setdefault(name, {})[key] = None
+    if kind in ("state", "output") and declaration.value is None:
+        return []
+    relation = {"state": "~", "output": "="}.get(kind, kind)
+    return [enter(body, key, relation, declaration.value, environment, declaration.name.span)]
+
+
+def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
+    """What can be said of a declaration before anything is evaluated. Raises Problem."""
+    kind, name, span = declaration.kind, declaration.name.name, declaration.name.span
+    if declaration.member is not None:
+        raise later("a set behind `in`", declaration.member.span)
+    if kind == "output" and outer.local:
+        raise problem("E0309", "an output is declared outside of loops", span)
+    if kind == "param" and declaration.shape is None:
+        raise problem(
+            "E0205", f"parameter `{name}` needs a shape", span, help=f"write `param {name}[n]` or `[n, m]`"
+        )
+    if kind == "layer" and declaration.value is None:
+        raise problem("E0207", f"layer `{name}` has no value", span, help=f"write `layer {name} = Conv(…)`")
+    if declaration.relation == "=" and kind == "state":
+        value = quoted(declaration.value.span) if declaration.value is not None else "…"
+        raise later(
+            "the start value of a state", declaration.span, f"for the equation of `{name}` write `~ {value}`"
+        )
+    if declaration.relation == "~" and kind != "state":
+        raise problem(
+            "E0308",
+            f"`~` states the equation of a state, and `{name}` is {_AN[kind]}",
+            declaration.span,
+            help=f"write `{name} = …`",
+        )
+
+
+_AN = {"input": "an input", "output": "an output", "param": "a parameter", "layer": "a layer"}
+
+
+def _declare_input(body: Body, declaration: s.Declaration, environment: Environment) -> None:
+    """Inputs were bound before the body is run; here the wrong ones are refused."""
+    name, span = declaration.name.name, declaration.name.span
+    if declaration.value is not None:
+        raise problem("E0302", f"`{name}` is an input, and has no definition", declaration.span)
+    if declaration.member is not None:
+        raise later("a set behind `in`", declaration.member.span)
+    if declaration.shape is None and not body.state_path:
+        raise problem("E0205", f"input `{name}` needs a shape", span, help=f"write `input {name}[n]`")
+    bound = body.definitions.get((name,))
+    if bound is not None and bound.span != span:
+        raise _twice(name, span, bound.span)
+    if bound is None or environment.local or declaration.family is not None:
+        raise problem("E0309", "an input is declared once, outside of `for` and `if`", span)
+
+
+def _twice(name: str, span: Span, first: Span) -> Problem:
+    return problem(
+        "E0103",
+        f"`{name}` is defined twice",
+        span,
+        "and again here",
+        labels=(Label(first, "first here"),),
+        notes=("an equation is a fact, not an assignment; a name has exactly one",),
+        help="give the second one a name of its own",
+    )
+
+
+def enter(
+    body: Body, key: Key, kind: str, expression: s.Expression | None, environment: Environment, span: Span
+) -> Definition:
+    """Enter a definition. Raises Problem if the name has one already."""
+    name = key[0]
+    local = environment.local and len(key) == 1
+    home: dict[Any, Any] = environment.bindings if local else body.definitions
+    found = home.get(name if local else key)
+    if isinstance(found, Definition):
+        if found.kind == "input":
+            raise problem(
+                "E0302",
+                f"`{name}` is an input and cannot be defined",
+                span,
+                labels=(Label(found.span, "the input"),),
+                help="give the new value a name of its own",
+            )
+        raise _twice(show_key(key), span, found.span)
+    if found is not None:
+        raise problem("E0103", f"`{name}` is the variable of this loop", span, help="choose another name")
+    if not local and name in _root(environment).bindings:
+        raise problem(
+            "E0103", f"`{name}` is a parameter already", span, help="give the new value a name of its own"
+        )
+    _check_family(body, key, span, local)
+    definition = Definition(key, kind, expression, environment, span, body)
+    definition.label = show_key((*key, *_loop_values(environment)) if local else key)
+    definition.declared = environment.shapes.get(name) if local else None
+    home[name if local else key] = definition
+    if len(key) > 1:
+        body.families.setdefault(name, {})[key] = None
+    return definition
+
+
+def _root(environment: Environment) -> Environment:
+    while environment.parent is not None:
+        environment = environment.parent
+    return environment
+
+
+def _loop_values(environment: Environment) -> Key:
+    values: list[object] = []
+    scope: Environment | None = environment
+    while scope is not None and scope.local:
+        values[:0] = [v for v in scope.bindings.values() if not isinstance(v, Definition)]
+        scope = scope.parent
+    return tuple(v if isinstance(v, (int, str)) else "_" for v in values)
+
+
+def _check_family(body: Body, key: Key, span: Span, local: bool) -> None:
+    """A name is either plain or a family, and all members have equally many labels."""
+    name = key[0]
+    first = next(iter(body.families.get(name, ())), None)
+    if len(key) == 1 and first is not None and not local:
+        place = body.definitions.get(first) or body.shapes[first]
+        raise problem(
+            "E0103",
+            f"`{name}` is a family, and cannot stand alone as well",
+            span,
+            labels=(Label(place.span, "a member"),),
+        )
+    if len(key) > 1 and (name,) in body.definitions:
+        raise _twice(name, span, body.definitions[(name,)].span)
+    if first is not None and len(key) > 1 and len(first) != len(key):
+        count = len(first) - 1
+        plural = "" if count == 1 else "s"
+        raise problem(
+            "E0103", f"the members of `{name}` have {count} label{plural}", span, f"and this {len(key) - 1}"
+        )

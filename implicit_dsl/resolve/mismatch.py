@@ -1,0 +1,122 @@
+"""A declared shape against what the equation gives, and how the two could be made to agree."""
+
+from __future__ import annotations
+
+from implicit_dsl.errors import Label
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.problem import problem, quoted
+from implicit_dsl.resolve.scope import DeclaredShape
+from implicit_dsl.resolve.values import Definition
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import Shape, count, known, show
+
+Expected = tuple[int | None, ...]
+
+
+def show_expected(expected: Expected) -> str:
+    """`[6, _]`, where `_` is a size left open."""
+    return "[" + ", ".join("_" if size is None else str(size) for size in expected) + "]"
+
+
+def fits(expected: Expected, shape: Shape) -> bool:
+    """Whether a shape is what was declared."""
+    return len(expected) == len(shape) and all(e is None or e == s for e, s in zip(expected, shape))
+
+
+def check_declared(context: Context, definition: Definition, declared: DeclaredShape, value: Wire) -> None:
+    """Raises Problem unless the equation gives the declared shape."""
+    expected = sizes(context, declared)
+    if fits(expected, value.shape):
+        return
+    assert definition.expression is not None
+    wanted, given = show_expected(expected), show(value.shape)
+    notes, help = _advice(expected, value)
+    what = "equation" if definition.kind == "~" else "definition"
+    raise problem(
+        "E0202",
+        f"`{definition.shown}` is declared {wanted}, but its {what} gives {given}",
+        definition.expression.span,
+        f"gives {given}",
+        labels=(Label(declared.span, f"declared {wanted}"),),
+        notes=notes,
+        help=help,
+    )
+
+
+def _advice(expected: Expected, value: Wire) -> tuple[tuple[str, ...], str]:
+    """The arithmetic of the operator that made the shape, and what would make the declared one."""
+    shape = value.shape
+    while value.kind in ("activation", "sum") and value.sources and value.sources[0].shape == shape:
+        value = value.sources[0]
+    operator = value.operator
+    if operator is not None and operator.kind in ("conv", "avg_pool", "max_pool"):
+        return _windows(expected, operator, value.sources[0])
+    if operator is not None and operator.kind in ("dense", "matrix"):
+        return _width(expected, operator, value)
+    total = known(shape)
+    if total and None not in expected and len(shape) > 1 and expected == (count(shape),):
+        return (), f"write `flatten({quoted(value.span)})` for one axis of {count(shape)}"
+    return (), ""
+
+
+def _width(expected: Expected, operator: Operator, value: Wire) -> tuple[tuple[str, ...], str]:
+    """Dense acts on the last axis, which flatten makes the only one."""
+    source = operator.source
+    if len(source) > len(expected) == 1 and known(source):
+        note = f"it acts on the last axis of {show(source)} and keeps the others"
+        return (
+            note,
+        ), f"write `flatten({quoted(value.sources[0].span)})` to take all {count(source)} entries"
+    return (), ""
+
+
+def _windows(expected: Expected, operator: Operator, source: Wire) -> tuple[tuple[str, ...], str]:
+    """What convolution and pooling do to the first axis that is wrong."""
+    shape = operator.target
+    if len(expected) != len(shape):
+        return (), ""
+    wrong = [i for i, (e, s) in enumerate(zip(expected, shape)) if e is not None and e != s]
+    axis = next((i for i in wrong if i > 0), 0)
+    size = operator.source[axis]
+    if axis == 0 or not isinstance(size, int):
+        return (), ""
+    kernel, stride, pad = (operator[name][axis - 1] for name in ("kernel", "stride", "pad"))
+    dilation = operator["dilation"][axis - 1] if operator.kind == "conv" else 1
+    window = str(kernel) if dilation == 1 else f"({dilation}*({kernel} - 1) + 1)"
+    step = f" dilation {dilation}," if dilation != 1 else ""
+    place = f"`{source.name}` " if source.name else ""
+    note = (
+        f"({size} + 2*{pad} - {window}) ÷ {stride} + 1 = {shape[axis]} along axis {axis + 1}, "
+        f"from {place}{show(operator.source)}, kernel {kernel},{step} pad {pad}, stride {stride}"
+    )
+    target = expected[axis]
+    assert target is not None
+    return (note,), _remedy(operator, (size, kernel, stride, pad, dilation), target, expected)
+
+
+def _remedy(operator: Operator, geometry: tuple[int, ...], target: int, expected: Expected) -> str:
+    """The padding, stride or kernel that gives the declared size, if all axes are alike."""
+    size, kernel, stride, pad, dilation = geometry
+    alike = all(len(set(values)) == 1 for values in (operator.source[1:], expected[1:], operator["kernel"]))
+    if not alike:
+        return ""
+
+    def gives(kernel: int, stride: int, pad: int) -> bool:
+        return (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 == target
+
+    shown = show_expected(
+        (operator.target[0] if isinstance(operator.target[0], int) else None, *expected[1:])
+    )
+    most = kernel * dilation if operator.kind == "conv" else kernel // 2
+    for other in range(pad + 1, min(most, 64) + 1):
+        if gives(kernel, stride, other):
+            return f"`pad = {other}` gives {shown}"
+    for other in range(1, 17):
+        if other != stride and gives(kernel, other, pad):
+            return f"`stride = {other}` gives {shown}"
+    for other in range(1, min(size + 2 * pad, 64) + 1):
+        if gives(other, stride, pad):
+            return f"a kernel of {other} gives {shown}"
+    return ""

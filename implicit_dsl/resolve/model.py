@@ -1,0 +1,274 @@
+"""One model: its inputs, its body, its outputs, and the graph of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
+from implicit_dsl.names import TAKEN_GLOBALS, identifier
+from implicit_dsl.resolve.apply import check_size
+from implicit_dsl.resolve.arguments import Arguments, bind_template
+from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
+from implicit_dsl.resolve.declarations import check_name
+from implicit_dsl.resolve.lift import lift
+from implicit_dsl.resolve.lookup import no_equation
+from implicit_dsl.resolve.mismatch import fits
+from implicit_dsl.resolve.problem import Poisoned, Problem, problem, too_deep
+from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
+from implicit_dsl.resolve.statements import run_body
+from implicit_dsl.resolve.values import Definition, Instance, TemplateValue, describe, short, show_key
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import Dim, Size
+from implicit_dsl.source import Span
+
+Parts = list[tuple[tuple[s.Statement, ...], Environment]]
+
+
+def resolve_model(
+    context: Context, value: TemplateValue, bindings: Mapping[str, s.Expression]
+) -> SignalGraph | None:
+    """The graph of a model, or None if something is wrong with it, which is reported."""
+    try:
+        return _resolve(context, value, bindings)
+    except Problem as found:
+        context.report(found.diagnostic)
+    except Poisoned:
+        pass
+    except RecursionError:
+        active = context.active[-1] if context.active else None
+        context.report(too_deep(active.span if active else value.template.header))
+    return None
+
+
+def _resolve(
+    context: Context, value: TemplateValue, bindings: Mapping[str, s.Expression]
+) -> SignalGraph | None:
+    before = context.findings.errors
+    template = value.template
+    name = identifier(template.name.name)
+    if name in TAKEN_GLOBALS:
+        raise problem(
+            "E0105",
+            f"`{template.name.name}` cannot be the name of a model",
+            template.name.span,
+            "the generated file uses this name",
+        )
+    formals = {formal.name.name for formal in template.formals}
+    given = Arguments([], [], {})
+    module_scope = Environment(None, value.module)
+    for key, expression in bindings.items():
+        if key in formals:
+            given.keywords[key] = (context.evaluate(expression, module_scope), expression.span)
+    bound = bind_template(context, value, given, template.header)
+    body = Body(Instance(value, bound, "", template.name.span), "", (), 0)
+    parts = _parts(context, value, bound, body)
+    for statements, environment in parts:
+        _make_inputs(context, body, statements, environment)
+    run_body(context, body, parts)
+    _collect_outputs(context, body, template, bool(value.module.lost))
+    if context.findings.errors > before:
+        return None
+    nodes, edges = lift(context.network)
+    return _graph(context, body, template, name, bound, nodes, edges)
+
+
+def _parts(context: Context, value: TemplateValue, bound: dict[str, Any], body: Body) -> Parts:
+    """The body of a model, behind that of the model that it extends."""
+    template = value.template
+    environment = Environment(body, value.module, None, dict(bound), (), False, body)
+    own = (template.body, environment)
+    if template.base is None:
+        return [own]
+    call = template.base
+    function = call.function if isinstance(call, s.Call) else call
+    scope = Environment(None, value.module, None, dict(bound))
+    base = context.evaluate(function, scope)
+    if not isinstance(base, TemplateValue) or base.template.kind != "model":
+        raise problem("E0207", "a model extends a model", call.span, f"this is {describe(base)}")
+    if body.depth > DEEPEST_BLOCKS:
+        raise problem("E0107", f"`{template.name.name}` extends itself", call.span)
+    body.depth += 1
+    given = Arguments([], [], {})
+    if isinstance(call, s.Call):
+        for argument in call.arguments:
+            given.values.append(context.evaluate(argument, scope))
+            given.spans.append(argument.span)
+        for keyword in call.keywords:
+            given.keywords[keyword.name.name] = (context.evaluate(keyword.value, scope), keyword.span)
+    base_bound = bind_template(context, base, given, call.span)
+    return [*_parts(context, base, base_bound, body), own]
+
+
+def _make_inputs(
+    context: Context, body: Body, statements: tuple[s.Statement, ...], environment: Environment
+) -> None:
+    """The inputs of the model itself, with their free sizes."""
+    inputs = {identifier(key[0]): definition.span for key, definition in body.definitions.items()}
+    for statement in statements:
+        if not isinstance(statement, s.Declaration) or statement.kind != "input" or statement.shape is None:
+            continue
+        key = (statement.name.name,)
+        if key in body.definitions or statement.family is not None:
+            continue
+        declared = DeclaredShape(statement.shape, environment, statement.name.span, "input")
+        span = statement.name.span
+        definition = Definition(key, "input", None, environment, span, body, "poisoned", label=key[0])
+        body.definitions[key] = definition
+        try:
+            check_name(statement.name)
+            if key[0] in environment.bindings:
+                raise problem("E0103", f"`{key[0]}` is a parameter already", span, help="rename one of them")
+            found = sizes(context, declared)
+            shape: tuple[Dim, ...] = tuple(Size(key[0], i) if n is None else n for i, n in enumerate(found))
+            check_size(shape, span, "an input")
+            _claim_variable(context, inputs, key[0], span)
+        except Problem as wrong:
+            context.report(wrong.diagnostic)
+            continue
+        except Poisoned:
+            continue
+        wire = context.wire("input", shape, span)
+        wire.name = key[0]
+        definition.value, definition.status = wire, "done"
+
+
+def _claim_variable(context: Context, taken: dict[str, Span], name: str, span: Span) -> None:
+    """Inputs are the arguments of `forward`. Raises Problem if two would have one name there."""
+    plain = identifier(name)
+    if plain in taken:
+        raise problem(
+            "E0106",
+            f"two inputs are called `{plain}` in Python",
+            span,
+            labels=(Label(taken[plain], "the other one"),),
+            help="rename one of them",
+        )
+    taken[plain] = span
+    if plain in TAKEN_GLOBALS:
+        context.report(
+            Diagnostic(
+                "W0105",
+                f"`{name}` is called `{plain}_` in the generated module",
+                span,
+                f"the generated file uses `{plain}` itself",
+                help="choose another name, and the two will agree",
+            )
+        )
+
+
+def _collect_outputs(context: Context, body: Body, template: s.Template, unread: bool) -> None:
+    """The outputs in order. `unread`: some lines could not be read, and may have had them."""
+    if not body.outputs and not unread and not body.broken:
+        name = template.name.name
+        raise problem("E0303", f"model `{name}` has no output", template.header, help="write `output y = …`")
+    for key, span in body.outputs.items():
+        definition = body.definitions.get(key)
+        if definition is None:
+            if key[0] not in body.broken and not unread:
+                meant = _unread_value(context, body, key)
+                context.report(no_equation(show_key(key), "output", span, meant).diagnostic)
+        elif definition.status == "done" and isinstance(definition.value, Wire):
+            context.network.outputs.append((show_key(key), definition.value, span))
+
+
+def _unread_value(context: Context, body: Body, output: tuple[Any, ...]) -> str:
+    """The one named value that nothing reads and that fits an output without a definition."""
+    declared = body.shapes.get(output)
+    wanted = sizes(context, declared) if declared is not None else None
+    read = {source for wire in context.network.wires for source in wire.sources}
+    found = [
+        definition.shown
+        for definition in body.definitions.values()
+        if definition.status == "done"
+        and isinstance(definition.value, Wire)
+        and definition.value not in read
+        and (wanted is None or fits(wanted, definition.value.shape))
+    ]
+    return found[0] if len(found) == 1 else ""
+
+
+def _graph(
+    context: Context,
+    body: Body,
+    template: s.Template,
+    name: str,
+    bound: dict[str, Any],
+    nodes: tuple[Node, ...],
+    edges: tuple[Edge, ...],
+) -> SignalGraph:
+    used = {id for edge in edges for id in edge.parameters}
+    _warn_unused(context, body, nodes, edges, used)
+    return SignalGraph(
+        name,
+        template.doc,
+        tuple((key, _shown(value)) for key, value in bound.items()),
+        nodes,
+        edges,
+        tuple(
+            Layer(layer.name, layer.operator, layer.span)
+            for layer in context.layers
+            if layer.operator is not None and any(tensor.id in used for tensor in layer.tensors)
+        ),
+        tuple(
+            Parameter(tensor.id, tensor.shape, tensor.trainable, tensor.initialiser, tensor.span)
+            for tensor in context.tensors
+            if tensor.id in used
+        ),
+        template.header,
+    )
+
+
+LONGEST = 60  # characters of a compile-time parameter in the documentation
+
+
+def _shown(value: Any, room: int = LONGEST) -> str:
+    """A compile-time parameter as text; lists are cut, as they may repeat within one another."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{value}"' if len(value) <= room else f'"{value[:room]}…"'
+        case int() | float():
+            return short(value)
+        case range() if len(value) and value.step == 1:
+            return f"{value.start}:{value[-1]}"
+        case tuple() | range():
+            pieces: list[str] = []
+            for item in value:
+                if room <= 0:
+                    pieces.append("…")
+                    break
+                pieces.append(_shown(item, room - 2))
+                room -= len(pieces[-1]) + 2
+            return f"[{', '.join(pieces)}]"
+    name = getattr(value, "name", None)
+    return name if isinstance(name, str) and name else "…"
+
+
+def _warn_unused(
+    context: Context, body: Body, nodes: tuple[Node, ...], edges: tuple[Edge, ...], used: set[str]
+) -> None:
+    """What the model itself declares and no output depends on; blocks may have more than is needed."""
+
+    def warn(code: str, kind: str, message: str, span: Span, hint: str) -> None:
+        if f"unused_{kind}" not in body.allowed:
+            help = f"{hint}, or silence this with `@allow unused_{kind}`"
+            context.report(Diagnostic(code, message, span, help=help))
+
+    read = {edge.source for edge in edges}
+    for node in nodes:
+        if node.role is Role.INPUT and node.name not in read:
+            warn("W0101", "input", f"input `{node.name}` is never used", node.span, "remove it")
+    made = {node.name for node in nodes}
+    for wire in context.network.wires:
+        if wire.kind == "state" and not wire.path and wire.name not in made:
+            message = f"no output depends on state `{wire.name}`"
+            warn("W0302", "state", message, wire.span, "it is left out: remove it")
+    for tensor in context.tensors:
+        if tensor.id not in used and tensor.initialiser is not None:
+            message = f"parameter `{tensor.id}` has no effect"
+            warn("W0501", "parameter", message, tensor.span, "it is left out: remove it")
