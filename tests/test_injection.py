@@ -102,8 +102,32 @@ def test_file_names_stay_in_their_comment(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "class lambda None __init__ __class__ import self torch F nn Tensor runtime forward state_dict training "
-    "system super ValueError print exec len κ ĥ x₁".split(),
+    [
+        "class",
+        "lambda",
+        "None",
+        "__init__",
+        "__class__",
+        "import",
+        "self",
+        "torch",
+        "F",
+        "nn",
+        "Tensor",
+        "runtime",
+        "forward",
+        "state_dict",
+        "training",
+        "system",
+        "super",
+        "ValueError",
+        "print",
+        "exec",
+        "len",
+        "κ",
+        "ĥ",
+        "x₁",
+    ],
 )
 @pytest.mark.parametrize(
     "program",
