@@ -8,7 +8,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
@@ -117,7 +117,7 @@ def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:
 
 def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
     """A matrix expression on a wire: sums and products become sums and chains of operators."""
-    context.step(span)
+    context.step(span, CALL)
     match matrix:
         case Layer():
             if not isinstance(matrix.rule, LinearRule):

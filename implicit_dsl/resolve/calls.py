@@ -9,7 +9,7 @@ from implicit_dsl.names import identifier
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Rule
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.instantiate import apply_instance
 from implicit_dsl.resolve.problem import Problem, later, problem
 from implicit_dsl.resolve.scope import Body, Environment
@@ -165,6 +165,7 @@ def _call_function(
         raise problem(
             "E0107", f"more than {DEEPEST_CALLS} calls within calls", span, help=f"does `{name}` call itself?"
         )
+    context.step(span, CALL + len(environment.tag))
     home = function.environment
     inner = Environment(
         home.body,

@@ -18,13 +18,15 @@ from implicit_dsl.source import Span
 from implicit_dsl.syntax import Expression
 
 MOST_STEPS = 800_000  # what a small program may unroll to; see Budget
-STEPS_PER_CHARACTER = 20  # and for each character of its text
+STEPS_PER_CHARACTER = 10  # and for each character of its text
 MOST_FOUND = 500  # findings; whoever reads them has seen the first twenty
 DEEPEST_BLOCKS = 32  # blocks within blocks
 
 # What things cost, in expressions evaluated.
 STATEMENT = 8
 WIRE = 4
+CALL = 16
+BLOCK = 64
 
 
 @dataclass(eq=False, slots=True)

@@ -39,7 +39,7 @@ from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
 
-MOST_IN_RANGE = 2**53  # what floats count exactly
+MOST_IN_RANGE = 2**61  # so that Python can count the items
 
 
 def evaluate(context: Context, expression: s.Expression, environment: Environment) -> Any:
@@ -92,22 +92,28 @@ def _binary_chain(context: Context, expression: s.Binary, environment: Environme
     """A chain of operators leans to the left and may be long, so it is not walked by recursion."""
     spine: list[s.Binary] = []
     left: s.Expression = expression
+    if expression.operator in ("&&", "||"):
+        return _logical_chain(context, expression, environment)
     while isinstance(left, s.Binary) and left.operator not in ("&&", "||"):
         spine.append(left)
         left = left.left
-    if not spine:
-        return _logical(context, expression, environment)
     value = evaluate(context, left, environment)
     for node in reversed(spine):
         value = binary(context, node, value, evaluate(context, node.right, environment))
     return value
 
 
-def _logical(context: Context, expression: s.Binary, environment: Environment) -> bool:
-    left = truth(context, expression.left, environment)
-    if left == (expression.operator == "||"):
-        return left
-    return truth(context, expression.right, environment)
+def _logical_chain(context: Context, expression: s.Binary, environment: Environment) -> bool:
+    """`a && b && …`: what stands behind the deciding operand is not evaluated."""
+    operands = [expression.right]
+    left = expression.left
+    while isinstance(left, s.Binary) and left.operator == expression.operator:
+        operands.append(left.right)
+        left = left.left
+    decides = expression.operator == "||"
+    return any(
+        truth(context, operand, environment) == decides for operand in [left, *reversed(operands)]
+    ) == decides
 
 
 def _pipe_chain(context: Context, expression: s.Pipe, environment: Environment) -> Any:
@@ -336,7 +342,7 @@ def comprehend(context: Context, node: s.Comprehension, environment: Environment
             return
         first, *rest = bindings
         for number, value in enumerate(items(context, first.values, scope)):
-            context.step(first.span, WIRE)
+            context.step(first.span, WIRE + len(scope.tag) // 2)
             inner = scope.inner({first.name.name: value}, first.span.start, number)
             yield from run(tuple(rest), inner)
 

@@ -8,7 +8,7 @@ from implicit_dsl.errors import Label
 from implicit_dsl.resolve.apply import offset, origin_label
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.constants import sizes
-from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
+from implicit_dsl.resolve.context import BLOCK, DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
@@ -39,6 +39,7 @@ def apply_instance(
             span,
             help=f"does `{name}` contain itself?",
         )
+    context.step(span, BLOCK)
     body = Body(instance, _state_path(context, instance), (*context.frames, Label(span, f"`{name}`")), depth)
     inner = Environment(body, instance.template.module, None, dict(instance.arguments), (), False, body)
     for number, declaration in enumerate(inputs):

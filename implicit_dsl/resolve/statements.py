@@ -178,7 +178,7 @@ def _iterations(
     first, *rest = bindings
     check_variable(first.name)
     for number, value in enumerate(items(context, first.values, environment)):
-        context.step(first.span, STATEMENT)
+        context.step(first.span, STATEMENT + len(environment.tag))
         inner = environment.inner({first.name.name: value}, first.span.start, number, local=True)
         yield from _iterations(context, tuple(rest), inner)
 
