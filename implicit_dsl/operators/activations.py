@@ -70,7 +70,7 @@ class Relu(Elementwise):
         return np.asarray(z > 0, dtype=z.dtype)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"F.relu({z.text})")
+        return Expression(f"torch.relu({z.text})")
 
 
 class LeakyRelu(Elementwise):

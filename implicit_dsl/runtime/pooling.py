@@ -10,19 +10,21 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # From so many entries on, strided views win over the single call of `max_pool2d`:
 # without and with a gradient (measured: benchmarks/lenet5.py).
-_MANY, _MANY_FOR_GRADIENT = 16_384, 131_072
+_MANY, _MANY_FOR_GRADIENT = 8_192, 120_000
 
 
 def relu_max_pool2d(z: Tensor) -> Tensor:
     """max_pool2d(relu(z), 2) for z [batch, channels, height, width] with even height and width."""
+    many = z.numel()
+    if many < _MANY or z.device.type != "cpu":
+        return torch.relu(torch.max_pool2d(z, 2))
     gradient = z.requires_grad and torch.is_grad_enabled()
-    if z.device.type != "cpu" or z.numel() < (_MANY_FOR_GRADIENT if gradient else _MANY):
-        return F.relu(F.max_pool2d(z, 2))
+    if gradient and many < _MANY_FOR_GRADIENT:
+        return torch.relu(torch.max_pool2d(z, 2))
     if not gradient:
         return _maximum(z)
     pooled: Tensor = _ReluMaxPool.apply(z)  # type: ignore[no-untyped-call]
@@ -30,8 +32,9 @@ def relu_max_pool2d(z: Tensor) -> Tensor:
 
 
 def _maximum(z: Tensor) -> Tensor:
-    columns = torch.maximum(z[..., ::2], z[..., 1::2])
-    return torch.maximum(columns[..., ::2, :], columns[..., 1::2, :]).relu_()
+    # rows first: that pass runs over contiguous memory, and leaves half of the data for the other
+    rows = torch.maximum(z[..., ::2, :], z[..., 1::2, :])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2]).relu_()
 
 
 class _ReluMaxPool(torch.autograd.Function):
@@ -51,15 +54,15 @@ class _ReluMaxPool(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         z, pooled = ctx.saved_tensors
-        # a b   the four corners of each window
-        # c d
-        a, b = z[..., ::2, ::2], z[..., ::2, 1::2]
-        c, d = z[..., 1::2, ::2], z[..., 1::2, 1::2]
+        upper, lower = z[..., ::2, :], z[..., 1::2, :]
+        down = lower > upper
+        rows = torch.maximum(upper, lower)
+        left, right = rows[..., ::2], rows[..., 1::2]
+        # equal maxima in both columns: the right one is first only if it alone is in the upper row
+        tie = (right == left) & (down[..., ::2] > down[..., 1::2])
         grad = torch.ops.aten.threshold_backward(grad, pooled, 0)
-        lower = grad * (torch.maximum(c, d) > torch.maximum(a, b))
-        upper = grad - lower
-        to_b, to_d = upper * (b > a), lower * (d > c)
-        result = grad.new_empty(z.shape)
-        result[..., ::2, ::2], result[..., ::2, 1::2] = upper - to_b, to_b
-        result[..., 1::2, ::2], result[..., 1::2, 1::2] = lower - to_d, to_d
-        return result
+        to_right = grad * ((right > left) | tie)
+        by_rows = to_right.new_empty(rows.shape)
+        by_rows[..., ::2], by_rows[..., 1::2] = grad - to_right, to_right
+        to_lower = by_rows * down
+        return torch.stack((by_rows - to_lower, to_lower), -2).reshape(z.shape)
