@@ -48,6 +48,7 @@ def resolve(
     if path:
         loader.active.append(os.path.realpath(path))
     graphs: list[SignalGraph] = []
+    before = len(findings.found)
     with _collector_at_rest():
         try:
             module = open_module(loader, program, root)
@@ -63,6 +64,9 @@ def resolve(
         except Exhausted as end:
             if end.diagnostic is not None:
                 findings.add(end.diagnostic)
+    files = {id(source): number for number, source in enumerate((program.source, *loader.sources))}
+    places = {id(d): (files.get(id(d.span.source), -1), d.span.start) for d in findings.found[before:]}
+    findings.found[before:] = sorted(findings.found[before:], key=lambda d: places[id(d)])
     return tuple(graphs), tuple(loader.sources)
 
 

@@ -183,7 +183,7 @@ def _apply_parameter(
             f"`{matrix.name}` has shape {show(shape)}, and only a matrix [m, n] can be applied with `*`",
             span,
             labels=(Label(matrix.span, "declared here"),),
-            help="write `.*` for the elementwise product" if len(shape) == 1 else "",
+            help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
         )
     settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
     try:
@@ -254,12 +254,15 @@ def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
 def add(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left + right, of one shape: nothing is repeated silently."""
     if left.shape != right.shape:
+        note = "shapes must be equal: nothing is repeated along an axis unless it is written"
+        if show(left.shape) == show(right.shape):
+            note = "each `_` depends on the size of an input, and these depend on it in different ways"
         raise problem(
             "E0204",
             f"values of shapes {show(left.shape)} and {show(right.shape)} cannot be added",
             span,
             labels=(*origin_label(left, span), *origin_label(right, span)),
-            notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
+            notes=(note,),
         )
     return context.wire("sum", left.shape, span, (left, right))
 

@@ -11,7 +11,7 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.instantiate import apply_instance
-from implicit_dsl.resolve.problem import Problem, later, problem
+from implicit_dsl.resolve.problem import Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.values import (
     Activation,
@@ -25,6 +25,8 @@ from implicit_dsl.resolve.values import (
     ParameterValue,
     TemplateValue,
     describe,
+    is_matrix,
+    outputs_hint,
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
@@ -51,7 +53,7 @@ def evaluate_call(context: Context, node: s.Call, environment: Environment) -> A
         if keyword.name.name in arguments.keywords:
             raise problem("E0104", f"`{keyword.name.name}` is given twice", keyword.span)
         value = context.evaluate(keyword.value, environment)
-        arguments.keywords[keyword.name.name] = (value, keyword.value.span)
+        arguments.keywords[keyword.name.name] = (value, keyword.span)
     match function:
         case Constructor():
             return _construct(context, function, arguments, node, environment)
@@ -133,7 +135,10 @@ def wire_of(context: Context, arguments: Arguments, index: int, span: Span) -> W
         return value
     if isinstance(value, ParameterValue):
         return apply.offset(context, value, place)
-    raise problem("E0207", "a value of the network is needed here", place, describe(value))
+    hint = f"apply it first, as in `{quoted(place)} * …`" if is_matrix(value) else outputs_hint(value)
+    raise problem(
+        "E0207", "a value of the network is needed here", place, f"this is {describe(value)}", help=hint
+    )
 
 
 def check_elementwise(function: Any, span: Span) -> None:

@@ -20,6 +20,7 @@ from implicit_dsl.syntax import Expression
 MOST_STEPS = 800_000  # what a small program may unroll to; see Budget
 STEPS_PER_CHARACTER = 10  # and for each character of its text
 MOST_FOUND = 500  # findings; whoever reads them has seen the first twenty
+MOST_FRAMES = 5  # of the path to an instance, in a message
 DEEPEST_BLOCKS = 32  # blocks within blocks
 
 # What things cost, in expressions evaluated.
@@ -82,7 +83,10 @@ class Context:
     def report(self, diagnostic: Diagnostic) -> None:
         """Note a finding, with the instance that it came up in."""
         if self.frames and not diagnostic.path:
-            diagnostic = replace(diagnostic, path=self.frames)
+            path = self.frames
+            if len(path) > MOST_FRAMES:
+                path = (*path[: MOST_FRAMES - 1], path[-1])
+            diagnostic = replace(diagnostic, path=path)
         self.findings.add(diagnostic)
         if len(self.findings.found) > MOST_FOUND:
             raise Exhausted

@@ -15,7 +15,7 @@ from implicit_dsl.resolve.mismatch import check_declared
 from implicit_dsl.resolve.order import needed_first
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
 from implicit_dsl.resolve.scope import DeclaredShape
-from implicit_dsl.resolve.values import Definition, Function, Outputs, ParameterValue, describe
+from implicit_dsl.resolve.values import Definition, Function, Outputs, ParameterValue, describe, outputs_hint
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.shapes import show
 
@@ -76,9 +76,8 @@ def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
             return value
         case ParameterValue():
             return apply.offset(context, value, span)
-        case Outputs(fields):
-            choices = " or ".join(f"`.{name}`" for name in fields)
-            hint = f"it has {len(fields)} outputs: write {choices} behind it"
+        case Outputs():
+            hint = outputs_hint(value)
         case bool() | int() | float() | str() | tuple() | range():
             hint = ""
         case _:

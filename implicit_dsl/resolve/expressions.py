@@ -34,6 +34,7 @@ from implicit_dsl.resolve.values import (
     TemplateValue,
     describe,
     is_matrix,
+    outputs_hint,
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
@@ -111,9 +112,10 @@ def _logical_chain(context: Context, expression: s.Binary, environment: Environm
         operands.append(left.right)
         left = left.left
     decides = expression.operator == "||"
-    return any(
-        truth(context, operand, environment) == decides for operand in [left, *reversed(operands)]
-    ) == decides
+    return (
+        any(truth(context, operand, environment) == decides for operand in [left, *reversed(operands)])
+        == decides
+    )
 
 
 def _pipe_chain(context: Context, expression: s.Pipe, environment: Environment) -> Any:
@@ -186,7 +188,9 @@ def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
                 "E0207",
                 f"{describe(value)} cannot be added to a value of the network",
                 part.span,
-                help=f"apply it to something: `{quoted(part.span)} * …`" if is_matrix(value) else "",
+                help=f"apply it to something: `{quoted(part.span)} * …`"
+                if is_matrix(value)
+                else outputs_hint(value),
             )
     if node.operator in ("-", ".-"):
         sides[1] = apply.scale(context, -1.0, sides[1], node.right.span)

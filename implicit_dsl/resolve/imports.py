@@ -77,11 +77,11 @@ class Loader:
 def _neighbours(path: str) -> str:
     folder, wanted = os.path.split(path)
     try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".impl"))
+        names = sorted(name[:-5] for name in os.listdir(folder) if name.endswith(".impl"))
     except OSError:
         return ""
-    meant = did_you_mean(wanted, names)
-    return f"did you mean `{meant}`?" if meant else ""
+    meant = did_you_mean(wanted[:-5], names)
+    return f"did you mean `{meant}.impl`?" if meant else ""
 
 
 def open_module(loader: Loader, program: s.Program, root: str) -> Module:
@@ -125,6 +125,7 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
     match statement:
         case s.Template():
             check_name(statement.name)
+            _check_formals(statement)
             _claim(module, statement.name, TemplateValue(statement, module))
         case s.Definition(s.Name(name) as target, value):
             check_name(target)
@@ -146,6 +147,17 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
                 _first_line(statement.span),
                 help="write `model Name() … end` around it",
             )
+
+
+def _check_formals(template: s.Template) -> None:
+    """Parameters have different names, which Python can have as well. Raises Problem."""
+    seen: dict[str, Span] = {}
+    for formal in template.formals:
+        check_name(formal.name)
+        first = seen.setdefault(formal.name.name, formal.span)
+        if first is not formal.span:
+            labels = (Label(first, "first here"),)
+            raise problem("E0103", f"`{formal.name.name}` is given twice", formal.span, labels=labels)
 
 
 def _first_line(span: Span) -> Span:

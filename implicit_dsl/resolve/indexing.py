@@ -128,7 +128,7 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
     if len(node.subscripts) != len(wire.shape):
         raise problem(
             "E0206",
-            f"{show(wire.shape)} has {len(wire.shape)} axes, and here are {len(node.subscripts)} indices",
+            f"{show(wire.shape)} takes {_indices(len(wire.shape))}, and here {_are(len(node.subscripts))}",
             node.span,
             labels=apply.origin_label(wire, node.span),
             help="write `:` for a whole axis",
@@ -144,6 +144,14 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
             raise problem("E0205", "this axis is free: it can only be taken whole, with `:`", subscript.span)
         slices.append(_one_slice(context, subscript, size, environment))
     return apply.linear(context, "select", {"slices": tuple(slices)}, wire, node.span)
+
+
+def _indices(count: int) -> str:
+    return "1 index" if count == 1 else f"{count} indices"
+
+
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
 
 
 def _one_slice(context: Context, subscript: s.Expression, size: int, environment: Environment) -> Any:

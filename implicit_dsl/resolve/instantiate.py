@@ -40,7 +40,7 @@ def apply_instance(
             help=f"does `{name}` contain itself?",
         )
     context.step(span, BLOCK)
-    body = Body(instance, _state_path(context, instance), (*context.frames, Label(span, f"`{name}`")), depth)
+    body = Body(instance, _state_path(context, instance), (Label(span, f"`{name}`"), *context.frames), depth)
     inner = Environment(body, instance.template.module, None, dict(instance.arguments), (), False, body)
     for number, declaration in enumerate(inputs):
         _bind_input(context, body, declaration, inner, arguments, number, span)

@@ -70,7 +70,7 @@ def _resolve(
         _make_inputs(context, body, statements, environment)
     run_body(context, body, parts)
     _collect_outputs(context, body, template, bool(value.module.lost))
-    if context.findings.errors > before:
+    if context.findings.errors > before or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
     nodes, edges = lift(context.network)
     return _graph(context, body, template, name, bound, nodes, edges)

@@ -81,5 +81,17 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
     for other in known:
         if other.lower() == name.lower():
             return other
-    close = difflib.get_close_matches(name, known, 1, cutoff=0.7 if len(name) > 3 else 0.6)
-    return close[0] if close else ""
+    for other in difflib.get_close_matches(name, known, 3, cutoff=0.6):
+        if _distance(name, other) <= max(1, len(name) // 3):
+            return other
+    return ""
+
+
+def _distance(left: str, right: str) -> int:
+    """How many letters must be changed, added or left out (Levenshtein)."""
+    row = list(range(len(right) + 1))
+    for i, a in enumerate(left, 1):
+        diagonal, row[0] = row[0], i
+        for j, b in enumerate(right, 1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+    return row[-1]

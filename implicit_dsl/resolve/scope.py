@@ -53,7 +53,7 @@ class Body:
 
     instance: Instance
     state_path: str  # what the names of its states begin with
-    frames: tuple[Label, ...]  # how it came to be
+    frames: tuple[Label, ...]  # how it came to be, outermost last
     depth: int
     definitions: dict[Key, Definition] = field(default_factory=dict)
     families: dict[str, dict[Key, None]] = field(default_factory=dict)  # members in order

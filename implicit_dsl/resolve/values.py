@@ -189,6 +189,14 @@ def describe(value: Any) -> str:
     return _DESCRIPTIONS.get(type(value), "a value of another kind")
 
 
+def outputs_hint(value: Any) -> str:
+    """How one of several outputs is taken, or ''."""
+    if not isinstance(value, Outputs):
+        return ""
+    choices = " or ".join(f"`.{name}`" for name in value.fields)
+    return f"it has {len(value.fields)} outputs: write {choices} behind it"
+
+
 def is_matrix(value: Any) -> bool:
     """Whether a value can stand to the left of `*`."""
     return isinstance(value, (Layer, MatrixExpression)) or (
