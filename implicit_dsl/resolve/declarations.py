@@ -186,6 +186,7 @@ def enter(
     _check_family(body, key, span, local)
     definition = Definition(key, kind, expression, environment, span, body)
     definition.label = show_key((*key, *_loop_values(environment)) if local else key)
+    definition.local = local
     definition.declared = environment.shapes.get(name) if local else None
     home[name if local else key] = definition
     if len(key) > 1:

@@ -63,7 +63,7 @@ def _force(context: Context, definition: Definition) -> Any:
 
 
 def _declared(definition: Definition) -> DeclaredShape | None:
-    if definition.declared is not None or definition.body is None:
+    if definition.local or definition.body is None:
         return definition.declared
     return definition.body.shapes.get(definition.key)
 
@@ -116,7 +116,7 @@ def _named(context: Context, definition: Definition) -> Any:
     start = len(context.network.wires)
     value = context.evaluate(definition.expression, definition.environment)
     declared, body = _declared(definition), definition.body
-    is_output = body is not None and definition.key in body.outputs
+    is_output = body is not None and not definition.local and definition.key in body.outputs
     if declared is not None and declared.kind == "state":
         raise problem(
             "E0308",
@@ -153,7 +153,7 @@ def _parameter(context: Context, definition: Definition) -> ParameterValue:
     apply.check_size(tuple(shape), declared.span, "a parameter")
     initialiser = _initialiser(context, definition, tuple(shape))
     prefix = f"{body.instance.name}_" if body.instance.name else ""
-    if definition.environment.local and len(definition.key) == 1:
+    if definition.local:
         id = context.invent(prefix + definition.label, definition.span)
     else:
         id = context.claim(prefix + definition.shown, definition.span)

@@ -241,7 +241,8 @@ class Definition:
     value: Any = None
     wire: Wire | None = None  # of a state whose shape is declared: exists before its equation is read
     label: str = ""  # how the state is called, `h[1]`
-    declared: DeclaredShape | None = None  # of a name that is local to a loop
+    local: bool = False  # whether it belongs to one iteration of a loop
+    declared: DeclaredShape | None = None  # if it does; else the body knows
 
     @property
     def shown(self) -> str:
