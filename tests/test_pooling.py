@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from implicit_dsl.runtime import pooling
+from implicit_dsl.runtime import convolution as pooling
 
 
 @pytest.fixture(autouse=True)

@@ -58,6 +58,7 @@ def emit(
     forwards = [Forward(model, "" if standalone else "runtime.") for model in models]
     views = [_view(model, forward, standalone) for model, forward in zip(models, forwards)]
     called = {name for forward in forwards for name in forward.runtime_calls}
+    called |= {name for forward in forwards for name in forward.fusions.classes.values()}
     inlined = functions(called) if standalone else []
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
@@ -88,7 +89,7 @@ def _view(model: ImplicitModel, forward: Forward, standalone: bool) -> _View:
     return _View(
         name=model.name,
         doc=class_doc(model),
-        attributes=attributes(model),
+        attributes=attributes(model, forward.fusions.classes, forward.prefix),
         initialisers=initialisers(model),
         arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()),
         returns=returns,

@@ -22,8 +22,8 @@ class Forward:
         self.model = model
         self.prefix = prefix
         self.runtime_calls: set[str] = set()
-        self.fusions: dict[str, Fusion] = find_fusions(model)
-        self._absorbed = {name for fusion in self.fusions.values() for name in fusion.absorbed}
+        self.fusions = find_fusions(model)
+        self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
         self._taken: set[str] = set(TAKEN_GLOBALS)
         self.inputs = {block.name: self._variable(block.name) for block in model.inputs}
         self._values = {name: Expression(variable) for name, variable in self.inputs.items()}
@@ -103,11 +103,13 @@ class Forward:
 
     def _state(self, block: Block) -> None:
         self._remark(block)
-        fusion = self.fusions.get(block.name)
+        fusion = self.fusions.states.get(block.name)
         if fusion is not None:
-            self.runtime_calls.add(fusion.function)
-            inner = self._sum(block, self.model.terms_of[fusion.start])
-            value, wrap = inner, f"{self.prefix}{fusion.function}"
+            value = self._sum(block, self.model.terms_of[fusion.start])
+            wrap = ""
+            if fusion.function:
+                self.runtime_calls.add(fusion.function)
+                wrap = f"{self.prefix}{fusion.function}"
         elif block.activation is None:
             value, wrap = self._sum(block, self.model.terms_of[block.name]), ""
             short = len(value.text) <= _LONGEST_INSIDE

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.shapes import count
+
+# A convolution with fewer output channels than this leaves the vector units half empty, and one
+# with kernels this large loses little when they grow by a row and a column.
+_FEW_CHANNELS, _LARGE_KERNEL = 8, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """A state computed by one function of the runtime, from the pre-activation of `start`.
+    """A state computed by the runtime, from the pre-activation of `start`.
 
-    The states in `absorbed` are read by nothing else and get no line of their own.
+    `function` takes that pre-activation; if it is empty, the layer of the convolution does it
+    all. The states in `absorbed` are read by nothing else and get no line of their own.
     """
 
     function: str
@@ -19,7 +26,35 @@ class Fusion:
     absorbed: tuple[str, ...]
 
 
-def find_fusions(model: ImplicitModel) -> dict[str, Fusion]:
+@dataclass(frozen=True, slots=True)
+class Fusions:
+    """The fused states by name, and the classes of the runtime that hold layers, by layer."""
+
+    states: dict[str, Fusion]
+    classes: dict[str, str]
+
+
+def find_fusions(model: ImplicitModel) -> Fusions:
+    """Relu and max-pooling by two, in either order, and convolutions with few channels."""
+    states = _pooled(model)
+    classes = {held.name: "SingleChannelConv2d" for held in model.holders if _single_channel(held.operator)}
+    uses: dict[str, int] = {}
+    for term in model.terms:
+        for operator in term.chain:
+            for name in {id.split(".")[0] for _, id in operator.parameters}:
+                uses[name] = uses.get(name, 0) + 1
+    for name, fusion in states.items():
+        terms = model.terms_of[fusion.start]
+        if len(terms) != 1 or not terms[0].chain or not _few_and_large(terms[0].chain[-1]):
+            continue
+        layer = terms[0].chain[-1].parameters[0][1].split(".")[0]
+        if uses[layer] == 1:
+            states[name] = Fusion("", fusion.start, fusion.absorbed)
+            classes[layer] = "ConvReluMaxPool2d"
+    return Fusions(states, classes)
+
+
+def _pooled(model: ImplicitModel) -> dict[str, Fusion]:
     """By the state that is computed. relu and max commute: either may come first."""
     readers: dict[str, list[str]] = {}
     for term in model.terms:
@@ -46,3 +81,18 @@ def _halves(block: Block) -> bool:
     assert pool is not None
     even = all(isinstance(size, int) and size % 2 == 0 for size in pool.source[1:])
     return even and pool["kernel"] == pool["stride"] == (2, 2) and pool["pad"] == (0, 0)
+
+
+def _single_channel(operator: Operator) -> bool:
+    """Whether a layer is a convolution of images with one channel."""
+    image = operator.kind == "conv" and len(operator.source) == 3 and operator.source[0] == 1
+    return image and bool(operator["dilation"] == (1, 1))
+
+
+def _few_and_large(operator: Operator) -> bool:
+    """Whether a convolution of images has few output channels and a large kernel, and is else plain."""
+    if operator.kind != "conv" or len(operator.source) != 3 or operator["groups"] != 1:
+        return False
+    plain = operator["stride"] == operator["dilation"] == (1, 1)
+    few = count(operator.target[:1]) <= _FEW_CHANNELS
+    return plain and few and min(operator["kernel"]) >= _LARGE_KERNEL

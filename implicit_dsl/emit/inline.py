@@ -9,7 +9,7 @@ import ast
 
 from implicit_dsl import _resources
 
-_HOMES = {"relu_max_pool2d": "pooling.py"}
+_HOMES = dict.fromkeys(("ConvReluMaxPool2d", "SingleChannelConv2d", "relu_max_pool2d"), "convolution.py")
 
 
 def functions(called: set[str]) -> list[str]:

@@ -9,8 +9,11 @@ from implicit_dsl.operators import OPERATORS
 _FACTORY = "device=device, dtype=dtype"
 
 
-def attributes(model: ImplicitModel) -> list[str]:
-    """What `__init__` assigns, in the order of use, each with its line of the source."""
+def attributes(model: ImplicitModel, classes: dict[str, str], prefix: str) -> list[str]:
+    """What `__init__` assigns, in the order of use, each with its line of the source.
+
+    `classes` names the layers that a class of the runtime holds; `prefix` stands before it.
+    """
     holders = {holder.name: holder for holder in model.holders}
     lines: list[str] = []
     done: set[str] = set()
@@ -23,6 +26,8 @@ def attributes(model: ImplicitModel) -> list[str]:
             operator = holders[name].operator
             made = OPERATORS[operator.kind].holder(operator)
             assert made is not None
+            if name in classes:
+                made = f"{prefix}{classes[name]}({made.partition('(')[2]}"
             separator = "" if made.endswith("()") else ", "
             value = f"{made[:-1]}{separator}{_FACTORY})"
         else:
