@@ -228,9 +228,7 @@ class Layout:
             smallest = [self.rows.size(summand.row)] + [linear_rule(op).entry_count(op) for op in chain]
             return 0 if summand.bias else min(smallest)
         op = chain[at]
-        if summand.bias:  # each tensor may shift each output
-            return count(op.target) * max(1, len(op.parameters))
-        return linear_rule(op).entry_count(op)
+        return linear_rule(op).offset_count(op) if summand.bias else linear_rule(op).entry_count(op)
 
     def check(self, limit: int) -> None:
         """Raises TooLarge if the matrix has more entries than `limit`."""
@@ -288,7 +286,9 @@ class Layout:
         total = 0
         for key, summands in blocks.items():
             if len(summands) == 1 and _keeps_all(summands[0]):
-                total += self._summand_count(summands[0])
+                # an offset has one position for each output, also where two tensors share in it
+                most = self.rows.size(summands[0].row) if summands[0].bias else self._summand_count(summands[0])
+                total += min(most, self._summand_count(summands[0]))
             else:
                 rows, cols, _, over = self.block(*key).pattern()
                 total += len(np.unique(rows.astype(np.int64) * over.total + cols))

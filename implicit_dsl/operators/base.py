@@ -176,6 +176,10 @@ class LinearRule(Rule):
         """The offset as a matrix with one column, read by the constant 1."""
         return ()
 
+    def offset_count(self, operator: Operator) -> int:
+        """How many triplets `offsets` gives."""
+        return 0
+
     @abstractmethod
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The linear part on x [batch, *source] -> [batch, *target], without making the matrix."""

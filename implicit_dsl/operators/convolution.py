@@ -135,6 +135,9 @@ class Conv(LinearRule):
         keep = np.broadcast_to(inside[None, :, None, :], full)
         return (Entries("weight", *(part[keep] for part in triplet)),)
 
+    def offset_count(self, operator: Operator) -> int:
+        return count(operator.target) if operator["bias"] else 0
+
     def offsets(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         if not operator["bias"]:
             return ()

@@ -92,6 +92,9 @@ class Dense(LinearRule):
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         return _kronecker(operator, transposed=False)
 
+    def offset_count(self, operator: Operator) -> int:
+        return count(operator.target) if operator["bias"] else 0
+
     def offsets(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         if not operator["bias"]:
             return ()

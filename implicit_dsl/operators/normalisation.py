@@ -84,6 +84,9 @@ class BatchNorm(LinearRule):
             return (Entries("weight", diagonal, diagonal, channel, factor),)
         return (Entries("", diagonal, diagonal, None, factor),)
 
+    def offset_count(self, operator: Operator) -> int:
+        return count(operator.target) * (2 if operator["affine"] else 1)
+
     def offsets(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         channel = self._channel(operator)
         rows, zero = np.arange(len(channel)), np.zeros(len(channel), dtype=np.int64)
