@@ -173,3 +173,21 @@ def test_the_same_program_gives_the_same_bytes(hash_seed: str) -> None:
         check=True,
     )
     assert found.stdout == implicit_dsl.compile(text) + "\n"
+
+
+def test_long_sums_and_lists_are_written_over_several_lines() -> None:
+    text = """model M()
+    input u[8]
+    heads = [u |> Dense(8) |> relu |> Dense(2) for _ in 1:19]
+    h ~ tanh(sum(heads))
+    g ~ tanh(sum(-h for _ in 1:40) - 0.25*h + 1)
+    output y = sum(heads) / length(heads) + h + g, z = cat(heads)
+end
+"""
+    generated = implicit_dsl.compile(text)
+    code = generated.split("_STRUCTURES: dict")[0]
+
+    assert max(map(len, code.split("\n"))) <= 110
+    module = build(text).M(dtype=torch.float64)
+    u = torch.randn(2, 8, dtype=torch.float64)
+    assert_close(outputs(module(u)), outputs(module.system().solve(u)))

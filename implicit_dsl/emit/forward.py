@@ -93,7 +93,10 @@ class Forward:
         for block in self.model.outputs:
             self._remark(block)
             variable = self._variable(block.name)
-            self._assign(f"{variable}: Tensor", self._sum(block, self.model.terms_of[block.name]), "")
+            value = self._sum(block, self.model.terms_of[block.name])
+            if self._too_long(f"{variable}: Tensor", value, ""):
+                value = self._shortened(block, None)
+            self._assign(f"{variable}: Tensor", value, "")
             results.append(variable)
         result = results[0]
         if output_class:
@@ -200,14 +203,15 @@ class Forward:
             sign, value = self._signed(term)
             if len(terms) == 1 and not sign:
                 return value
-            if named and not value.text.isidentifier():
+            if named and any(c in value.text for c in "(*"):
                 variable = self._variable(f"{named}_term{len(summands) + 1}")
                 self._assign(variable, value, "")
                 value = Expression(variable)
             # the one expression that is not tight, and binds more tightly than a sum, is a product
             text = value.text if value.tight or self._is_product(term) else value.atom
             summands.append(f"{sign}{text}" if not summands else f"{sign or '+'} {text}")
-        return Expression(" ".join(summands), tight=False)
+        lines = ("(", *(f"    {text}" for text in summands), ")") if named else ()
+        return Expression(" ".join(summands), tight=False, lines=lines)
 
     def _is_product(self, term: Term) -> bool:
         last = term.chain[-1] if term.chain else None
