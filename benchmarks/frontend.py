@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from implicit_dsl.assemble import assemble
 from implicit_dsl.certify import certify
-from implicit_dsl.compile import read_source
+from implicit_dsl.compiler import read_source
 from implicit_dsl.emit import emit
 from implicit_dsl.errors import Findings
 from implicit_dsl.parse import parse

@@ -11,7 +11,7 @@ from statistics import quantiles
 from time import perf_counter
 
 import implicit_dsl
-from implicit_dsl.compile import check, read_source
+from implicit_dsl.compiler import check, read_source
 from implicit_dsl.matrices import Layout
 from implicit_dsl.pictures import spy_of, spy_png, spy_svg, spy_text
 

@@ -1,8 +1,8 @@
 """implicitc: networks as equations in, certified PyTorch out.
 
-    import implicit_dsl
-    LeNet5 = implicit_dsl.load("lenet5.impl").LeNet5     # the generated module, without a file
-    text = implicit_dsl.compile(source_text)             # the generated text
+import implicit_dsl
+LeNet5 = implicit_dsl.load("lenet5.impl").LeNet5     # the generated module, without a file
+text = implicit_dsl.compile(source_text)             # the generated text
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from implicit_dsl.compile import compile
+    from implicit_dsl.compiler import compile
     from implicit_dsl.errors import Diagnostic, ImplicitError
-    from implicit_dsl.load import load
+    from implicit_dsl.loading import load, loads
 
 __version__ = "0.1.0"
-__all__ = ["Diagnostic", "ImplicitError", "__version__", "compile", "load"]
+__all__ = ["Diagnostic", "ImplicitError", "__version__", "compile", "load", "loads"]
 
 _HOMES = {
-    "compile": "implicit_dsl.compile",
-    "load": "implicit_dsl.load",
+    "compile": "implicit_dsl.compiler",
+    "load": "implicit_dsl.loading",
+    "loads": "implicit_dsl.loading",
     "Diagnostic": "implicit_dsl.errors",
     "ImplicitError": "implicit_dsl.errors",
 }

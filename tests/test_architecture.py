@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "implicit_dsl"
 NOUNS = {"source", "errors", "syntax", "shapes", "names", "graph", "model", "matrices", "header"}
-STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compile", "load", "cli"}
+STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compiler", "loading", "cli"}
 
 
 def imports(path: Path) -> set[str]:
@@ -46,7 +46,7 @@ def test_runtime_and_nouns_know_no_stage() -> None:
 
 
 def test_stages_do_not_know_each_other() -> None:
-    allowed = {"assemble": {"certify"}, "compile": STAGES, "load": STAGES, "cli": STAGES}
+    allowed = {"assemble": {"certify"}, "compiler": STAGES, "loading": STAGES, "cli": STAGES}
     for path in sources():
         place = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if place in STAGES:
@@ -59,7 +59,7 @@ def test_each_library_has_its_place() -> None:
         "lark": {"parse"},
         "jinja2": {"emit"},
         "networkx": {"graph", "certify", "pictures"},
-        "torch": {"runtime", "operators", "cli", "load"},
+        "torch": {"runtime", "operators", "cli", "loading"},
         "PIL": {"pictures"},
         "scipy": {"matrices", "operators", "runtime"},
         "scipy.sparse": {"matrices", "runtime"},
@@ -99,7 +99,7 @@ def loaded_by(code: str) -> set[str]:
 def test_checking_loads_no_heavy_library() -> None:
     heavy = {"torch", "numpy", "scipy", "networkx", "jinja2", "matplotlib", "PIL"}
     program = "model M()\\n input u[3]\\n output y = Dense(2)*u\\nend\\n"
-    imported = "from implicit_dsl.compile import check\nfrom implicit_dsl.source import Source"
+    imported = "from implicit_dsl.compiler import check\nfrom implicit_dsl.source import Source"
     check = f"{imported}\ncheck(Source('{program}'))"
 
     assert not heavy & loaded_by(check)
@@ -110,3 +110,10 @@ def test_compiling_does_not_load_torch() -> None:
     program = "model M()\\n input u[3]\\n output y = Dense(2)*u\\nend\\n"
 
     assert "torch" not in loaded_by(f"import implicit_dsl\nimplicit_dsl.compile('{program}')")
+
+
+def test_functions_of_the_package_are_no_modules() -> None:
+    import implicit_dsl
+
+    for path in PACKAGE.glob("*"):
+        assert path.stem not in set(implicit_dsl.__all__) - {"__version__"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from implicit_dsl import _resources
-from implicit_dsl.compile import check, read_source
+from implicit_dsl.compiler import check, read_source
 from implicit_dsl.errors import Diagnostic, render
 from implicit_dsl.source import Source
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from implicit_dsl.compile import compile, read_source
+from implicit_dsl.compiler import compile, read_source
 from implicit_dsl.header import Provenance, provenance
 from implicit_dsl.matrices import Layout
 from test_exactness import assert_close, outputs, randomise

@@ -1,0 +1,63 @@
+"""`implicitc check`: what is wrong with a program."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from implicit_dsl.cli.options import Parser
+from implicit_dsl.cli.report import plural, show_findings, tally, write
+
+if TYPE_CHECKING:
+    from implicit_dsl.compiler import Checked
+
+_EXAMPLES = """
+implicitc check net.impl
+implicitc check -W error examples/*.impl
+implicitc check net.impl -P n=200 --json
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Check each file; print what was found, or that it is fine."""
+    parser = Parser("check", "Say what is wrong with programs. Writes no file.", _EXAMPLES)
+    parser.files()
+    parser.program()
+    parser.add_argument("-W", dest="strict", choices=("error",), help="-W error: warnings count as errors")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for tools")
+    options = parser.read(words)
+    from implicit_dsl.cli.programs import checked
+
+    results = [(file, checked(file, options)) for file in options.files]
+    return _as_json(results, options) if options.json else _as_text(results, options)
+
+
+def _as_text(results: list[tuple[str, Checked]], options: Namespace) -> int:
+    found = [one for _, result in results for one in result.diagnostics]
+    fatal = show_findings(found, bool(options.strict))
+    for _, result in results:
+        if result.sources and not tally(result.diagnostics)[0]:
+            write(f"{result.sources[0].name}: fine ({_states(result)})\n")
+    return int(fatal)
+
+
+def _states(result: Checked) -> str:
+    sizes = [sum(node.role.value == "state" for node in one.graph.nodes) for one in result.certified]
+    models = f"{plural(len(sizes), 'model')}, " if len(sizes) > 1 else ""
+    return models + plural(sum(sizes), "state")
+
+
+def _as_json(results: list[tuple[str, Checked]], options: Namespace) -> int:
+    import json
+
+    found = [one for _, result in results for one in result.diagnostics]
+    errors, warnings = tally(found)
+    fatal = bool(errors or (options.strict and warnings))
+    data = {
+        "version": 1,
+        "diagnostics": [one.as_data() for one in found],
+        "summary": {"files": len(results), "errors": errors, "warnings": warnings, "ok": not fatal},
+    }
+    write(json.dumps(data, indent=2) + "\n")
+    return int(fatal)

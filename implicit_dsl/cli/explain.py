@@ -1,0 +1,129 @@
+"""`implicitc explain`: pages about messages, and the reference of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from implicit_dsl import _resources
+from implicit_dsl.cli.options import Parser
+from implicit_dsl.cli.report import Refusal, bold, dim, write
+from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators.base import ActivationRule, Formal, Rule
+
+_EXAMPLES = """
+implicitc explain            # everything there is to read
+implicitc explain E0303
+implicitc explain Conv
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the page of a code, or what is known of an operator."""
+    parser = Parser("explain", "Tell about a message (E0303) or an operator (Conv).", _EXAMPLES)
+    parser.add_argument("name", metavar="CODE|NAME", nargs="?", help="without it, a list of all")
+    name = parser.read(words).name
+    if name is None:
+        write(_contents())
+        return 0
+    codes, rules = _codes(), _rules()
+    by_lower = {known.lower(): known for known in (*rules, *codes)}
+    known = name if name in rules else by_lower.get(name.strip("[]").lower())
+    if known is None:
+        raise Refusal(f"there is nothing about `{name}`", _meant(name, (*codes, *rules)))
+    write(_page(known) if known in codes else _operator(known, rules[known]))
+    return 0
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    lowered = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), lowered, 3, cutoff=0.6)
+    if close:
+        listed = " or ".join(f"`{lowered[other]}`" for other in close)
+        return f"did you mean {listed}?"
+    return "`implicitc explain` lists all there is"
+
+
+def _codes() -> tuple[str, ...]:
+    return tuple(name.removesuffix(".md") for name in _resources.names("explain", ".md"))
+
+
+def _rules() -> dict[str, Rule]:
+    """Operators by the names of the language."""
+    return {name: rule for rule in OPERATORS.values() for name in rule.names}
+
+
+# --------------------------------------------------------------------------- pages
+
+
+def _page(code: str) -> str:
+    lines = _resources.read_text("explain", f"{code}.md").rstrip().splitlines()
+    # fences of code are for web pages: here the code stands out by its indentation
+    shown, inside = [], False
+    for line in lines:
+        if line.startswith("```"):
+            inside = not inside
+        elif inside:
+            shown.append(f"    {line}".rstrip())
+        else:
+            shown.append(bold(line.lstrip("# ")) if line.startswith("#") else line)
+    return "\n".join(shown) + "\n"
+
+
+def _title(code: str) -> str:
+    first = _resources.read_text("explain", f"{code}.md").split("\n", 1)[0].lstrip("# ")
+    return first.removeprefix(code).lstrip(": ")
+
+
+def _contents() -> str:
+    codes = [f"  {bold(code)}  {_title(code)}" for code in _codes()]
+    groups = {"operators": False, "activations": True}
+    lines = [bold("messages"), *codes]
+    for title, wanted in groups.items():
+        names = {n: rule for n, rule in _rules().items() if isinstance(rule, ActivationRule) is wanted}
+        width = max(map(len, names))
+        lines += ["", bold(title)]
+        lines += [f"  {name:<{width}}  {_first_sentence(rule.doc)}" for name, rule in names.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _first_sentence(doc: str) -> str:
+    return doc.split(". ")[0].split(": ")[0].rstrip(".")
+
+
+# --------------------------------------------------------------------------- operators
+
+
+def _operator(name: str, rule: Rule) -> str:
+    aliases = [other for other in rule.names if other != name]
+    also = dim(f"  also {', '.join(aliases)}") if aliases else ""
+    lines = [bold(_signature(name, rule)) + also, "", rule.doc]
+    if rule.formals:
+        width = max(len(formal.name) for formal in rule.formals)
+        lines += ["", *(f"  {formal.name:<{width}}  {formal.doc}{_default(formal)}" for formal in rule.formals)]
+    if rule.example:
+        lines += ["", bold("example"), *(f"    {line}" for line in _program(rule.example))]
+    return "\n".join(lines) + "\n"
+
+
+def _signature(name: str, rule: Rule) -> str:
+    required = [formal.name for formal in rule.formals if formal.required]
+    optional = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
+    if isinstance(rule, ActivationRule) and name[0].islower():
+        required.insert(0, "x")
+    return f"{name}({', '.join((*required, *optional))})"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "…" if value is None else str(value)
+
+
+def _default(formal: Formal) -> str:
+    return "" if formal.required or formal.default is None else f" ({_value(formal.default)} if not given)"
+
+
+def _program(body: str) -> list[str]:
+    return ["model Example", *(f"    {line}" for line in body.strip().splitlines()), "end"]

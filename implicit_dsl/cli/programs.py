@@ -1,0 +1,84 @@
+"""Programs named on the command line, read and checked."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from implicit_dsl.cli.options import USAGE, unique
+from implicit_dsl.cli.report import Refusal, plural, show_findings
+from implicit_dsl.compiler import Checked, check, read_source
+from implicit_dsl.files import STANDARD_INPUT, cannot_read
+from implicit_dsl.source import Source
+
+if TYPE_CHECKING:
+    from implicit_dsl.certify import Certified
+    from implicit_dsl.model import ImplicitModel
+
+
+def checked(file: str, options: Namespace) -> Checked:
+    """What the compiler finds in a file, or in standard input. A file that cannot be read is a finding."""
+    parameters = unique(options.parameters, "-P")
+    try:
+        source = _standard_input() if file == "-" else read_source(file)
+    except (OSError, UnicodeDecodeError) as error:
+        name = STANDARD_INPUT if file == "-" else file
+        path = None if file == "-" else file
+        return Checked((), (cannot_read(name, error, path),), (), ())
+    except ValueError as error:  # a zero byte in the name
+        raise Refusal(f"`{file}` is no name of a file: {error}", code=USAGE) from None
+    return check(source, parameters=parameters, model=options.model)
+
+
+def _standard_input() -> Source:
+    if sys.stdin is None:
+        raise OSError(9, "standard input is closed", STANDARD_INPUT)
+    if sys.stdin.isatty():
+        print("reading a program from the terminal; Ctrl-D ends it", file=sys.stderr)
+    return Source(sys.stdin.buffer.read().decode("utf-8"), STANDARD_INPUT)
+
+
+def sound(file: str, options: Namespace) -> Checked | None:
+    """The same, with the findings printed; None if there are errors."""
+    found = checked(file, options)
+    return None if show_findings(found.diagnostics) else found
+
+
+def only(found: Checked) -> Certified:
+    """The one model of a file. Raises Refusal if there are several."""
+    if len(found.certified) > 1:
+        names = [one.graph.name for one in found.certified]
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise Refusal(f"there are {len(names)} models: {listed}", f"choose one: `--model {names[0]}`", USAGE)
+    return found.certified[0]
+
+
+def bound(model: ImplicitModel, options: Namespace) -> ImplicitModel:
+    """The model for the inputs given by `--size`. Raises Refusal if sizes are still free, or do not fit."""
+    shapes: dict[str, tuple[int, ...]] = unique(options.sizes, "--size")  # type: ignore[assignment]
+    for name, axis in model.free:
+        if name not in shapes:
+            raise Refusal(
+                f"axis {axis + 1} of `{name}` is free, so the matrices have no size yet",
+                f"give the shape of the input: `--size {_example(model, name)}`",
+                USAGE,
+            )
+    try:
+        made = model.bind(shapes)
+    except ValueError as error:
+        raise Refusal(str(error), code=USAGE) from None
+    for block in (*made.inputs, *made.states, *made.outputs):
+        if any(isinstance(size, int) and size < 1 for size in (*block.shape, *block.slots)):
+            raise Refusal(f"the input is too small: `{block.name}` would be empty", code=USAGE)
+    return made
+
+
+def _example(model: ImplicitModel, name: str) -> str:
+    shape = model.blocks[name].shape
+    return f"{name}=" + ",".join(str(size) if isinstance(size, int) else "32" for size in shape)
+
+
+def outline(model: ImplicitModel) -> str:
+    """`LeNet5: 6 states, 61,706 parameters`."""
+    return f"{model.name}: {plural(len(model.states), 'state')}, {plural(model.parameter_count, 'parameter')}"
