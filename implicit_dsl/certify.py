@@ -52,6 +52,9 @@ def _substitution_order(graph: SignalGraph) -> list[str] | None:
     graphlib, not networkx: most programs have no loop, and should not wait for its import.
     """
     rank = {node.name: number for number, node in enumerate(graph.nodes) if node.role is Role.STATE}
+    inner = [(rank[e.source], rank[e.target]) for e in graph.edges if e.source in rank and e.target in rank]
+    if all(source < target for source, target in inner):
+        return list(rank)  # as written: the usual case
     sorter: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(rank, ()))
     for edge in graph.edges:
         if edge.source in rank and edge.target in rank:

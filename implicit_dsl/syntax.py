@@ -200,26 +200,12 @@ class Transpose:
     span: Span
 
 
+# fmt: off
 Expression: TypeAlias = (
-    Name
-    | Literal
-    | Sequence
-    | Comprehension
-    | Range
-    | Interval
-    | Unary
-    | Binary
-    | Comparison
-    | Pair
-    | Pipe
-    | Lambda
-    | Call
-    | Colon
-    | Axis
-    | Index
-    | Field
-    | Transpose
+    Name | Literal | Sequence | Comprehension | Range | Interval | Unary | Binary | Comparison | Pair
+    | Pipe | Lambda | Call | Colon | Axis | Index | Field | Transpose
 )
+# fmt: on
 
 # --------------------------------------------------------------------------- statements
 
@@ -379,20 +365,12 @@ class Template:
     header: Span
 
 
+# fmt: off
 Statement: TypeAlias = (
-    Declaration
-    | Equation
-    | Definition
-    | Bare
-    | For
-    | If
-    | Recurrent
-    | Ode
-    | Open
-    | Annotation
-    | Import
+    Declaration | Equation | Definition | Bare | For | If | Recurrent | Ode | Open | Annotation | Import
     | Template
 )
+# fmt: on
 
 
 @dataclass(frozen=True, slots=True)
