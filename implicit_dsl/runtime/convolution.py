@@ -28,8 +28,11 @@ _MOST_ENTRIES = 4_194_304
 
 def relu_max_pool2d(z: Tensor) -> Tensor:
     """max_pool2d(relu(z), 2) for z [batch, channels, height, width] with even height and width."""
+    # asked first, so that no size is read when a graph is captured for every size
+    if torch.compiler.is_compiling() or z.device.type != "cpu":
+        return torch.relu(torch.max_pool2d(z, 2))
     many = z.numel()
-    if many < _MANY or z.device.type != "cpu":
+    if many < _MANY:
         return torch.relu(torch.max_pool2d(z, 2))
     gradient = z.requires_grad and torch.is_grad_enabled()
     if gradient and many < _MANY_FOR_GRADIENT:
@@ -88,11 +91,11 @@ class SingleChannelConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """input [batch, 1, height, width]."""
         if (
-            not torch.is_grad_enabled()
+            torch.compiler.is_compiling()
+            or not torch.is_grad_enabled()
             or input.shape[0] < _MANY_IMAGES
             or input.device.type != "cpu"
             or torch.is_autocast_enabled("cpu")
-            or torch.compiler.is_compiling()
         ):
             return super().forward(input)
         result: Tensor = _SingleChannel.apply(  # type: ignore[no-untyped-call]
@@ -166,13 +169,15 @@ class ConvReluMaxPool2d(SingleChannelConv2d):
         """input [batch, channels, height, width]."""
         weight, pad = self.weight, self.padding
         assert isinstance(pad[0], int) and isinstance(pad[1], int)
-        height = input.shape[2] + 2 * pad[0] - weight.shape[2] + 1
-        width = input.shape[3] + 2 * pad[1] - weight.shape[3] + 1
         if (
-            torch.is_grad_enabled()
-            or input.shape[0] * weight.shape[0] * height * width < _MANY_FOR_CORNERS
+            torch.compiler.is_compiling()
+            or torch.is_grad_enabled()
             or input.device.type != "cpu"
-            or torch.compiler.is_compiling()
+            or input.shape[0]
+            * weight.shape[0]
+            * (input.shape[2] + 2 * pad[0] - weight.shape[2] + 1)
+            * (input.shape[3] + 2 * pad[1] - weight.shape[3] + 1)
+            < _MANY_FOR_CORNERS
         ):
             one = super().forward(input) if weight.shape[1] == 1 else nn.Conv2d.forward(self, input)
             return relu_max_pool2d(one)

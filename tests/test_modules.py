@@ -1,0 +1,134 @@
+"""Generated modules among the tools of PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import implicit_dsl
+from implicit_dsl.compiler import compile, read_source
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SHAPES = {
+    "lenet5": [(1, 32, 32)],
+    "lenet5_relu": [(1, 32, 32)],
+    "mlp": [(784,)],
+    "branching": [(3, 8, 8), (4,)],
+}
+quiet = pytest.mark.filterwarnings(*(f"ignore::{kind}Warning" for kind in ("Deprecation", "Future", "User")))
+
+
+def made(name: str) -> tuple[nn.Module, list[Tensor]]:
+    torch.manual_seed(0)
+    module = implicit_dsl.load(EXAMPLES / f"{name}.impl")
+    return getattr(module, module.__all__[0])().eval(), [torch.randn(12, *shape) for shape in SHAPES[name]]
+
+
+def flat(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_copies_and_pickles_compute_the_same(name: str) -> None:
+    module, inputs = made(name)
+    expected = flat(module(*inputs))
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        for one, other in zip(expected, flat(twin(*inputs))):
+            assert torch.equal(one, other)
+
+
+@quiet
+@pytest.mark.parametrize("name", SHAPES)
+def test_torch_compile_takes_a_module_whole(name: str) -> None:
+    module, inputs = made(name)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    for one, other in zip(flat(module(*inputs)), flat(compiled(*inputs))):
+        torch.testing.assert_close(one, other)
+
+
+@quiet
+@pytest.mark.parametrize("name", SHAPES)
+def test_torch_export_leaves_the_batch_free(name: str) -> None:
+    module, inputs = made(name)
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    exported = torch.export.export(module, tuple(inputs), dynamic_shapes=[{0: batch}] * len(inputs))
+    fewer = [tensor[:3] for tensor in inputs]
+    for one, other in zip(flat(module(*fewer)), flat(exported.module()(*fewer))):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_device_and_dtype_reach_every_tensor(name: str) -> None:
+    module = implicit_dsl.load(EXAMPLES / f"{name}.impl")
+    on_meta = getattr(module, module.__all__[0])(device="meta", dtype=torch.bfloat16)
+
+    assert {torch.device("meta")} == {tensor.device for tensor in on_meta.state_dict().values()}
+    assert {torch.bfloat16} == {parameter.dtype for parameter in on_meta.parameters()}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_wrong_shapes_are_refused_with_the_right_one(name: str) -> None:
+    module, inputs = made(name)
+    with pytest.raises(ValueError, match=r"has shape \(12, 2, 2\), but must be \[batch, "):
+        module(torch.zeros(12, 2, 2), *inputs[1:])
+    if len(inputs) > 1:
+        with pytest.raises(ValueError, match="batches of different size"):
+            module(inputs[0], inputs[1][:5])
+
+
+def test_state_dict_keys_follow_the_names_in_the_source() -> None:
+    program = """block Cell(n)
+    input x[_]
+    param W[n, n]
+    output y = tanh(W*x + Dense(n)*x)
+end
+model Net()
+    input u[4]
+    layer K = Dense(4), T[i in 1:2] = Dense(4)
+    param b[4] = ones(), κ[4, 4]
+    layer cell = Cell(4)
+    h[1] ~ relu(K*u + b)
+    h[2] ~ relu(T[1]*h[1] + T[2]*(κ*h[1]) + Dense(4)*h[1] + Dense(4)*u)
+    output y = cell(cell(h[2]))
+end
+"""
+    keys = list(implicit_dsl.loads(program).Net().state_dict())
+
+    weights = {key.removesuffix(".weight") for key in keys if not key.endswith(".bias")}
+    assert {"K", "T_1", "T_2", "b", "kappa", "h_2_dense", "h_2_dense2", "cell_W", "cell_y_dense"} == weights
+
+
+def test_initialisers_start_parameters_as_they_say() -> None:
+    program = """model Net()
+    input u[400]
+    param A[400, 400] = zeros(), B[400, 400] = ones(), C[400, 400] = constant(0.25), D[400, 400] = normal(0.1)
+    param E[400, 400] = uniform(0.1), F1[400, 400] = glorot(), G[400, 400] = kaiming()
+    param H[400, 400] = orthogonal(), I1[400, 400], c[400]
+    output y = (A + B + C + D + E + F1 + G + H + I1)*u + c
+end
+"""
+    torch.manual_seed(0)
+    net = implicit_dsl.loads(program).Net()
+    assert not net.A.any() and bool((net.B == 1).all()) and bool((net.C == 0.25).all()) and not net.c.any()
+    assert 0.098 < net.D.std().item() < 0.102
+    assert 0.099 < net.E.abs().max().item() <= 0.1
+    assert 0.085 < net.F1.abs().max().item() <= (6 / 800) ** 0.5 + 1e-6
+    for bounded in (net.G, net.I1):
+        assert 0.0499 < bounded.abs().max().item() <= 0.05
+    torch.testing.assert_close(torch.eye(400), net.H @ net.H.T, atol=1e-4, rtol=0)
+    before = net.D.clone()
+    net.reset_parameters()
+    assert not torch.equal(before, net.D)
+
+
+def test_compile_time_parameters_change_the_module() -> None:
+    source = read_source(str(EXAMPLES / "lenet5.impl"), "lenet5.impl")
+    assert "84, 100" in compile(source, parameters={"classes": 100})
+    assert "[7, 5]" in compile(
+        read_source(str(EXAMPLES / "mlp.impl")), parameters={"widths": "[7, 5]"}, model="MLP"
+    )
