@@ -29,6 +29,20 @@ def digits() -> tuple[Tensor, Tensor]:
     return F.interpolate(images, size=(32, 32), mode="bilinear"), torch.tensor(data.target)
 
 
+def moved(images: Tensor) -> Tensor:
+    """Each image turned, scaled and shifted a little at random, as other hands would have written it."""
+    count = len(images)
+    angle = (torch.rand(count) - 0.5) * 0.4  # up to 0.2 rad
+    size = 1 + (torch.rand(count) - 0.5) * 0.24
+    maps = torch.zeros(count, 2, 3)
+    maps[:, 0, 0] = maps[:, 1, 1] = angle.cos() * size
+    maps[:, 1, 0] = angle.sin() * size
+    maps[:, 0, 1] = -maps[:, 1, 0]
+    maps[:, :, 2] = (torch.rand(count, 2) - 0.5) * 0.2
+    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
 def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
     """The share of images whose largest score is that of their label."""
     model.eval()
@@ -38,7 +52,7 @@ def accuracy(model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=25)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--program", default=HERE / "lenet5.impl", help="an .impl file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save", type=Path, help="where to write the weights")
@@ -59,7 +73,7 @@ def main() -> None:
             model.train()
             order = torch.randperm(len(train_images))
             for batch in order.split(64):
-                loss = F.cross_entropy(model(train_images[batch]), train_labels[batch])
+                loss = F.cross_entropy(model(moved(train_images[batch])), train_labels[batch])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
