@@ -287,8 +287,8 @@ class Layout:
         for key, summands in blocks.items():
             if len(summands) == 1 and _keeps_all(summands[0]):
                 # an offset has one position for each output, also where two tensors share in it
-                most = self.rows.size(summands[0].row) if summands[0].bias else self._summand_count(summands[0])
-                total += min(most, self._summand_count(summands[0]))
+                entries = self._summand_count(summands[0])
+                total += min(entries, self.rows.size(summands[0].row)) if summands[0].bias else entries
             else:
                 rows, cols, _, over = self.block(*key).pattern()
                 total += len(np.unique(rows.astype(np.int64) * over.total + cols))
