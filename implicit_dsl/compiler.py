@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl.assemble import assemble
 from implicit_dsl.certify import Certified, certify
-from implicit_dsl.errors import Diagnostic, Findings
+from implicit_dsl.errors import Diagnostic, Findings, Severity
 from implicit_dsl.parse import parse
 from implicit_dsl.resolve import resolve
 from implicit_dsl.source import Source
@@ -74,7 +74,11 @@ def check(
         model=model,
     )
     certified = tuple(one for one in (certify(graph, findings) for graph in graphs) if one is not None)
-    return Checked(certified, tuple(findings), (source, *imported), tuple(written.items()))
+    found = tuple(findings)
+    if findings.errors:
+        # what is unused may be so only because the line that uses it is wrong
+        found = tuple(d for d in found if d.severity is Severity.ERROR)
+    return Checked(certified, found, (source, *imported), tuple(written.items()))
 
 
 def compile(

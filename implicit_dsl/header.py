@@ -31,10 +31,11 @@ def source_digest(sources: tuple[Source, ...]) -> str:
 
 def stamp(body: str, version: str, name: str, digest: str, command: str) -> str:
     """The body of a generated file behind its header. `name` and `command` are shown on one line each."""
+    again = "compile it again" if name.startswith("<") else f"run `{one_line(command)}`"
     contents = hashlib.sha256(body.encode("utf-8")).hexdigest()
     return (
         f"{_MARK}{version} from {one_line(name)} (sha256 {digest[:16]}).\n"
-        f"# Do not edit: change the source and run `{one_line(command)}`.\n"
+        f"# Do not edit: change the source and {again}.\n"
         f"# Contents: sha256 {contents}\n{body}"
     )
 

@@ -132,3 +132,11 @@ def test_compile_time_parameters_change_the_module() -> None:
     assert "[7, 5]" in compile(
         read_source(str(EXAMPLES / "mlp.impl")), parameters={"widths": "[7, 5]"}, model="MLP"
     )
+
+
+def test_an_activation_may_get_its_settings_before_it_is_applied() -> None:
+    program = "model Net()\n input u[5]\n phi = leaky_relu(slope = 0.2)\n output y = u |> phi |> phi\nend\n"
+    u = torch.randn(3, 5)
+
+    expected = torch.nn.functional.leaky_relu(torch.nn.functional.leaky_relu(u, 0.2), 0.2)
+    assert torch.equal(expected, implicit_dsl.loads(program).Net()(u))

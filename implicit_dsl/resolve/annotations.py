@@ -19,6 +19,8 @@ def annotate(body: Body, annotation: s.Annotation) -> None:
         meant = did_you_mean(name, [*_LATER, "allow"])
         help = f"did you mean `@{meant}`?" if meant else ""
         raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help)
+    for keyword in annotation.keywords:
+        raise problem("E0701", "`@allow` names warnings", keyword.span, help="write `@allow unused_input`")
     for argument in annotation.arguments:
         if not isinstance(argument, s.Name) or argument.name not in _ALLOWED:
             choices = ", ".join(f"`{choice}`" for choice in _ALLOWED)

@@ -30,6 +30,10 @@ class Arguments:
             raise problem("E0104", f"`{name}` has no argument `{keyword}`", span)
 
 
+def counted(count: int) -> str:
+    return "1 argument" if count == 1 else f"{count} arguments"
+
+
 def arity(name: str, arguments: Arguments, least: int, most: int | None, span: Span) -> None:
     """Check how many positional arguments there are. Raises Problem."""
     given = len(arguments.values)
@@ -37,9 +41,9 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
         wanted = (
             str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
         )
-        plural = "" if wanted == "1" else "s"
+        plural, are = "" if wanted == "1" else "s", "is" if given == 1 else "are"
         place = arguments.spans[most] if most is not None and given > most else span
-        raise problem("E0104", f"`{name}` takes {wanted} argument{plural}, and {given} are given", place)
+        raise problem("E0104", f"`{name}` takes {wanted} argument{plural}, and {given} {are} given", place)
 
 
 # --------------------------------------------------------------------------- operators
@@ -180,7 +184,7 @@ def bind_template(context: Context, value: TemplateValue, arguments: Arguments, 
         hint = "the others are written `name = value`" if len(formals) > len(positional) else ""
         raise problem(
             "E0104",
-            f"`{name}` takes {len(positional)} positional arguments, and more are given",
+            f"`{name}` takes {counted(len(positional))} without a name, and more are given",
             extra,
             help=hint,
         )

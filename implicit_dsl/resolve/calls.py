@@ -6,7 +6,7 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.names import identifier
-from implicit_dsl.operators.base import ActivationRule, LinearRule, Rule
+from implicit_dsl.operators.base import LinearRule, Rule
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context
@@ -85,8 +85,8 @@ def call_value(
             arguments.no_keywords(function.rule.names[0])
             arity(function.rule.names[0], arguments, 1, 1, span)
             return apply.apply_layer(context, function, wire_of(context, arguments, 0, span), span)
-        case Activation(name, rule):
-            return _activation(context, name, rule, arguments, span)
+        case Activation():
+            return _activation(context, function, arguments, span)
         case Builtin(name, run):
             return run(context, arguments, span, environment)
         case Instance():
@@ -152,10 +152,21 @@ def check_elementwise(function: Any, span: Span) -> None:
         )
 
 
-def _activation(context: Context, name: str, rule: ActivationRule, arguments: Arguments, span: Span) -> Wire:
+def _activation(
+    context: Context, function: Activation, arguments: Arguments, span: Span
+) -> Wire | Activation:
+    """φ on a value; with settings alone, the activation that has them."""
+    name, rule = function.name, function.rule
+    given = Arguments([], [], arguments.keywords)
+    if arguments.keywords and not arguments.values:
+        settings, _ = settings_of(rule, name, given, span)
+        return Activation(name, rule, settings)
     arity(name, arguments, 1, 1, span)
     wire = wire_of(context, arguments, 0, span)
-    settings, _ = settings_of(rule, name, Arguments([], [], arguments.keywords), span)
+    settings, _ = settings_of(rule, name, given, span)
+    if function.settings is not None:
+        given.no_keywords(name)
+        settings = function.settings
     return apply.activate(context, rule, settings, wire, span)
 
 

@@ -13,7 +13,7 @@ from implicit_dsl.names import reserved
 from implicit_dsl.resolve.constants import items
 from implicit_dsl.resolve.context import STATEMENT, Context
 from implicit_dsl.resolve.indexing import check_label, labels
-from implicit_dsl.resolve.problem import Problem, later, problem, quoted
+from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
 from implicit_dsl.resolve.values import Definition, show_key
 from implicit_dsl.source import Span
@@ -21,6 +21,8 @@ from implicit_dsl.source import Span
 
 def check_name(name: s.Name) -> None:
     """Raises Problem if nothing may have this name."""
+    if name.span.start == name.span.end:
+        raise Poisoned  # the parser put it where no name could be read, and said so
     reason = reserved(name.name)
     if name.name == "_":
         reason = "`_` is a size that is left free"

@@ -94,6 +94,8 @@ def open_module(loader: Loader, program: s.Program, root: str) -> Module:
         except Problem as found:
             loader.findings.add(found.diagnostic)
             _poison(module, environment, statement)
+        except Poisoned:
+            _poison(module, environment, statement)
     return module
 
 

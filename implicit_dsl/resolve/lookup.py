@@ -65,7 +65,7 @@ def _check_declared(node: s.Name, body: Body) -> None:
             "E0206",
             f"`{node.name}` is a family, and one of its members is needed here",
             node.span,
-            help=f"write one of {labels}, …",
+            help=f"write one of {labels}, …; the shape of a state is declared by `state {node.name}[…] ~ …`",
         )
     if (node.name,) in body.shapes:
         shape = body.shapes[(node.name,)]

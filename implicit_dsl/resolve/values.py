@@ -87,10 +87,11 @@ class Builtin:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """`relu`, `tanh`, …"""
+    """`relu`, or `leaky_relu(slope = 0.2)` with its settings given before it is applied."""
 
     name: str
     rule: ActivationRule
+    settings: Settings | None = None
 
 
 @dataclass(frozen=True, slots=True)
