@@ -101,7 +101,8 @@ def _operator(name: str, rule: Rule) -> str:
     lines = [bold(_signature(name, rule)) + also, "", rule.doc]
     if rule.formals:
         width = max(len(formal.name) for formal in rule.formals)
-        lines += ["", *(f"  {formal.name:<{width}}  {formal.doc}{_default(formal)}" for formal in rule.formals)]
+        rows = (f"  {formal.name:<{width}}  {formal.doc}{_default(formal)}" for formal in rule.formals)
+        lines += ["", *rows]
     if rule.example:
         lines += ["", bold("example"), *(f"    {line}" for line in _program(rule.example))]
     return "\n".join(lines) + "\n"

@@ -24,11 +24,11 @@ _HEADER = ("", "name", "shape", "size", "activation", "weights", "parameters", "
 
 def main(words: Sequence[str]) -> int:
     """Print each model of a file."""
-    parser = Parser("show", "List the blocks of each model: shapes, sizes, activations, parameters.", _EXAMPLES)
+    parser = Parser("show", "List the blocks of each model: shapes, sizes, parameters.", _EXAMPLES)
     parser.file()
     parser.program()
     stages = ("program", "graph", "model", "schedule")
-    parser.add_argument("--stage", choices=stages, help="what the compiler makes on the way, one after the other")
+    parser.add_argument("--stage", choices=stages, help="what the compiler makes on the way")
     options = parser.read(words)
     from implicit_dsl.cli.programs import sound
 
@@ -101,8 +101,9 @@ def _totals(model: ImplicitModel, certified: Certified) -> list[str]:
         sizes += f", {slots} slots"
     fixed = sum(count(tensor.shape) for tensor in model.tensors if not tensor.trainable)
     buffers = f" and {fixed:,} fixed" if fixed else ""
+    counted = f"{plural(len(model.states), 'state')}, {plural(model.parameter_count, 'parameter')}{buffers}"
     return [
-        f"  {plural(len(model.states), 'state')}, {plural(model.parameter_count, 'parameter')}{buffers}; {sizes}",
+        f"  {counted}; {sizes}",
         f"  no loops: solved by substitution, depth {depth(certified)}",
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from implicit_dsl import syntax as s
+from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import did_you_mean, later, problem
 from implicit_dsl.resolve.scope import Body
 
@@ -10,11 +11,16 @@ _LATER = ("wellposed", "solver", "backward", "sparse", "penalty", "lipschitz", "
 _ALLOWED = ("unused_input", "unused_state", "unused_parameter")
 
 
-def annotate(body: Body, annotation: s.Annotation) -> None:
-    """Note an annotation. Raises Problem if it is unknown, or means nothing yet: it is never ignored."""
+def annotate(context: Context, body: Body, annotation: s.Annotation) -> None:
+    """Note an annotation. Raises Problem if it is unknown.
+
+    One that means nothing yet is not ignored, but reported when the graph is known: it does
+    not keep other findings back.
+    """
     name = annotation.name.name
     if name in _LATER:
-        raise later(f"`@{name}`", annotation.span)
+        context.announced.append(later(f"`@{name}`", annotation.span).diagnostic)
+        return
     if name != "allow":
         meant = did_you_mean(name, [*_LATER, "allow"])
         help = f"did you mean `@{meant}`?" if meant else ""

@@ -66,6 +66,7 @@ class Context:
     tensors: list[Tensor] = field(default_factory=list)
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
+    announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
     _attributes: dict[str, tuple[str, Span]] = field(default_factory=dict)

@@ -8,7 +8,7 @@ is read more than once, or when another mixing operator follows it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from implicit_dsl.graph import Edge, Node, Role
 from implicit_dsl.operators import linear_rule
@@ -115,7 +115,7 @@ class _Lift:
             fits = len(form) <= MOST_SPREAD
         if not fits or any(len(term.chain) >= MOST_SPREAD for term in form):
             form = self.lift(source)
-        return tuple(_Term(t.source, (*t.chain, operator), wire.span) for t in form)
+        return tuple(_Term(t.source, _behind(t.chain, operator), wire.span) for t in form)
 
     def costly(self, wire: Wire) -> bool:
         """Whether computing a value twice would be a waste (or, for dropout, wrong)."""
@@ -183,6 +183,16 @@ def _summands(wire: Wire) -> list[Wire]:
         else:
             parts.append(part)
     return parts
+
+
+def _behind(chain: tuple[Operator, ...], operator: Operator) -> tuple[Operator, ...]:
+    """A chain and what follows it; two scalings are one."""
+    if operator.kind == "scale" and chain and chain[-1].kind == "scale":
+        factor = chain[-1]["factor"] * operator["factor"]
+        if factor == 1:
+            return chain[:-1]
+        return (*chain[:-1], replace(operator, settings=(("factor", factor),)))
+    return (*chain, operator)
 
 
 def _read(name: str, span: Span) -> _Form:

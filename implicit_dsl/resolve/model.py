@@ -41,6 +41,9 @@ def resolve_model(
     except RecursionError:
         active = context.active[-1] if context.active else None
         context.report(too_deep(active.span if active else value.template.header))
+    finally:
+        for diagnostic in context.announced:
+            context.report(diagnostic)
     return None
 
 
