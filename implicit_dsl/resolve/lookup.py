@@ -142,6 +142,7 @@ def use(context: Context, definition: Definition, span: Span) -> Any:
                 f"the shape of `{definition.shown}` cannot be found: it depends on itself",
                 definition.span,
                 labels=(Label(span, "used here"),),
+                notes=("it stands in a loop, which this version cannot solve",),
                 help=f"declare it: `state {definition.shown}[…] ~ …`",
             )
         raise _defined_by_itself(context, definition, span)
