@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from implicit_dsl._collector import collector_at_rest
 from implicit_dsl.assemble import assemble
 from implicit_dsl.certify import Certified, certify
 from implicit_dsl.errors import Diagnostic, Findings, Severity
@@ -59,11 +60,16 @@ def check(
     `parameters` are compile-time parameters: numbers, booleans and lists, or strings in the
     syntax of the language (`"[16, 32]"`).
     """
+    with collector_at_rest():
+        return _check(source, parameters or {}, model)
+
+
+def _check(source: Source, parameters: Mapping[str, object], model: str | None) -> Checked:
     findings = Findings()
     program, diagnostics = parse(source)
     for diagnostic in diagnostics:
         findings.add(diagnostic)
-    written = {name: _written(value) for name, value in (parameters or {}).items()}
+    written = {name: _written(value) for name, value in parameters.items()}
     bindings = _bindings(written, findings)
     graphs, imported = resolve(
         program,

@@ -10,6 +10,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from implicit_dsl._collector import collector_at_rest
+
 FINE, FOUND, USAGE, INTERNAL, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 
 COMMANDS = {
@@ -44,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code, and raises nothing."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _guarded(words)
+        with collector_at_rest():  # a short life: what is garbage goes with the process
+            code = _guarded(words)
         _flush()
         return code
     except BrokenPipeError:

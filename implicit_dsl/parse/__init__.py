@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+from implicit_dsl._collector import collector_at_rest
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.parse.build import Build
 from implicit_dsl.parse.reader import Reader
@@ -22,19 +19,7 @@ def parse(source: Source) -> tuple[Program, tuple[Diagnostic, ...]]:
     """Read a program. Bad text never raises: it is reported, and the rest is read all the same."""
     report = Report(source)
     tables = language()
-    with _collector_at_rest():
+    with collector_at_rest():
         tokens = tokenize(source.text, tables)
         program = Reader(tables, tokens, Build(source, report), report).read()
     return program, tuple(sorted(report.found, key=lambda d: d.span.start))
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Syntax has no cycles: looking for them while it grows takes a third of the time, and finds none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

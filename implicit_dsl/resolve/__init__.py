@@ -7,13 +7,12 @@ and `lift` (values to states).
 
 from __future__ import annotations
 
-import gc
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from types import MethodType
 
 from implicit_dsl import syntax as s
+from implicit_dsl._collector import collector_at_rest
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.graph import SignalGraph
 from implicit_dsl.names import identifier
@@ -49,7 +48,7 @@ def resolve(
         loader.active.append(os.path.realpath(path))
     graphs: list[SignalGraph] = []
     before = len(findings.found)
-    with _collector_at_rest():
+    with collector_at_rest():
         try:
             module = open_module(loader, program, root)
             text = sum(len(source.text) for source in (program.source, *loader.sources))
@@ -68,18 +67,6 @@ def resolve(
     places = {id(d): (files.get(id(d.span.source), -1), d.span.start) for d in findings.found[before:]}
     findings.found[before:] = sorted(findings.found[before:], key=lambda d: places[id(d)])
     return tuple(graphs), tuple(loader.sources)
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Everything made here is needed until the end: looking for garbage meanwhile finds none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _context(findings: Findings, budget: Budget) -> Context:
