@@ -101,12 +101,13 @@ def _view(model: ImplicitModel, forward: Forward, standalone: bool) -> _View:
         fields=[f"{name}: Tensor" for name in forward.fields().values()] if several else [],
         system_type="Any" if standalone else "runtime.System",
         system_doc='"""The exact matrices A, B, C and D of the current weights, in evaluation mode."""',
-        system=_system_lines(model, standalone),
+        system=_system_lines(model, output_class, standalone),
     )
 
 
-def _system_lines(model: ImplicitModel, standalone: bool) -> list[str]:
-    result = f'return runtime.System.of(self, _STRUCTURES["{model.name}"], shapes)'
+def _system_lines(model: ImplicitModel, output_class: str, standalone: bool) -> list[str]:
+    several = f", result={output_class}" if output_class else ""
+    result = f'return runtime.System.of(self, _STRUCTURES["{model.name}"], shapes{several})'
     if not standalone:
         return [result]
     return [

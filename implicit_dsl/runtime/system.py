@@ -5,7 +5,7 @@ x = φ(A x + B u + b),    y = C x + D u + d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -45,9 +45,14 @@ class System:
         weights: Mapping[str, np.ndarray],
         order: Order = "upper",
         limit: int = ENTRY_LIMIT,
+        result: Callable[..., Tensors] | None = None,
     ) -> None:
-        """For a model without free sizes and float64 tensors by id. `limit`: entries made at most."""
+        """For a model without free sizes and float64 tensors by id. `limit`: entries made at most.
+
+        `result` makes of several outputs what `forward` gives, by default a tuple.
+        """
         self.model, self.weights, self.order, self.limit = model, weights, order, limit
+        self.result = result
 
     @staticmethod
     def of(
@@ -56,6 +61,7 @@ class System:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         order: Order = "upper",
         limit: int = ENTRY_LIMIT,
+        result: Callable[..., Tensors] | None = None,
     ) -> System:
         """The system of a module whose structure is `ImplicitModel.as_data()`.
 
@@ -64,7 +70,7 @@ class System:
         has it in another shape.
         """
         model = ImplicitModel.from_data(structure).bind(shapes or {})
-        return System(model, _weights(module, model), order, limit)
+        return System(model, _weights(module, model), order, limit, result)
 
     @cached_property
     def A(self) -> BlockOperator:
@@ -150,7 +156,9 @@ class System:
         X, _ = self._states(U)
         Y = self._sparse["C"] @ X + self._sparse["D"] @ U + self.d[:, None]
         made = self._blocks_of(Y, self.partition("outputs"), self.outputs, inputs[0])
-        return tuple(made.values()) if len(made) > 1 else next(iter(made.values()))
+        if len(made) == 1:
+            return next(iter(made.values()))
+        return tuple(made.values()) if self.result is None else self.result(*made.values())
 
     def states_of(self, *u: torch.Tensor, **named: torch.Tensor) -> dict[str, torch.Tensor]:
         """The states [batch, *shape] by name, in the order in which they are computed; see `solve`."""
