@@ -38,12 +38,13 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
     """Check how many positional arguments there are. Raises Problem."""
     given = len(arguments.values)
     if given < least or (most is not None and given > most):
-        wanted = (
-            str(least) if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-        )
-        plural, are = "" if wanted == "1" else "s", "is" if given == 1 else "are"
+        wanted = counted(least)
+        if least != most:
+            wanted = f"at least {wanted}" if most is None else f"{least} to {counted(most)}"
         place = arguments.spans[most] if most is not None and given > most else span
-        raise problem("E0104", f"`{name}` takes {wanted} argument{plural}, and {given} {are} given", place)
+        raise problem(
+            "E0104", f"`{name}` takes {wanted}, and {given} {'is' if given == 1 else 'are'} given", place
+        )
 
 
 # --------------------------------------------------------------------------- operators
@@ -56,7 +57,7 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
     if len(arguments.values) > len(rule.formals):
         raise problem(
             "E0104",
-            f"`{name}` takes at most {len(rule.formals)} arguments",
+            f"`{name}` takes at most {counted(len(rule.formals))}",
             arguments.spans[len(rule.formals)],
             help=f"its arguments are {signature(rule, name)}",
         )
