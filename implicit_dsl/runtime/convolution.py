@@ -18,8 +18,9 @@ from torch import Tensor, nn
 # From so many entries on, maxima of strided views win over one call of `max_pool2d`,
 # without and with a gradient.
 _MANY, _MANY_FOR_GRADIENT = 8_192, 120_000
-# From so many entries before pooling on, one convolution for all four corners of the windows wins.
-_MANY_FOR_CORNERS = 60_000
+# From so many entries before pooling on (but for the margins), one convolution for all four corners
+# of the windows wins.
+_MANY_FOR_CORNERS = 80_000
 # From so many images on, the gradient of a single channel is taken by windows ...
 _MANY_IMAGES = 8
 # ... of which so many entries are written out at a time.
@@ -167,24 +168,15 @@ class ConvReluMaxPool2d(SingleChannelConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [batch, channels, height, width]."""
-        weight, pad = self.weight, self.padding
-        assert isinstance(pad[0], int) and isinstance(pad[1], int)
-        if (
-            torch.compiler.is_compiling()
-            or torch.is_grad_enabled()
-            or input.device.type != "cpu"
-            or input.shape[0]
-            * weight.shape[0]
-            * (input.shape[2] + 2 * pad[0] - weight.shape[2] + 1)
-            * (input.shape[3] + 2 * pad[1] - weight.shape[3] + 1)
-            < _MANY_FOR_CORNERS
-        ):
-            one = super().forward(input) if weight.shape[1] == 1 else nn.Conv2d.forward(self, input)
-            return relu_max_pool2d(one)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or input.device.type != "cpu":
+            single = self.in_channels == 1
+            return relu_max_pool2d(super().forward(input) if single else nn.Conv2d.forward(self, input))
+        weight, bias = self.weight, self.bias
+        if input.numel() * self.out_channels < _MANY_FOR_CORNERS * self.in_channels:
+            return relu_max_pool2d(torch.conv2d(input, weight, bias, 1, self.padding))
         moved = F.pad(weight, (1, 1, 1, 1))
         corners = moved.unfold(2, weight.shape[2] + 1, 1).unfold(3, weight.shape[3] + 1, 1)
         corners = corners.permute(2, 3, 0, 1, 4, 5).reshape(-1, *corners.shape[1:2], *corners.shape[4:])
-        bias = None if self.bias is None else self.bias.repeat(4)
-        z = torch.conv2d(input, corners, bias, 2, self.padding)
+        z = torch.conv2d(input, corners, None if bias is None else bias.repeat(4), 2, self.padding)
         half = torch.maximum(*z.chunk(2, 1))
         return torch.maximum(*half.chunk(2, 1)).relu_()
