@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import implicit_dsl
 from implicit_dsl.compiler import compile, read_source
+from implicit_dsl.runtime import convolution
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHAPES = {
@@ -140,3 +141,33 @@ def test_an_activation_may_get_its_settings_before_it_is_applied() -> None:
 
     expected = torch.nn.functional.leaky_relu(torch.nn.functional.leaky_relu(u, 0.2), 0.2)
     assert torch.equal(expected, implicit_dsl.loads(program).Net()(u))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "h = relu(Conv(4, 5)*u)\noutput y = MaxPool(2)(h), z = h",
+        "layer K = Conv(4, 5)\noutput y = relu(K*u) |> MaxPool(2), z = tanh(K*u)",
+        "layer K = Conv(4, 5)\noutput y = relu(K*u) |> MaxPool(2), z = relu(K(-u)) |> MaxPool(2)",
+        "h = relu(Conv(4, 5)*u + Conv(4, 5)*u)\noutput y = MaxPool(2)(h), z = relu(MaxPool(2)(Conv(3, 3)*u))",
+        "output y = MaxPool(2; stride = 1)(relu(Conv(4, 5)*u)), z = relu(MaxPool(3)(Conv(4, 5)*u))",
+        "output y = u |> Conv(4, 5; stride = 2) |> relu |> MaxPool(2), z = u |> relu |> MaxPool(2)",
+        "state b[4] ~ tanh(Dense(4)*a)\nstate a[4] ~ tanh(Dense(4)*flatten(u))\noutput y = b, z = a",
+    ],
+)
+def test_faster_paths_are_taken_only_where_they_compute_the_same(
+    body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_MANY", "_MANY_FOR_GRADIENT", "_MANY_FOR_CORNERS", "_MANY_IMAGES"):
+        monkeypatch.setattr(convolution, name, 0)
+    lines = "\n    ".join(body.split("\n"))
+    net = implicit_dsl.loads(f"model Net()\n    input u[2, 12, 12]\n    {lines}\nend\n").Net(
+        dtype=torch.float64
+    )
+    u = torch.randn(3, 2, 12, 12, dtype=torch.float64)
+    solved = net.system().solve(u)
+    with torch.no_grad():
+        inferred = net(u)
+    for one, other, third in zip(solved, inferred, net(u)):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(one, third, rtol=1e-12, atol=1e-12)
