@@ -30,7 +30,7 @@ _MOST_ENTRIES = 4_194_304
 def relu_max_pool2d(z: Tensor) -> Tensor:
     """max_pool2d(relu(z), 2) for z [batch, channels, height, width] with even height and width."""
     # asked first, so that no size is read when a graph is captured for every size
-    if torch.compiler.is_compiling() or z.device.type != "cpu":
+    if torch.compiler.is_compiling() or not z.is_cpu:
         return torch.relu(torch.max_pool2d(z, 2))
     many = z.numel()
     if many < _MANY:
@@ -95,7 +95,7 @@ class SingleChannelConv2d(nn.Conv2d):
             torch.compiler.is_compiling()
             or not torch.is_grad_enabled()
             or input.shape[0] < _MANY_IMAGES
-            or input.device.type != "cpu"
+            or not input.is_cpu
             or torch.is_autocast_enabled("cpu")
         ):
             return super().forward(input)
@@ -168,11 +168,14 @@ class ConvReluMaxPool2d(SingleChannelConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """input [batch, channels, height, width]."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or input.device.type != "cpu":
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not input.is_cpu:
             single = self.in_channels == 1
             return relu_max_pool2d(super().forward(input) if single else nn.Conv2d.forward(self, input))
         weight, bias = self.weight, self.bias
-        if input.numel() * self.out_channels < _MANY_FOR_CORNERS * self.in_channels:
+        many = input.numel() * self.out_channels // self.in_channels
+        if many < _MANY:
+            return torch.relu(torch.max_pool2d(torch.conv2d(input, weight, bias, 1, self.padding), 2))
+        if many < _MANY_FOR_CORNERS:
             return relu_max_pool2d(torch.conv2d(input, weight, bias, 1, self.padding))
         moved = F.pad(weight, (1, 1, 1, 1))
         corners = moved.unfold(2, weight.shape[2] + 1, 1).unfold(3, weight.shape[3] + 1, 1)
