@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from implicit_dsl.demands import Demand, Demands, MatrixTerm
 from implicit_dsl.operators.base import Initialiser, Operator
 from implicit_dsl.shapes import Shape, Size, bind, count
 
@@ -68,6 +69,24 @@ class Holder:
     line: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """States that read one another in a circle, solved together as one equilibrium.
+
+    `iterated` is a set of states that cuts every circle: with these given, the others follow
+    one after another, in the order of `states`. So a sweep is: `states` in their order, each
+    from the latest values.
+    """
+
+    states: tuple[str, ...]
+    iterated: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What the loop is called: the first iterated state."""
+        return self.iterated[0]
+
+
 @dataclass(frozen=True)
 class ImplicitModel:
     """x = φ(A x + B u + b), y = C x + D u + d, as a sum of terms over named blocks.
@@ -75,7 +94,7 @@ class ImplicitModel:
     A block of A that no term names is zero. Rows of A and B count slots (entries of the
     pre-activation), columns of A and C count states: they agree unless an activation
     takes several slots, as max-pooling does. States stand in an order in which
-    they can be computed where there are no loops.
+    they can be computed; those of a loop stand together.
     """
 
     name: str
@@ -87,6 +106,8 @@ class ImplicitModel:
     terms: tuple[Term, ...]
     tensors: tuple[Tensor, ...]
     holders: tuple[Holder, ...]
+    loops: tuple[Loop, ...] = ()
+    demands: Demands = Demands()
 
     @cached_property
     def blocks(self) -> dict[str, Block]:
@@ -192,7 +213,10 @@ class ImplicitModel:
         return tuple(dict.fromkeys(ids))
 
     def as_data(self) -> dict[str, Any]:
-        """The structure as plain tuples, for the generated module. `from_data` is the inverse."""
+        """The structure as plain tuples, for the generated module. `from_data` is the inverse.
+
+        Solver and gradient are not in it: the module holds them itself.
+        """
         return {
             "name": self.name,
             "inputs": tuple((b.name, _shape_data(b.shape)) for b in self.inputs),
@@ -203,6 +227,8 @@ class ImplicitModel:
             "outputs": tuple((b.name, _shape_data(b.shape)) for b in self.outputs),
             "terms": tuple((t.target, t.source, *map(_operator_data, t.chain)) for t in self.terms),
             "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
+            "loops": tuple((loop.states, loop.iterated) for loop in self.loops),
+            "wellposed": tuple(map(_demand_data, self.demands.wellposed)),
         }
 
     @staticmethod
@@ -218,7 +244,29 @@ class ImplicitModel:
             tuple(Term(to, source, tuple(map(_operator, chain))) for to, source, *chain in data["terms"]),
             tuple(Tensor(id, tuple(shape), trainable) for id, shape, trainable in data["tensors"]),
             (),
+            tuple(Loop(tuple(states), tuple(iterated)) for states, iterated in data.get("loops", ())),
+            Demands(tuple(map(_demand, data.get("wellposed", ())))),
         )
+
+
+def _demand_data(demand: Demand) -> dict[str, Any]:
+    matrix = demand.matrix and tuple((term.factor, term.tensors) for term in demand.matrix)
+    return {
+        "criterion": demand.criterion,
+        "bound": demand.bound,
+        "matrix": matrix,
+        "states": demand.states,
+        "method": demand.method,
+        "line": demand.line,
+        "text": demand.text,
+    }
+
+
+def _demand(data: Mapping[str, Any]) -> Demand:
+    matrix = data["matrix"]
+    if matrix is not None:
+        matrix = tuple(MatrixTerm(factor, tuple(tensors)) for factor, tensors in matrix)
+    return Demand(**{**data, "matrix": matrix})
 
 
 def _shape_data(shape: Shape) -> tuple[Any, ...]:

@@ -1,0 +1,87 @@
+"""What a program asks of its loops: that they are well posed, how they are solved, how differentiated.
+
+Plain data, written by `resolve` from the annotations `@wellposed`, `@solver` and `@backward`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+Criterion: TypeAlias = Literal["norm", "spectral", "pf", "monotone", "nemon", "prove", "unchecked"]
+Method: TypeAlias = Literal["project", "parametrize"]
+SolverName: TypeAlias = Literal[
+    "auto", "picard", "anderson", "broyden", "forward_backward", "peaceman_rachford", "newton"
+]
+BackwardName: TypeAlias = Literal["implicit", "neumann", "jfb", "phantom", "unrolled"]
+Failure: TypeAlias = Literal["raise", "warn", "fall_back"]
+
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
+BACKWARDS: tuple[BackwardName, ...] = get_args(BackwardName)
+FAILURES: tuple[Failure, ...] = get_args(Failure)
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixTerm:
+    """factor · T₁ T₂ …: each factor a parameter id and whether it is transposed; none: the identity."""
+
+    factor: float = 1.0
+    tensors: tuple[tuple[str, bool], ...] = ()
+
+
+Matrix: TypeAlias = tuple[MatrixTerm, ...]  # a sum; the empty sum is zero
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One `@wellposed`.
+
+    `criterion` with its `bound`:
+      norm       largest absolute row sum ≤ bound
+      spectral   largest singular value ≤ bound
+      pf         Perron root of the absolute matrix ≤ bound
+      monotone   I − A ⪰ bound·I (symmetric part): bound is m > 0
+      nemon      matrix measure μ∞ in a weighted norm ≤ bound
+      prove      no constraint: the current weights are to be certified
+      unchecked  no constraint and no certificate
+    `matrix` is what it constrains: a layer or `param` (one term), a matrix expression, or None
+    for the assembled A. `states` restrict it to the loops that hold them; empty: every loop.
+    """
+
+    criterion: Criterion
+    bound: float = 1.0
+    matrix: Matrix | None = None
+    states: tuple[str, ...] = ()
+    method: Method = "project"
+    line: int = 0
+    text: str = ""  # as written, such as `norm(A, Inf) <= 0.95`
+
+
+@dataclass(frozen=True, slots=True)
+class SolverDemand:
+    """One `@solver`: a solver with its settings (typed and checked), for some loops or all."""
+
+    name: SolverName = "auto"
+    settings: tuple[tuple[str, int | float | bool | str], ...] = ()
+    states: tuple[str, ...] = ()
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BackwardDemand:
+    """One `@backward`: how the gradient of a loop is found."""
+
+    name: BackwardName = "implicit"
+    settings: tuple[tuple[str, int | float], ...] = ()
+    states: tuple[str, ...] = ()
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """All that one model asks, in the order of the source."""
+
+    wellposed: tuple[Demand, ...] = ()
+    solvers: tuple[SolverDemand, ...] = ()
+    backwards: tuple[BackwardDemand, ...] = ()
