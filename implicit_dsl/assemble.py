@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from implicit_dsl.certify import Certified
 from implicit_dsl.graph import Edge, Node, Role
-from implicit_dsl.model import Block, Holder, ImplicitModel, Tensor, Term
+from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor, Term
 
 
 def assemble(certified: Certified) -> ImplicitModel:
@@ -25,6 +25,9 @@ def assemble(certified: Certified) -> ImplicitModel:
         tuple(map(_term, ordered)),
         tuple(Tensor(p.id, p.shape, p.trainable, p.initialiser, p.span.line) for p in graph.parameters),
         tuple(Holder(layer.name, layer.operator, layer.span.line) for layer in graph.layers),
+        tuple(Loop(g.states, g.iterated, g.guarantee, g.rate) for g in certified.groups if g.iterated),
+        graph.demands,
+        certified.constraints,
     )
 
 

@@ -5,8 +5,10 @@ Plain data, written by `resolve` from the annotations `@wellposed`, `@solver` an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
+
+from implicit_dsl.source import Span
 
 Criterion: TypeAlias = Literal["norm", "spectral", "pf", "monotone", "nemon", "prove", "unchecked"]
 Method: TypeAlias = Literal["project", "parametrize"]
@@ -56,6 +58,7 @@ class Demand:
     method: Method = "project"
     line: int = 0
     text: str = ""  # as written, such as `norm(A, Inf) <= 0.95`
+    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class SolverDemand:
     settings: tuple[tuple[str, int | float | bool | str], ...] = ()
     states: tuple[str, ...] = ()
     line: int = 0
+    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,7 @@ class BackwardDemand:
     settings: tuple[tuple[str, int | float], ...] = ()
     states: tuple[str, ...] = ()
     line: int = 0
+    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +90,6 @@ class Demands:
     wellposed: tuple[Demand, ...] = ()
     solvers: tuple[SolverDemand, ...] = ()
     backwards: tuple[BackwardDemand, ...] = ()
+
+
+NO_DEMANDS = Demands()

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from implicit_dsl.demands import Demands
+from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Initialiser, Operator
 from implicit_dsl.shapes import Shape
@@ -100,7 +100,7 @@ class SignalGraph:
     layers: tuple[Layer, ...]
     parameters: tuple[Parameter, ...]
     span: Span
-    demands: Demands = Demands()
+    demands: Demands = NO_DEMANDS
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from implicit_dsl.demands import Demand, Demands, MatrixTerm
+from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
+from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.operators.base import Initialiser, Operator
 from implicit_dsl.shapes import Shape, Size, bind, count
 
@@ -73,13 +74,16 @@ class Holder:
 class Loop:
     """States that read one another in a circle, solved together as one equilibrium.
 
-    `iterated` is a set of states that cuts every circle: with these given, the others follow
-    one after another, in the order of `states`. So a sweep is: `states` in their order, each
-    from the latest values.
+    `iterated` are the unknowns, a set of states that cuts every circle: with these given, the
+    others follow by substitution in the order of `states`, where the iterated ones come last. A
+    sweep gives new values of the iterated states from the old ones and from these others.
+    `rate` is the contraction rate in the ∞-norm where one is proved for all feasible weights.
     """
 
     states: tuple[str, ...]
     iterated: tuple[str, ...]
+    guarantee: Guarantee = Guarantee.UNCHECKED
+    rate: float | None = None
 
     @property
     def name(self) -> str:
@@ -107,7 +111,8 @@ class ImplicitModel:
     tensors: tuple[Tensor, ...]
     holders: tuple[Holder, ...]
     loops: tuple[Loop, ...] = ()
-    demands: Demands = Demands()
+    demands: Demands = NO_DEMANDS
+    constraints: tuple[Constraint, ...] = ()
 
     @cached_property
     def blocks(self) -> dict[str, Block]:
@@ -227,7 +232,9 @@ class ImplicitModel:
             "outputs": tuple((b.name, _shape_data(b.shape)) for b in self.outputs),
             "terms": tuple((t.target, t.source, *map(_operator_data, t.chain)) for t in self.terms),
             "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
-            "loops": tuple((loop.states, loop.iterated) for loop in self.loops),
+            "loops": tuple(
+                (loop.states, loop.iterated, loop.guarantee.name, loop.rate) for loop in self.loops
+            ),
             "wellposed": tuple(map(_demand_data, self.demands.wellposed)),
         }
 
@@ -244,13 +251,18 @@ class ImplicitModel:
             tuple(Term(to, source, tuple(map(_operator, chain))) for to, source, *chain in data["terms"]),
             tuple(Tensor(id, tuple(shape), trainable) for id, shape, trainable in data["tensors"]),
             (),
-            tuple(Loop(tuple(states), tuple(iterated)) for states, iterated in data.get("loops", ())),
+            tuple(
+                Loop(tuple(states), tuple(iterated), Guarantee[guarantee], rate)
+                for states, iterated, guarantee, rate in data.get("loops", ())
+            ),
             Demands(tuple(map(_demand, data.get("wellposed", ())))),
         )
 
 
 def _demand_data(demand: Demand) -> dict[str, Any]:
-    matrix = demand.matrix and tuple((term.factor, term.tensors) for term in demand.matrix)
+    matrix = None
+    if demand.matrix is not None:
+        matrix = tuple((term.factor, term.tensors) for term in demand.matrix)
     return {
         "criterion": demand.criterion,
         "bound": demand.bound,
@@ -263,9 +275,10 @@ def _demand_data(demand: Demand) -> dict[str, Any]:
 
 
 def _demand(data: Mapping[str, Any]) -> Demand:
-    matrix = data["matrix"]
-    if matrix is not None:
-        matrix = tuple(MatrixTerm(factor, tuple(tensors)) for factor, tensors in matrix)
+    written = data["matrix"]
+    matrix = None
+    if written is not None:
+        matrix = tuple(MatrixTerm(factor, tuple(tensors)) for factor, tensors in written)
     return Demand(**{**data, "matrix": matrix})
 
 

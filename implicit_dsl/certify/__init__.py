@@ -1,0 +1,109 @@
+"""When and how each state can be computed: the graph, cut into groups, each with its guarantee."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from implicit_dsl.certify.constraints import by_construction, of_loops, of_matrix
+from implicit_dsl.certify.gains import Ways, ways
+from implicit_dsl.certify.proof import prove
+from implicit_dsl.certify.reports import no_loop
+from implicit_dsl.certify.schedule import Component, schedule
+from implicit_dsl.demands import Demand
+from implicit_dsl.errors import Diagnostic, Findings
+from implicit_dsl.graph import SignalGraph
+from implicit_dsl.guarantees import Constraint, Guarantee
+
+__all__ = ["Certified", "Group", "Guarantee", "certify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """States that are solved together, and why that works.
+
+    `iterated` are the unknowns of a loop (none: the state follows from those before it), `rate`
+    is its contraction rate in the ∞-norm, where that is proved for all feasible weights.
+    """
+
+    states: tuple[str, ...]
+    guarantee: Guarantee
+    iterated: tuple[str, ...] = ()
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A graph whose groups, in this order, can each be solved from those before."""
+
+    graph: SignalGraph
+    groups: tuple[Group, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+
+def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
+    """The groups of a graph in solvable order, each with its guarantee, and the constraints they rest on.
+
+    A loop for which nothing is proved, and which the source does not call `unchecked`, is
+    reported in `findings`, and None is returned.
+    """
+    components = schedule(graph)
+    groups: list[Group] = []
+    refused = False
+    for component in components:
+        if not component.iterated:
+            groups.append(Group(component.states, Guarantee.ACYCLIC))
+            continue
+        found = prove(graph, component, _applying(graph, component))
+        if isinstance(found, Diagnostic):
+            findings.add(found)
+            refused = True
+            continue
+        groups.append(Group(component.states, found.guarantee, component.iterated, found.rate))
+    loops = [component for component in components if component.iterated]
+    constraints = None if refused else _constraints(graph, loops, findings)
+    return None if constraints is None else Certified(graph, tuple(groups), constraints)
+
+
+def _applying(graph: SignalGraph, loop: Component) -> list[Demand]:
+    """The demands that concern a loop; those that name it go first, and stand alone with `unchecked`."""
+    named = [d for d in graph.demands.wellposed if d.states and set(d.states) & set(loop.states)]
+    return [*named, *(d for d in graph.demands.wellposed if not d.states)]
+
+
+def _constraints(
+    graph: SignalGraph, loops: Sequence[Component], findings: Findings
+) -> tuple[Constraint, ...] | None:
+    """What the demands come to; None if one cannot be met, which is reported."""
+    made: list[Constraint] = []
+    for demand in graph.demands.wellposed:
+        if demand.criterion in ("prove", "unchecked"):
+            continue
+        concerned = [
+            found
+            for loop in loops
+            if not demand.states or set(demand.states) & set(loop.states)
+            if (found := ways(graph, loop)) is not None
+        ]
+        constraint = _constraint(graph, demand, concerned)
+        if isinstance(constraint, Diagnostic):
+            findings.add(constraint)
+            return None
+        if not _concerns(constraint, concerned):
+            findings.add(no_loop(graph, demand))
+        if constraint.uses:
+            made.append(constraint)
+    return tuple(made)
+
+
+def _constraint(graph: SignalGraph, demand: Demand, concerned: list[Ways]) -> Constraint | Diagnostic:
+    if demand.criterion == "monotone" and by_construction(demand, concerned):
+        return Constraint("monotone", demand.bound, demand.method, (), (), demand.line, demand.text)
+    return of_loops(graph, demand, concerned) if demand.matrix is None else of_matrix(graph, demand)
+
+
+def _concerns(constraint: Constraint, loops: Sequence[Ways]) -> bool:
+    ids = {
+        tensor.id for found in loops for ways_ in found.values() for way in ways_ for tensor in way.tensors
+    }
+    return bool(loops) and (not constraint.uses or any(id in ids for id in constraint.tensors))
