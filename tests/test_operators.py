@@ -22,7 +22,6 @@ torch.set_num_threads(1)
 LINEAR = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, LinearRule))
 ACTIVATIONS = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, ActivationRule))
 ELEMENTWISE = sorted(kind for kind in ACTIVATIONS if activation_rule(Operator(kind, (), ())).elementwise)
-LAYERS = sorted(kind for kind in LINEAR if kind != "place")  # concatenations are emitted as a whole
 TOLERANCE = 1e-12
 BATCH = 3
 
@@ -85,11 +84,20 @@ def emitted(case: Case, x: torch.Tensor) -> torch.Tensor:
     return value.expand(len(x), *sizes(op.target))
 
 
+def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None:
+    """The value of the expression with the tensors of these roles written out, [batch, *target]."""
+    op, rule = case.operator, linear_rule(case.operator)
+    texts = {role: f"w[{role!r}]" for role in case.tensors if role in roles}
+    expression = rule.emit_with(op, Expression("x"), texts)
+    value = eval(expression.text, {"torch": torch, "F": F, "w": tensors_of(case), "x": x})
+    return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
+
+
 def test_each_rule_is_exercised() -> None:
     assert set(CASES) == set(OPERATORS)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@linear_kinds
 @law
 @given(data=st.data())
 def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject) -> None:
@@ -102,6 +110,76 @@ def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject)
     expected = emitted(case, x).detach().numpy().reshape(BATCH, -1)
 
     same(x.numpy().reshape(BATCH, -1) @ matrix_of(case).T + offset_of(case), expected)
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_an_expression_with_explicit_tensors_is_the_layer(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op = case.operator
+    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+
+    same(written(case, x, set(case.tensors)).numpy(), emitted(case, x).detach().numpy())
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_what_makes_the_offset_can_be_left_out_and_written_alone(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule = case.operator, linear_rule(case.operator)
+    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+    x = torch.ones(BATCH, dtype=torch.float64) if kind in ("offset", "constant") else x
+    texts = {role: f"w[{role!r}]" for role in case.tensors}
+    offset = rule.emit_offset(op, texts)
+    value = 0.0 if offset is None else eval(offset.text, {"torch": torch, "w": tensors_of(case)})
+
+    linear = written(case, x, set(case.tensors) - set(rule.offset_roles))
+
+    same(linear.reshape(BATCH, -1), x.reshape(BATCH, -1).numpy() @ matrix_of(case).T)
+    same(torch.as_tensor(value).expand(op.target).reshape(-1), offset_of(case))
+
+
+@law
+@given(case=CASES["dropout"])
+def test_a_mask_multiplies(case: Case) -> None:
+    op = case.operator
+    x, mask = vectors(case, *[(BATCH, *sizes(op.source))] * 2)
+    text = linear_rule(op).emit_with(op, Expression("x"), {"mask": "mask"}).text
+
+    same(eval(text, {"x": x, "mask": mask}), x * mask)
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op = case.operator
+    bounds = {
+        id: float(np.abs(case.weights()[role].reshape(len(case.weights()[role]), -1)).sum(1).max())
+        for role, id in op.parameters
+        if case.tensors[role]
+    }
+
+    gain = linear_rule(op).gain(op, bounds)
+
+    if gain is None:
+        assert kind in ("batch_norm", "matrix", "offset")
+    else:
+        assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
+
+
+@law
+@given(case=CASES["matrix"])
+def test_the_bound_of_a_transposed_matrix_has_a_name_of_its_own(case: Case) -> None:
+    op, W = case.operator, case.weights()["weight"]
+    rows, columns = float(np.abs(W).sum(1).max()), float(np.abs(W).sum(0).max())
+    bounds = {"layer.weight": rows, "layer.weight'": columns}
+
+    same(linear_rule(op).gain(op, bounds), np.abs(matrix_of(case)).sum(1).max())
+    assert not op["transposed"] or linear_rule(op).gain(op, {"layer.weight": rows}) is None
 
 
 @law

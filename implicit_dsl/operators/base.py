@@ -132,6 +132,11 @@ class Expression:
         return self.text if self.tight else f"({self.text})"
 
 
+def per_channel(shape: Shape) -> str:
+    """What makes of a vector [channels] one that broadcasts over a shape with channels first: `[:, None]`."""
+    return f"[:{', None' * (len(shape) - 1)}]" if len(shape) > 1 else ""
+
+
 class Rule(ABC):
     """All that is known of one kind of operator. `kind` is its name inside the compiler,
     `names` what it is called in the language; `example` is a body that uses it."""
@@ -163,6 +168,7 @@ class LinearRule(Rule):
     """
 
     mixing: ClassVar[bool] = True
+    offset_roles: ClassVar[tuple[str, ...]] = ("bias",)  # the tensors that only the offset needs
 
     @abstractmethod
     def entry_count(self, operator: Operator) -> int:
@@ -196,6 +202,29 @@ class LinearRule(Rule):
     @abstractmethod
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         """The PyTorch expression. `layer` is the module that holds the parameters, such as `self.c1_conv`."""
+
+    @abstractmethod
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        """The same in evaluation mode with a text for each tensor, by role, in place of the layer.
+
+        Without its `offset_roles` it is the linear part alone.
+        """
+
+    def emit_offset(self, operator: Operator, weights: Mapping[str, str]) -> Expression | None:
+        """What `emit_with` adds for the `offset_roles` among the weights, without a batch axis.
+
+        It broadcasts to the target. None if there is no offset. The default: a bias for each channel.
+        """
+        bias = weights.get("bias")
+        return None if bias is None else Expression(bias + per_channel(operator.target))
+
+    @abstractmethod
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        """A bound of the ∞-norm of the matrix (its largest absolute row sum), None if there is none.
+
+        `bounds` are those of the tensors by id: the largest Σ|…| over all axes but the first, so
+        for a vector its largest entry. The bound of a transposed matrix W is that of `W'`.
+        """
 
 
 class ActivationRule(Rule):

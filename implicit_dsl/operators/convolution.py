@@ -101,13 +101,7 @@ class Conv(LinearRule):
     def holder(self, operator: Operator) -> str:
         axes = len(operator.source) - 1
         text = f"nn.Conv{axes}d({operator.source[0]}, {operator.target[0]}, {_short(operator['kernel'])}"
-        for ours, theirs, default in (
-            ("stride", "stride", 1),
-            ("pad", "padding", 0),
-            ("dilation", "dilation", 1),
-        ):
-            if operator[ours] != (default,) * axes:
-                text += f", {theirs}={_short(operator[ours])}"
+        text += _options(operator)
         if operator["groups"] != 1:
             text += f", groups={operator['groups']}"
         return text + ("" if operator["bias"] else ", bias=False") + ")"
@@ -160,6 +154,31 @@ class Conv(LinearRule):
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return Expression(f"{layer}({x.text})")
+
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        axes = len(operator.source) - 1
+        bias = f", {weights['bias']}" if "bias" in weights else ""
+        options = _options(operator)
+        if operator["groups"] != 1:
+            options += f", groups={operator['groups']}"
+        return Expression(f"F.conv{axes}d({x.text}, {weights['weight']}{bias}{options})")
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        # a row of the matrix reads the kernel of its channel at most once (theory §3)
+        return bounds.get(operator.parameter("weight") or "")
+
+
+def _options(operator: Operator) -> str:
+    """The windows as arguments of PyTorch, where they are not the default."""
+    text = ""
+    for ours, theirs, default in (
+        ("stride", "stride", 1),
+        ("pad", "padding", 0),
+        ("dilation", "dilation", 1),
+    ):
+        if any(size != default for size in operator[ours]):
+            text += f", {theirs}={_short(operator[ours])}"
+    return text
 
 
 def _short(sizes: tuple[int, ...]) -> str:

@@ -107,6 +107,16 @@ class Dense(LinearRule):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return Expression(f"{layer}({x.text})")
 
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        bias = f", {weights['bias']}" if "bias" in weights else ""
+        return Expression(f"F.linear({x.text}, {weights['weight']}{bias})")
+
+    def emit_offset(self, operator: Operator, weights: Mapping[str, str]) -> Expression | None:
+        return Expression(weights["bias"]) if "bias" in weights else None
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return bounds.get(operator.parameter("weight") or "")
+
 
 class Matrix(LinearRule):
     """A `param W[m, n]` used as W*x, or as W'*x when `transposed`."""
@@ -139,6 +149,13 @@ class Matrix(LinearRule):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         weight = f"{layer}.mT" if operator["transposed"] else layer
         return Expression(f"F.linear({x.text}, {weight})")
+
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        return self.emit(operator, x, weights["weight"])
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        # the rows of Wᵀ are the columns of W, of which the bound of W says nothing
+        return bounds.get((operator.parameter("weight") or "") + ("'" if operator["transposed"] else ""))
 
 
 RULES: tuple[Rule, ...] = (Dense(), Matrix())

@@ -34,6 +34,12 @@ class Monomial(LinearRule):
     def factor(self, operator: Operator) -> float:
         return 1.0
 
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        return self.emit(operator, x, "")
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return abs(self.factor(operator))
+
     def entry_count(self, operator: Operator) -> int:
         return min(count(operator.source), count(operator.target))
 
@@ -192,7 +198,11 @@ class Place(Monomial):
         return whole
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
-        raise AssertionError("the parts of a concatenation are emitted together")
+        # alone; the parts of a whole concatenation are emitted together
+        axis, start = operator["axis"], operator["start"]
+        behind = count(operator.target[axis : axis + 1]) - start - count(operator.source[axis : axis + 1])
+        sides = (0, 0) * (len(operator.source) - 1 - axis) + (start, behind)
+        return Expression(f"F.pad({x.text}, {sides!r})")
 
 
 RULES: tuple[Rule, ...] = (Scale(), Reshape(), Select(), Place())

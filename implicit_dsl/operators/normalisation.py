@@ -16,6 +16,7 @@ from implicit_dsl.operators.base import (
     Rule,
     Settings,
     ShapeError,
+    per_channel,
 )
 from implicit_dsl.shapes import Shape, count, show
 
@@ -35,6 +36,7 @@ class BatchNorm(LinearRule):
     """
 
     kind = "batch_norm"
+    offset_roles = ("running_mean", "bias")
     names = ("BatchNorm",)
     formals = (
         Formal("eps", "number", "added to the variance", default=1e-5),
@@ -110,6 +112,34 @@ class BatchNorm(LinearRule):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return Expression(f"{layer}({x.text})")
 
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        if set(weights) == {spec.role for spec in self.parameters(operator)}:
+            learned = f", {weights['weight']}, {weights['bias']}" if operator["affine"] else ""
+            statistics = f"{weights['running_mean']}, {weights['running_var']}"
+            return Expression(f"F.batch_norm({x.text}, {statistics}{learned}, eps={operator['eps']!r})")
+        factor, offset = self._factor(operator, weights), self.emit_offset(operator, weights)
+        made = f"{x.atom} * {factor.atom}{per_channel(operator.source)}"
+        return Expression(made if offset is None else f"{made} + {offset.atom}", tight=False)
+
+    def _factor(self, operator: Operator, weights: Mapping[str, str]) -> Expression:
+        """What each channel is multiplied by."""
+        text = f"torch.rsqrt({weights['running_var']} + {operator['eps']!r})"
+        return (
+            Expression(f"{weights['weight']} * {text}", tight=False)
+            if operator["affine"]
+            else Expression(text)
+        )
+
+    def emit_offset(self, operator: Operator, weights: Mapping[str, str]) -> Expression | None:
+        if "running_mean" not in weights:
+            return super().emit_offset(operator, weights)
+        text = f"{weights['running_mean']} * {self._factor(operator, weights).text}"
+        text = f"({weights['bias']} - {text})" if "bias" in weights else f"(-{text})"
+        return Expression(text + per_channel(operator.target))
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return None  # the running variance may be as small as it likes
+
 
 class Dropout(LinearRule):
     """In evaluation the identity. In training it is random: a state of its own, so that a value
@@ -143,6 +173,13 @@ class Dropout(LinearRule):
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return Expression(f"F.dropout({x.text}, {operator['p']!r}, self.training)")
+
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        """Multiplied by `mask`, if there is one: entries 0 and 1 ÷ (1 − p), drawn once for a whole solve."""
+        return Expression(f"{x.atom} * {weights['mask']}", tight=False) if "mask" in weights else x
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return 1 / (1 - float(operator["p"]))
 
 
 RULES: tuple[Rule, ...] = (BatchNorm(), Dropout())

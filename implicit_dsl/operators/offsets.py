@@ -40,6 +40,14 @@ class Offset(LinearRule):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return Expression(layer)
 
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        return Expression(weights["weight"])
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        if len(operator.target) > 1:
+            return None  # a row of this matrix is one entry of the tensor, not one of its rows
+        return bounds.get(operator.parameter("weight") or "")
+
 
 class Constant(LinearRule):
     """The same number in each entry."""
@@ -70,6 +78,12 @@ class Constant(LinearRule):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         value = operator["value"]
         return Expression(repr(value), tight=value >= 0)
+
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        return self.emit(operator, x, "")
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return abs(float(operator["value"]))
 
 
 RULES: tuple[Rule, ...] = (Offset(), Constant())

@@ -119,6 +119,12 @@ class AvgPool(LinearRule):
         inner = f"F.pad({x.text}, {before!r})" if any(before) else x.text
         return Expression(f"F.avg_pool{len(operator.source) - 1}d({inner}, {_arguments(operator, pad)})")
 
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        return self.emit(operator, x, "")
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return 1.0
+
 
 def _padding(operator: Operator) -> tuple[Axes, Axes]:
     """Zeros to put around the input first (last axis first, both sides), and those left to the pooling."""
@@ -158,6 +164,12 @@ class GlobalAvgPool(LinearRule):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         axes = ", ".join(str(axis) for axis in range(1 - len(operator.source), 0))
         return Expression(f"{x.atom}.mean(({axes}{',' if len(operator.source) == 2 else ''}))")
+
+    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
+        return self.emit(operator, x, "")
+
+    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
+        return 1.0
 
 
 class MaxPool(ActivationRule):
