@@ -25,6 +25,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
     "gelu": F.gelu,
     "leaky_relu": F.leaky_relu,
+    "silu": lambda x: x * torch.sigmoid(x),
+    "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    "elu": lambda x: torch.where(x > 0, x, torch.expm1(x)),
+    "hardtanh": F.hardtanh,
+    "softsign": lambda x: x / (1 + x.abs()),
     "identity": lambda x: x,
 }
 

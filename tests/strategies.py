@@ -180,5 +180,10 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "tanh": _plain("tanh"),
         "sigmoid": _plain("sigmoid"),
         "gelu": _plain("gelu"),
+        "silu": _plain("silu"),
+        "softplus": _plain("softplus"),
+        "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
+        "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
+        "softsign": _plain("softsign"),
     }.items()
 }

@@ -121,7 +121,7 @@ def test_the_adjoint_of_the_tie_map_is_the_gradient(program: RandomProgram) -> N
 @given(programs(steps=4))
 @settings(QUIET, max_examples=15)
 def test_gradcheck(program: RandomProgram) -> None:
-    if any(kind in program.text for kind in ("relu", "MaxPool")):
+    if any(kind in program.text for kind in ("relu", "MaxPool", "hardtanh")):
         return  # kinks: the twin has the same, and is compared above
     module, _, inputs = twins(program)
     inputs = [tensor[:1].requires_grad_() for tensor in inputs]

@@ -93,6 +93,12 @@ def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None
     return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
 
 
+def steps() -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of neighbouring numbers: close ones around zero, and others far out."""
+    grids = (np.linspace(-4, 4, 8001), np.linspace(-2000, 2000, 8001))
+    return np.concatenate([g[:-1] for g in grids]), np.concatenate([g[1:] for g in grids])
+
+
 def test_each_rule_is_exercised() -> None:
     assert set(CASES) == set(OPERATORS)
 
@@ -314,11 +320,66 @@ def test_majorant_is_sound(kind: str, data: st.DataObject) -> None:
 def test_majorant_is_nearly_attained(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
     rule, op = activation_rule(case.operator), case.operator
-    grid = np.linspace(-4, 4, 8001)
-    u, v = grid[:-1], grid[1:]
+    u, v = steps()
     ratio = np.abs(rule.reference(op, u) - rule.reference(op, v)) / rule.majorant(op, np.abs(u - v))
 
-    assert 1 - 1e-6 < ratio.max() <= 1 + TOLERANCE
+    assert 1 - 1e-3 < ratio.max() <= 1 + TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ELEMENTWISE)
+@law
+@given(data=st.data())
+def test_slopes_lie_between_their_bounds_and_come_close_to_both(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    rule, op = activation_rule(case.operator), case.operator
+    bounds = rule.slope(op)
+    assert bounds is not None
+    low, high = bounds
+    u, v = steps()
+    points = np.concatenate([u, [1e-9, -1e-9]])
+    slopes, tangents = (
+        (rule.reference(op, v) - rule.reference(op, u)) / (v - u),
+        rule.vjp(op, points, 1 + 0 * points),
+    )
+
+    assert low - TOLERANCE <= min(slopes.min(), tangents.min()) and tangents.min() < low + 1e-6
+    assert high + TOLERANCE >= max(slopes.max(), tangents.max()) and tangents.max() > high - 1e-6
+    assert rule.gain(op) == max(-low, high)
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_gain_bounds_what_is_changed(kind: str, data: st.DataObject) -> None:
+    """It is a bound in the ∞-norm, and not below the majorant's."""
+    case = data.draw(CASES[kind])
+    op, rule = case.operator, activation_rule(case.operator)
+    shape = (20, *sizes(op.source))
+    u, change = (part.numpy() for part in vectors(case, shape, shape))
+    v = u + change * 10.0 ** case.numbers().integers(-3, 2, shape)
+    gain, axes = rule.gain(op), tuple(range(1, len(shape)))
+
+    if gain is None:
+        assert not rule.has_useful_majorant
+        return
+    moved = np.abs(rule.reference(op, u) - rule.reference(op, v)).reshape(20, -1).max(1)
+    assert np.all(moved <= gain * np.abs(u - v).max(axes) * (1 + TOLERANCE) + 1e-15)
+    bounded = rule.majorant(op, np.ones((1, *shape[1:])))
+    assert np.all(bounded <= gain * (1 + TOLERANCE))
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_values_lie_in_the_range(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule = case.operator, activation_rule(case.operator)
+    (z,) = vectors(case, (BATCH, *sizes(op.source)))
+    made = np.concatenate([rule.reference(op, 10.0**power * z.numpy()) for power in (-1, 0, 1, 3)])
+    bounds = rule.range(op)
+
+    if bounds is not None:
+        assert bounds[0] - TOLERANCE <= made.min() and made.max() <= bounds[1] + TOLERANCE
 
 
 @activation_kinds

@@ -7,7 +7,16 @@ from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.operators.base import ActivationRule, Expression, Formal, Operator, Rule
+from implicit_dsl.operators.base import (
+    ActivationRule,
+    Expression,
+    Formal,
+    Operator,
+    Rule,
+    Settings,
+    ShapeError,
+)
+from implicit_dsl.shapes import Shape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +27,7 @@ else:
 
 
 class Elementwise(ActivationRule):
-    """φ acts on each entry alone. Subclasses give φ, its slope and its best Lipschitz constant."""
+    """φ acts on each entry alone. Subclasses give φ, its derivative and the range of that."""
 
     @abstractmethod
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
@@ -27,12 +36,18 @@ class Elementwise(ActivationRule):
     def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
         return np.asarray(g * self.derivative(operator, z))
 
-    def lipschitz(self, operator: Operator) -> float:
-        """sup |φ'|, rounded upwards where it is not exact."""
-        return 1.0
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        """inf φ' and sup φ', rounded outwards where they are not exact."""
+        return 0.0, 1.0
+
+    def monotone(self, operator: Operator) -> bool:
+        return self.slope(operator)[0] >= 0
+
+    def gain(self, operator: Operator) -> float:
+        return max(abs(bound) for bound in self.slope(operator))
 
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
-        return change * self.lipschitz(operator)
+        return change * self.gain(operator)
 
 
 def _example(call: str) -> str:
@@ -51,6 +66,9 @@ class Identity(Elementwise):
 
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.ones_like(z)
+
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        return 1.0, 1.0
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return z
@@ -87,8 +105,9 @@ class LeakyRelu(Elementwise):
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.where(z > 0, 1.0, operator["slope"])
 
-    def lipschitz(self, operator: Operator) -> float:
-        return max(1.0, abs(float(operator["slope"])))
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        below = float(operator["slope"])
+        return min(1.0, below), max(1.0, below)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.leaky_relu({z.text}, {operator['slope']!r})")
@@ -106,6 +125,9 @@ class Tanh(Elementwise):
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(1 - np.tanh(z) ** 2)
 
+    def range(self, operator: Operator) -> tuple[float, float]:
+        return -1.0, 1.0
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.tanh({z.text})")
 
@@ -122,8 +144,11 @@ class Sigmoid(Elementwise):
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(special.expit(z) * special.expit(-z))  # 1 − σ(z), without cancellation
 
-    def lipschitz(self, operator: Operator) -> float:
-        return 0.25
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        return 0.0, 0.25
+
+    def range(self, operator: Operator) -> tuple[float, float]:
+        return 0.0, 1.0
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.sigmoid({z.text})")
@@ -142,15 +167,130 @@ class Gelu(Elementwise):
         density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
         return np.asarray(special.ndtr(z) + z * density)
 
-    def monotone(self, operator: Operator) -> bool:
-        return False
-
-    def lipschitz(self, operator: Operator) -> float:
-        # φ' = Φ(z) + z Φ'(z) is largest at z = √2, where it is 1.12890414518515…
-        return 1.1289041451852
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        # φ' = Φ(z) + z Φ'(z) is largest at z = √2, where it is 1.12890414518515…, and φ'(z) + φ'(−z) = 1
+        return -0.1289041451852, 1.1289041451852
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.gelu({z.text})")
 
 
-RULES: tuple[Rule, ...] = (Identity(), Relu(), LeakyRelu(), Tanh(), Sigmoid(), Gelu())
+class Silu(Elementwise):
+    kind = "silu"
+    names = ("silu",)
+    doc = "z·σ(z), also known as swish. Its slope reaches 1.0998."
+    example = _example("silu(u)")
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(z * special.expit(z))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(special.expit(z) * (1 + z * special.expit(-z)))
+
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        # largest where 2 + z (1 − 2σ(z)) = 0, at z = 2.39935728…: 1.09983932012886…; φ'(z) + φ'(−z) = 1
+        return -0.0998393201289, 1.0998393201289
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"F.silu({z.text})")
+
+
+class Softplus(Elementwise):
+    kind = "softplus"
+    names = ("softplus",)
+    doc = "log(1 + exp(z)), a smooth relu; its slope is σ(z)."
+    example = _example("softplus(u)")
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(np.logaddexp(z, 0.0))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(special.expit(z))
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        # above the threshold PyTorch returns z: with its own, 20, the error would be 2e-9
+        return Expression(f"F.softplus({z.text}, threshold=40)")
+
+
+class Elu(Elementwise):
+    kind = "elu"
+    names = ("elu",)
+    formals = (Formal("alpha", "number", "what it tends to below, negated", default=1.0),)
+    doc = "z for z ≥ 0, and alpha·(exp(z) − 1) below: `elu(z; alpha = 0.5)`."
+    example = _example("elu(u; alpha = 0.5)")
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.where(z > 0, z, operator["alpha"] * np.expm1(np.minimum(z, 0.0)))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.where(z > 0, 1.0, operator["alpha"] * np.exp(np.minimum(z, 0.0)))
+
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        alpha = float(operator["alpha"])
+        return min(0.0, alpha), max(1.0, alpha)
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        alpha = operator["alpha"]
+        return Expression(f"F.elu({z.text})" if alpha == 1 else f"F.elu({z.text}, {alpha!r})")
+
+
+class Hardtanh(Elementwise):
+    kind = "hardtanh"
+    names = ("hardtanh",)
+    formals = (
+        Formal("low", "number", "the least value", default=-1.0),
+        Formal("high", "number", "the largest value", default=1.0),
+    )
+    doc = "z between `low` and `high`, and these outside: `hardtanh(z; low = 0, high = 6)`."
+    example = _example("hardtanh(u; low = 0)")
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if not settings["low"] < settings["high"]:
+            raise ShapeError("`low` of hardtanh must be below `high`", "not below", "low")
+        return super().operator(settings, source)
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(np.clip(z, operator["low"], operator["high"]))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray((z > operator["low"]) & (z < operator["high"]), dtype=z.dtype)
+
+    def range(self, operator: Operator) -> tuple[float, float]:
+        return float(operator["low"]), float(operator["high"])
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"F.hardtanh({z.text}, {operator['low']!r}, {operator['high']!r})")
+
+
+class Softsign(Elementwise):
+    kind = "softsign"
+    names = ("softsign",)
+    doc = "z ÷ (1 + |z|)."
+    example = _example("softsign(u)")
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(z / (1 + np.abs(z)))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray((1 + np.abs(z)) ** -2.0)
+
+    def range(self, operator: Operator) -> tuple[float, float]:
+        return -1.0, 1.0
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"F.softsign({z.text})")
+
+
+RULES: tuple[Rule, ...] = (
+    Identity(),
+    Relu(),
+    LeakyRelu(),
+    Tanh(),
+    Sigmoid(),
+    Gelu(),
+    Silu(),
+    Softplus(),
+    Elu(),
+    Hardtanh(),
+    Softsign(),
+)

@@ -231,10 +231,12 @@ class ActivationRule(Rule):
     """An activation: maps slots (the pre-activation z) to the state x, without parameters.
 
     For elementwise activations the two have one shape. `homogeneous`: φ(tz) = tφ(z) for t ≥ 0.
+    `has_useful_majorant`: whether it is finite, and small enough that a loop could be certified with it.
     """
 
     elementwise: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = False
+    has_useful_majorant: ClassVar[bool] = True
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return Operator(self.kind, source, source, tuple(sorted(settings.items())))
@@ -257,6 +259,24 @@ class ActivationRule(Rule):
     @abstractmethod
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
         """M(|u − v|) ≥ |φ(u) − φ(v)| for all u and v, componentwise, on [batch, *source]."""
+
+    def majorant_on(
+        self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> np.ndarray:
+        """The same for u and v between `lower` and `upper` [batch, *source], which may be infinite."""
+        return self.majorant(operator, change)
+
+    def gain(self, operator: Operator) -> float | None:
+        """K in |φ(u) − φ(v)| ≤ K |u − v| in the ∞-norm, for all u and v; None if there is none of use."""
+        return None
+
+    def slope(self, operator: Operator) -> tuple[float, float] | None:
+        """Bounds of φ', for elementwise activations."""
+        return None
+
+    def range(self, operator: Operator) -> tuple[float, float] | None:
+        """Bounds of the values, if these are bounded on both sides."""
+        return None
 
     @abstractmethod
     def emit(self, operator: Operator, z: Expression) -> Expression:

@@ -215,6 +215,9 @@ class MaxPool(ActivationRule):
         gathered = self._gather(operator, change, 0.0)
         return np.asarray(gathered.max(-1).reshape(len(change), *operator.target))
 
+    def gain(self, operator: Operator) -> float:
+        return 1.0
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(
             f"F.max_pool{len(operator.source) - 1}d({z.text}, {_arguments(operator, operator['pad'])})"
