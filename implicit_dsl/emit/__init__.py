@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import jinja2
 
 from implicit_dsl import __version__, _resources
-from implicit_dsl.emit.forward import Forward
+from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import functions
 from implicit_dsl.emit.members import attributes, initialisers
+from implicit_dsl.emit.solving import constraints, equilibria
 from implicit_dsl.emit.structure import structures
 from implicit_dsl.emit.wording import class_doc, docstring, forward_doc
 from implicit_dsl.header import source_digest, stamp
@@ -30,6 +31,12 @@ class _View:
     doc: list[str]
     attributes: list[str]
     initialisers: list[str]
+    constraints: list[str]
+    extended: bool
+    projected: bool
+    parametrised: bool
+    loops: list[str]
+    stats: list[str]
     arguments: str
     returns: str
     forward_doc: str
@@ -41,6 +48,10 @@ class _View:
     system_type: str
     system_doc: str
     system: list[str]
+    certificate_type: str
+    certify: list[str]
+    functions: list[str]
+    prefix: str
 
 
 def emit(
@@ -55,7 +66,7 @@ def emit(
     `sources` are the program and its imports, `parameters` what was bound at compile
     time, both for the header. A `standalone` file needs torch alone.
     """
-    forwards = [Forward(model, "" if standalone else "runtime.") for model in models]
+    forwards = [Network(model, "" if standalone else "runtime.", standalone) for model in models]
     views = [_view(model, forward, standalone) for model, forward in zip(models, forwards)]
     called = {name for forward in forwards for name in forward.runtime_calls}
     called |= {name for forward in forwards for name in forward.fusions.classes.values()}
@@ -81,40 +92,64 @@ def emit(
     )
 
 
-def _view(model: ImplicitModel, forward: Forward, standalone: bool) -> _View:
+def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
     several = len(model.outputs) > 1
     output_class = f"{model.name}Output" if several else ""
     returns = output_class or "Tensor"
+    prepared = forward.preparations()
     body = forward.lines(output_class)
+    made = constraints(model, forward.prefix)
+    methods = {constraint.method for constraint in model.constraints if constraint.uses}
+    given = ", x0: Mapping[str, Tensor] | None = None" if model.loops else ""
     return _View(
         name=model.name,
         doc=class_doc(model),
         attributes=attributes(model, forward.fusions.classes, forward.prefix),
         initialisers=initialisers(model),
-        arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()),
+        constraints=made,
+        extended="parametrize" in methods,
+        projected="project" in methods,
+        parametrised="parametrize" in methods,
+        loops=equilibria(model, forward),
+        stats=[f'"{loop.name}": self.{forward.attributes[loop.name]}.stats,' for loop in model.loops],
+        arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()) + given,
         returns=returns,
         forward_doc=forward_doc(model, forward.inputs),
         checks=forward.checks(),
-        body=body,
+        body=[*prepared, *body],
         output_class=output_class,
         output_doc=f'"""What `{model.name}` gives."""',
         fields=[f"{name}: Tensor" for name in forward.fields().values()] if several else [],
         system_type="Any" if standalone else "runtime.System",
         system_doc='"""The exact matrices A, B, C and D of the current weights, in evaluation mode."""',
         system=_system_lines(model, output_class, standalone),
+        certificate_type="Any" if standalone else "runtime.Certificate",
+        certify=_certify_lines(model, standalone) if model.loops else [],
+        functions=forward.functions(),
+        prefix=forward.prefix,
     )
 
 
 def _system_lines(model: ImplicitModel, output_class: str, standalone: bool) -> list[str]:
     several = f", result={output_class}" if output_class else ""
     result = f'return runtime.System.of(self, _STRUCTURES["{model.name}"], shapes{several})'
+    return _with_package("system", result, standalone)
+
+
+def _certify_lines(model: ImplicitModel, standalone: bool) -> list[str]:
+    result = f'return runtime.certify(self, _STRUCTURES["{model.name}"], shapes, tolerance)'
+    return _with_package("certify", result, standalone)
+
+
+def _with_package(method: str, result: str, standalone: bool) -> list[str]:
+    """A line that needs the package, which a standalone file does without until then."""
     if not standalone:
         return [result]
     return [
         "try:",
         "    from implicit_dsl import runtime",
         "except ImportError as error:",
-        '    message = "system() needs the package `implicitc`; forward and backward do not"',
+        f'    message = "{method}() needs the package `implicitc`; forward and backward do not"',
         "    raise ImportError(message) from error",
         result,
     ]
@@ -131,9 +166,11 @@ def _module_doc(models: tuple[ImplicitModel, ...], sources: tuple[Source, ...]) 
 
 
 def _imports(views: list[_View], inlined: list[str], standalone: bool) -> list[str]:
-    text = "\n".join(line for view in views for line in (*view.body, *view.attributes)) + "\n".join(inlined)
+    written = (line for view in views for line in (*view.body, *view.attributes, *view.functions))
+    text = "\n".join(written) + "\n".join(inlined)
     typing = "Any, NamedTuple" if any(view.fields for view in views) else "Any"
-    lines = [f"from typing import {typing}", "", "import torch"]
+    mapping = ["from collections.abc import Mapping"] if any(view.loops for view in views) else []
+    lines = [*mapping, f"from typing import {typing}", "", "import torch"]
     if "F." in text:
         lines.append("import torch.nn.functional as F")
     lines.append("from torch import Tensor, nn")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 
-from implicit_dsl.emit.fusion import Fusion, find_fusions
+from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
@@ -16,13 +16,20 @@ _LONGEST_INSIDE = 60  # of an expression that may stand inside of another
 
 
 class Forward:
-    """Writes `forward` of one model. `prefix` stands before the functions of the runtime."""
+    """Writes `forward` of one model. `prefix` stands before the functions of the runtime.
 
-    def __init__(self, model: ImplicitModel, prefix: str) -> None:
+    `explicit` are texts for tensors that do not come from their layer, by id; with `fused` false,
+    nothing of the runtime is called.
+    """
+
+    def __init__(
+        self, model: ImplicitModel, prefix: str, explicit: dict[str, str] | None = None, fused: bool = True
+    ) -> None:
         self.model = model
         self.prefix = prefix
+        self.explicit = explicit or {}
         self.runtime_calls: set[str] = set()
-        self.fusions = find_fusions(model)
+        self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
         self._taken: set[str] = set(TAKEN_GLOBALS)
         self.inputs = {block.name: self._variable(block.name) for block in model.inputs}
@@ -85,10 +92,7 @@ class Forward:
     def lines(self, output_class: str) -> list[str]:
         """The body of `forward`; several outputs are returned as an `output_class`."""
         for block in self.model.states:
-            if block.name in self._absorbed:
-                self._remark(block)
-            else:
-                self._state(block)
+            self._block(block)
         results = []
         for block in self.model.outputs:
             self._remark(block)
@@ -103,6 +107,12 @@ class Forward:
             pairs = zip(self.fields().values(), results)
             result = f"{output_class}({', '.join(f'{field}={value}' for field, value in pairs)})"
         return [*self._lines, f"return {result}"]
+
+    def _block(self, block: Block) -> None:
+        if block.name in self._absorbed:
+            self._remark(block)
+        else:
+            self._state(block)
 
     def _state(self, block: Block) -> None:
         self._remark(block)
@@ -276,6 +286,9 @@ class Forward:
 
     def _apply(self, operator: Operator, value: Expression) -> Expression:
         layer = ""
+        if any(id in self.explicit for _, id in operator.parameters):
+            texts = {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
+            return linear_rule(operator).emit_with(operator, value, texts)
         if operator.parameters:
             layer = "self." + operator.parameters[0][1].split(".")[0]
         return linear_rule(operator).emit(operator, value, layer)

@@ -36,7 +36,10 @@ class Fusions:
 
 def find_fusions(model: ImplicitModel) -> Fusions:
     """Relu and max-pooling by two, in either order, and convolutions with few channels."""
-    states = _pooled(model)
+    looped = {name for loop in model.loops for name in loop.states}
+    states = {
+        name: fusion for name, fusion in _pooled(model).items() if not {name, *fusion.absorbed} & looped
+    }
     classes = {held.name: "SingleChannelConv2d" for held in model.holders if _single_channel(held.operator)}
     uses: dict[str, int] = {}
     for term in model.terms:

@@ -1,0 +1,136 @@
+"""Loops that are one dense equation x = φ(M x + c): solved by faster code than sweeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from implicit_dsl.emit.loops import SweepPlan
+from implicit_dsl.model import Block, ImplicitModel, Loop, Term
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.shapes import Shape
+
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
+_LINEAR = ("dense", "matrix", "scale")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """factor · T₁ T₂ … : parameter ids, transposed or not, the last applied first. None: the identity."""
+
+    factor: float
+    tensors: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DensePlan:
+    """M as a sum of products of parameters, the activation, and biases that belong to c."""
+
+    activation: str
+    slope: float | None  # of leaky_relu
+    products: tuple[Product, ...]
+    bias: tuple[str, ...]
+    size: int
+
+    def matrix(self, explicit: dict[str, str]) -> str:
+        """M as Python."""
+        anchor = next((id for product in self.products for id, _ in product.tensors), None)
+        text = ""
+        for product in self.products:
+            factors = [
+                explicit.get(id, f"self.{id}") + (".mT" if turned else "") for id, turned in product.tensors
+            ]
+            if not factors:
+                assert anchor is not None
+                like = explicit.get(anchor, f"self.{anchor}")
+                factors = [f"torch.eye({self.size}, dtype={like}.dtype, device={like}.device)"]
+            sign = "-" if product.factor < 0 else "+"
+            size = abs(product.factor)
+            piece = ("" if size == 1 else f"{size!r} * ") + " @ ".join(factors)
+            if text:
+                text += f" {sign} {piece}"
+            else:
+                text = f"-{piece}" if sign == "-" else piece
+        return text
+
+
+def dense_plan(model: ImplicitModel, loop: Loop, sweep: SweepPlan) -> DensePlan | None:
+    """The dense form of a loop, or None if it is not of that kind."""
+    if len(loop.iterated) != 1 or sweep.masks or len(sweep.injections) != 1:
+        return None
+    block = model.blocks[loop.name]
+    if block.phi not in ACTIVATIONS or not block.shape or not isinstance(block.shape[-1], int):
+        return None
+    if sweep.injections[0].target != block.name:
+        return None
+    bias: list[str] = []
+    products = _products(model, loop, block, bias)
+    if products is None or not any(product.tensors for product in products):
+        return None
+    slope = None
+    if block.activation is not None and block.phi == "leaky_relu":
+        slope = float(block.activation["slope"])
+    if not _pays(model, products, block.shape):
+        return None
+    return DensePlan(block.phi, slope, tuple(products), tuple(bias), block.shape[-1])
+
+
+def _products(model: ImplicitModel, loop: Loop, block: Block, bias: list[str]) -> list[Product] | None:
+    """The ways from the iterated state to itself; None if one is not a product of matrices."""
+    inside = set(loop.states)
+    forms: dict[str, list[Product]] = {block.name: [Product(1.0, ())]}
+    for name in loop.states:
+        found: list[Product] = []
+        inner = name != block.name
+        if inner and model.blocks[name].activation is not None:
+            return None
+        for term in model.terms_of[name]:
+            if term.source not in inside:
+                if inner:
+                    return None  # what comes in would have to be carried along
+                continue
+            assert term.source is not None
+            own = _chain(term, bias, inner)
+            if own is None or len(found) > 16:
+                return None
+            found += [
+                Product(own.factor * before.factor, (*own.tensors, *before.tensors))
+                for before in forms[term.source]
+            ]
+        if inner:
+            forms[name] = found
+        else:
+            return found
+    return None
+
+
+def _chain(term: Term, bias: list[str], inner: bool) -> Product | None:
+    factor = 1.0
+    tensors: list[tuple[str, bool]] = []
+    for operator in term.chain:
+        if operator.kind not in _LINEAR:
+            return None
+        if operator.kind == "scale":
+            factor *= float(operator["factor"])
+            continue
+        weight = operator.parameter("weight")
+        assert weight is not None
+        tensors.insert(0, (weight, _is_transposed(operator)))
+        offset = operator.parameter("bias")
+        if offset is not None:
+            if inner or factor != 1.0 or operator is not term.chain[-1]:
+                return None
+            bias.append(offset)
+    return Product(factor, tuple(tensors))
+
+
+def _is_transposed(operator: Operator) -> bool:
+    return operator.kind == "matrix" and bool(operator["transposed"])
+
+
+def _pays(model: ImplicitModel, products: list[Product], shape: Shape) -> bool:
+    """Whether M is not dearer to apply than its factors, such as those of low rank."""
+    shapes = {tensor.id: tensor.shape for tensor in model.tensors}
+    n = shape[-1]
+    assert isinstance(n, int)
+    apart = sum(shapes[id][0] * shapes[id][1] for product in products for id, _ in product.tensors)
+    return 2 * apart >= n * n

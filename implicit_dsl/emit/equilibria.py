@@ -1,0 +1,255 @@
+"""Loops in `forward`: what comes in is computed once, then an equilibrium of the runtime solves the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from implicit_dsl.emit.dense import DensePlan, dense_plan
+from implicit_dsl.emit.forward import Forward
+from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
+from implicit_dsl.emit.wording import WIDTH, fitted
+from implicit_dsl.model import Block, ImplicitModel, Loop
+from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
+from implicit_dsl.operators import activation_rule
+from implicit_dsl.operators.base import Expression
+
+
+class Network(Forward):
+    """Writes `forward` of a model that may have loops, and a function for each sweep."""
+
+    def __init__(self, model: ImplicitModel, prefix: str, standalone: bool = False) -> None:
+        parametrised = {
+            id: f'weights["{id}"]'
+            for constraint in model.constraints
+            if constraint.method == "parametrize"
+            for id in constraint.tensors
+        }
+        super().__init__(model, prefix, parametrised)
+        self.plans = {loop.name: plan(model, loop) for loop in model.loops}
+        self.dense = {
+            loop.name: found
+            for loop in model.loops
+            if not standalone and (found := dense_plan(model, loop, self.plans[loop.name])) is not None
+        }
+        self.attributes = _attributes(model)
+        self._loop_of = {name: loop for loop in model.loops for name in loop.states}
+        self._started: set[str] = set()
+        for name in ("x0", "starts", "weights"):
+            self._taken.add(name)
+
+    # ------------------------------------------------------------------ in `forward`
+
+    def preparations(self) -> list[str]:
+        """What `forward` does before the first state: weights that are made of others, first guesses."""
+        if not self.model.loops:
+            return []
+        lines = []
+        if any(constraint.method == "project" for constraint in self.model.constraints):
+            lines.append(f"{self.prefix}require(self, self.constraints)")
+        if self.explicit:
+            lines.append("weights = self.effective_weights()")
+        first = next(iter(self.inputs.values()))
+        shapes = {
+            name: shape_text(self.model.blocks[name].shape, self.inputs)
+            for loop in self.model.loops
+            for name in loop.iterated
+        }
+        listed = ", ".join(f'"{name}": {shape}' for name, shape in shapes.items())
+        lines += fitted(f"starts = {self.prefix}starts(x0, {first}, {{{listed}}})")
+        return lines
+
+    def _block(self, block: Block) -> None:
+        loop = self._loop_of.get(block.name)
+        if loop is None:
+            super()._block(block)
+        elif loop.name not in self._started:
+            self._started.add(loop.name)
+            self._loop(loop)
+
+    def _loop(self, loop: Loop) -> None:
+        sweep = self.plans[loop.name]
+        for name in loop.states:
+            if self.model.blocks[name].declared or name in loop.iterated:
+                self._remark(self.model.blocks[name])
+        for made in sweep.injections:
+            for term in made.terms:
+                self._release(term.source)
+            if not made.is_plain:
+                variable = self._variable(made.name)
+                value = self._sum(Block(made.name, made.shape), made.terms)
+                self._assign(variable, value, "")
+                self._values[made.name] = Expression(variable)
+        first = next(iter(self.inputs.values()))
+        for mask in sweep.masks:
+            variable = self._variable(mask.id)
+            ones = f"{first}.new_ones({shape_text(mask.shape, self.inputs, (f'{first}.shape[0]',))})"
+            self._assign(variable, Expression(f"F.dropout({ones}, {mask.p!r}, self.training)"), "")
+            self.explicit[mask.id] = variable
+        dense = self.dense.get(loop.name)
+        if dense is not None:
+            self._dense_call(loop, sweep, dense)
+        else:
+            self._call(loop, sweep)
+        wanted = needed_outside(self.model, loop)
+        for name in loop.states:
+            if name in wanted:
+                self._state(self.model.blocks[name])
+        self._statistics(loop)
+
+    def _call(self, loop: Loop, sweep: SweepPlan) -> None:
+        starts = _tuple(f'starts["{name}"]' for name in loop.iterated)
+        batched = [self._values[made.name].text for made in sweep.injections]
+        batched += [self.explicit[mask.id] for mask in sweep.masks]
+        shared = [self.explicit.get(id, f"self.{id}") for id in sweep.tensors]
+        arguments = ", ".join((starts, _tuple(batched), _tuple(shared)))
+        variables = [self._variable(name) for name in loop.iterated]
+        left = variables[0] + "," if len(variables) == 1 else ", ".join(variables)
+        text = f"self.{self.attributes[loop.name]}({arguments})"
+        self._flush()
+        self._lines += fitted(f"({left}) = {text}" if len(variables) == 1 else f"{left} = {text}")
+        for name, variable in zip(loop.iterated, variables):
+            self._values[name] = Expression(variable)
+
+    def _dense_call(self, loop: Loop, sweep: SweepPlan, dense: DensePlan) -> None:
+        matrix = dense.matrix(self.explicit)
+        if len(matrix) > 40:
+            variable = self._variable(f"{loop.name}_matrix")
+            self._assign(variable, Expression(matrix, tight=False), "")
+            matrix = variable
+        incoming = self._values[sweep.injections[0].name].text
+        if dense.bias:
+            incoming += " + " + " + ".join(self.explicit.get(id, f"self.{id}") for id in dense.bias)
+        variable = self._variable(loop.name)
+        call = f'self.{self.attributes[loop.name]}({matrix}, {incoming}, starts["{loop.name}"])'
+        self._assign(variable, Expression(call), "")
+        self._values[loop.name] = Expression(variable)
+
+    def _statistics(self, loop: Loop) -> None:
+        """Running statistics follow once for each solve, from its result."""
+        for name in loop.states:
+            for term in self.model.terms_of[name]:
+                for at, operator in enumerate(term.chain):
+                    if operator.kind != "batch_norm":
+                        continue
+                    layer = operator.parameters[0][1].split(".")[0]
+                    value = self._chain(term.source, term.chain[:at])
+                    self._lines.append("if self.training:")
+                    self._lines.append(f"    {self.prefix}update_statistics(self.{layer}, {value.text})")
+
+    def _flush(self) -> None:
+        """Write the comments that wait for a line."""
+        self._lines += [line for line in self._comments if not self._lines or line != self._last_comment()]
+        self._comments = []
+
+    # ------------------------------------------------------------------ beside `forward`
+
+    def functions(self) -> list[str]:
+        """The lines of the functions of the sweeps."""
+        lines: list[str] = []
+        for loop in self.model.loops:
+            if loop.name not in self.dense:
+                lines += _functions(self.model, self.plans[loop.name])
+        return lines
+
+
+def _functions(model: ImplicitModel, sweep: SweepPlan) -> list[str]:
+    """The functions of a sweep: one, or the affine part and φ, and the two together."""
+    if not sweep.split:
+        return ["", "", *_function(model, sweep, "", "its new states from the old ones")]
+    name = function_name(model, sweep.loop)
+    activation = sweep.model.blocks[next_name(sweep.loop.name)].activation
+    phi = (
+        Expression("z")
+        if activation is None
+        else activation_rule(activation).emit(activation, Expression("z"))
+    )
+    plain = tuple(
+        replace(block, activation=None) if block.name == next_name(sweep.loop.name) else block
+        for block in sweep.model.states
+    )
+    affine = replace(sweep, model=replace(sweep.model, states=plain))
+    arguments = _Sweep(affine).arguments
+    listed = ", ".join(f"{argument}: Tensor" for argument in arguments)
+    return [
+        "",
+        "",
+        *_function(model, affine, "_affine", "the pre-activation of its new state"),
+        "",
+        "",
+        f"def {name}_phi(z: Tensor) -> Tensor:",
+        f'    """The activation of the loop {{{sweep.loop.name}}}."""',
+        f"    return {phi.text}",
+        "",
+        "",
+        *_head(f"{name}({listed}) -> Tensor:", arguments),
+        f'    """One sweep of the loop {{{sweep.loop.name}}}: its new states from the old ones."""',
+        f"    return {name}_phi({name}_affine({', '.join(arguments)}))",
+    ]
+
+
+def _head(text: str, arguments: list[str]) -> list[str]:
+    """The first line of a function, or its lines if it is too long for one."""
+    head = f"def {text}"
+    if len(head) <= WIDTH:
+        return [head]
+    before, _, after = head.partition("(")
+    inner, _, returns = after.rpartition(") -> ")
+    each = [f"    {inner}"] if len(inner) + 4 <= WIDTH else [f"    {name}: Tensor," for name in arguments]
+    return [f"{before}(", *each, f") -> {returns}"]
+
+
+def _function(model: ImplicitModel, sweep: SweepPlan, suffix: str, what: str) -> list[str]:
+    """A function of the states of a loop, what comes in, and the tensors."""
+    writer = _Sweep(sweep)
+    arguments = ", ".join(f"{name}: Tensor" for name in writer.arguments)
+    several = len(sweep.loop.iterated) > 1
+    returns = f"tuple[{', '.join(['Tensor'] * len(sweep.loop.iterated))}]" if several else "Tensor"
+    name = function_name(model, sweep.loop) + suffix
+    names = ", ".join(sweep.loop.iterated)
+    return [
+        *_head(f"{name}({arguments}) -> {returns}:", writer.arguments),
+        f'    """One sweep of the loop {{{names}}}: {what}."""',
+        *("    " + line for line in writer.body()),
+    ]
+
+
+class _Sweep(Forward):
+    """Writes the body of a sweep."""
+
+    def __init__(self, sweep: SweepPlan) -> None:
+        super().__init__(sweep.model, "", {}, fused=False)
+        self._sweep = sweep
+        self.explicit = {id: self._variable(id) for id in (*(m.id for m in sweep.masks), *sweep.tensors)}
+
+    @property
+    def arguments(self) -> list[str]:
+        """The states, what comes in, masks and tensors."""
+        return [*self.inputs.values(), *self.explicit.values()]
+
+    def body(self) -> list[str]:
+        for block in self.model.states:
+            self._block(block)
+        results = [self._values[next_name(name)].text for name in self._sweep.loop.iterated]
+        last = self._lines[-1] if self._lines else ""
+        if len(results) == 1 and last.startswith(f"{results[0]} = "):
+            return [*self._lines[:-1], f"return {last.partition(' = ')[2]}"]
+        return [*self._lines, f"return {', '.join(results)}"]
+
+
+def _attributes(model: ImplicitModel) -> dict[str, str]:
+    """The attribute that holds the equilibrium of each loop."""
+    taken = {tensor.id.split(".")[0] for tensor in model.tensors} | set(TAKEN_ATTRIBUTES)
+    found: dict[str, str] = {}
+    for loop in model.loops:
+        name = f"{identifier(loop.name)}_equilibrium".lstrip("_")
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        found[loop.name] = name
+    return found
+
+
+def _tuple(texts: Iterable[str]) -> str:
+    listed = list(texts)
+    return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"

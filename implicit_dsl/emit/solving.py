@@ -1,0 +1,127 @@
+"""How a generated module holds its loops: equilibria with their solvers, and constraints on weights."""
+
+from __future__ import annotations
+
+from implicit_dsl.demands import BackwardDemand, SolverDemand
+from implicit_dsl.emit.equilibria import Network
+from implicit_dsl.emit.loops import applying, function_name
+from implicit_dsl.emit.wording import INDENT, WIDTH
+from implicit_dsl.guarantees import Constraint, Guarantee
+from implicit_dsl.model import ImplicitModel, Loop
+
+_SOLVERS = {
+    "auto": "Auto",
+    "picard": "Picard",
+    "anderson": "Anderson",
+    "broyden": "Broyden",
+    "forward_backward": "ForwardBackward",
+    "peaceman_rachford": "PeacemanRachford",
+    "newton": "Newton",
+}
+_BACKWARDS = {
+    "implicit": "Implicit",
+    "neumann": "Neumann",
+    "jfb": "JFB",
+    "phantom": "Phantom",
+    "unrolled": "Unrolled",
+}
+_OF_THE_LOOP = ("warm_start", "failure")  # settings of @solver that belong to the loop, not to its solver
+_CONSTRAINTS = {
+    "norm": "RowBound",
+    "pf": "PerronBound",
+    "spectral": "SpectralBound",
+    "monotone": "MonotoneBound",
+    "nemon": "MeasureBound",
+}
+
+
+def equilibria(model: ImplicitModel, network: Network) -> list[str]:
+    """What `__init__` assigns for each loop."""
+    lines: list[str] = []
+    for loop in model.loops:
+        arguments = _arguments(model, network, loop)
+        dense = network.dense.get(loop.name)
+        kind = "DenseEquilibrium" if dense is not None else "Equilibrium"
+        line = model.blocks[loop.name].line
+        head = f"self.{network.attributes[loop.name]} = {network.prefix}{kind}("
+        text = f"{head}{', '.join(arguments)})"
+        remark = f"  # line {line}"
+        if INDENT + len(text) + len(remark) <= WIDTH:
+            lines.append(text + remark)
+        elif INDENT + 4 + len(", ".join(arguments)) <= WIDTH:
+            lines += [head, f"    {', '.join(arguments)}", f"){remark}"]
+        else:
+            lines += [head, *(f"    {argument}," for argument in arguments), f"){remark}"]
+    return lines
+
+
+def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
+    solver = applying(model.demands.solvers, loop)
+    backward = applying(model.demands.backwards, loop)
+    dense = network.dense.get(loop.name)
+    first = f'"{dense.activation}"' if dense is not None else function_name(model, loop)
+    made = [first, repr(loop.name), str(model.blocks[loop.name].line)]
+    if dense is not None and dense.slope is not None:
+        made.append(f"slope={dense.slope!r}")
+    if dense is None and network.plans[loop.name].split:
+        name = function_name(model, loop)
+        made += [f"affine={name}_affine", f"phi={name}_phi"]
+    text = _solver(network.prefix, solver, loop)
+    if text:
+        made.append(f"solver={text}")
+    text = _backward(network.prefix, backward)
+    if text:
+        made.append(f"backward={text}")
+    if loop.rate is not None:
+        made.append(f"rate={loop.rate:.12g}")
+    if solver is not None:
+        made += [f"{name}={value!r}" for name, value in solver.settings if name in _OF_THE_LOOP]
+    return made
+
+
+def _solver(prefix: str, demand: SolverDemand | None, loop: Loop) -> str:
+    """The solver that the source asks for; a monotone loop needs splitting, which Picard is not."""
+    splitting = loop.guarantee in (Guarantee.MONOTONE, Guarantee.MEASURE)
+    if demand is None or (demand.name == "auto" and splitting):
+        settings = demand.settings if demand is not None else ()
+        name = "forward_backward" if splitting else "auto"
+        if name == "auto":
+            return ""
+    else:
+        name, settings = demand.name, demand.settings
+    given = [f"{key}={value!r}" for key, value in settings if key not in _OF_THE_LOOP]
+    return f"{prefix}{_SOLVERS[name]}({', '.join(given)})"
+
+
+def _backward(prefix: str, demand: BackwardDemand | None) -> str:
+    if demand is None:
+        return ""
+    given = ", ".join(f"{key}={value!r}" for key, value in demand.settings)
+    return f"{prefix}{_BACKWARDS[demand.name]}({given})"
+
+
+def constraints(model: ImplicitModel, prefix: str) -> list[str]:
+    """What `__init__` assigns to `self.constraints`."""
+    listed = [constraint for constraint in model.constraints if constraint.uses]
+    if not listed:
+        return []
+    lines = ["self.constraints = ("]
+    for constraint in listed:
+        lines += ["    " + line for line in _constraint(constraint, prefix)]
+    return [*lines, ")"]
+
+
+def _constraint(constraint: Constraint, prefix: str) -> list[str]:
+    lines = [f"{prefix}{_CONSTRAINTS[constraint.criterion]}("]
+    lines.append(f"    {constraint.text!r}, line={constraint.line}, bound={constraint.bound!r},")
+    lines.append("    blocks=(")
+    lines += [
+        f"        {prefix}Block({use.row!r}, {use.column!r}, {use.tensor!r}, {use.axis}, {use.factor!r}),"
+        for use in constraint.uses
+    ]
+    lines.append("    ),")
+    if constraint.fixed:
+        lines.append(f"    fixed={dict(constraint.fixed)!r},")
+    if constraint.method != "project":
+        lines.append(f"    method={constraint.method!r},")
+    return [*lines, "),"]
