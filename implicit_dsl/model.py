@@ -232,6 +232,11 @@ class ImplicitModel:
             "outputs": tuple((b.name, _shape_data(b.shape)) for b in self.outputs),
             "terms": tuple((t.target, t.source, *map(_operator_data, t.chain)) for t in self.terms),
             "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
+            **(self._loop_data() if self.loops else {}),
+        }
+
+    def _loop_data(self) -> dict[str, Any]:
+        return {
             "loops": tuple(
                 (loop.states, loop.iterated, loop.guarantee.name, loop.rate) for loop in self.loops
             ),

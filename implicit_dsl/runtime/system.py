@@ -17,10 +17,10 @@ from torch import nn
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.matrices import ENTRY_LIMIT, Layout, Order, Partition, Tie, partition
 from implicit_dsl.model import Block, ImplicitModel
-from implicit_dsl.operators import activation_rule
 from implicit_dsl.runtime.archive import save_market, save_npz
 from implicit_dsl.runtime.block_operator import BlockOperator
-from implicit_dsl.shapes import count, sizes
+from implicit_dsl.runtime.reference import solve_adjoint, solve_states
+from implicit_dsl.shapes import sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -146,10 +146,11 @@ class System:
     def solve(self, *u: torch.Tensor, **named: torch.Tensor) -> Tensors:
         """y for inputs [batch, *shape], as `forward` takes and returns them, from the matrices alone.
 
-        An independent reference: block substitution in float64 with the assembled sparse
-        matrices and the activations by definition. The result is in the dtype and on the device of
-        the first input, without gradients. Raises TypeError for a missing or unknown input,
-        ValueError for a wrong shape, or if the states are in a loop.
+        An independent reference: float64, the assembled sparse matrices and the activations by
+        definition; block substitution, and Newton's method for each loop. The result is in the
+        dtype and on the device of the first input, without gradients. Raises TypeError for a
+        missing or unknown input,
+        ValueError for a wrong shape, NoEquilibrium if a loop has no solution that is found.
         """
         inputs = self._inputs(u, named)
         U = _columns(inputs)
@@ -234,46 +235,18 @@ class System:
             raise TypeError(f"input `{missing[0]}` is missing")
         return _checked([given[name] for name in names], self.inputs)
 
-    def _substitution(self) -> None:
-        """Raises ValueError unless each state reads only states before it."""
-        place = {block.name: at for at, block in enumerate(self.model.states)}
-        for row, col in self.model.A:
-            if place[col] >= place[row]:
-                raise ValueError(
-                    f"`{row}` reads `{col}`, which is not computed before it: A is not strictly "
-                    "block triangular, and substitution cannot solve it"
-                )
-
     def _states(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x [states, batch] and z [slots, batch] for u [inputs, batch]."""
-        self._substitution()
-        A, slots, states = self._sparse["A"], self.partition("slots"), self.partition("states")
-        batch = U.shape[1]
-        X, Z = np.zeros((states.total, batch)), self._sparse["B"] @ U + self.b[:, None]
-        for block in self.model.states:
-            here = slots[block.name]
-            Z[here] += A[here] @ X  # states that come later are still zero, and not read
-            x = Z[here]
-            if block.activation is not None:
-                z = Z[here].T.reshape(batch, *sizes(block.slots))
-                x = activation_rule(block.activation).reference(block.activation, z)
-                x = x.reshape(batch, count(block.shape)).T
-            X[states[block.name]] = x
-        return X, Z
+        incoming = self._sparse["B"] @ U + self.b[:, None]
+        return solve_states(
+            self.model, self._sparse["A"], incoming, self.partition("slots"), self.partition("states")
+        )
 
     def _adjoint_states(self, Z: np.ndarray, G: np.ndarray) -> np.ndarray:
         """Λ [slots, batch] for z [slots, batch] and the gradient G [outputs, batch]."""
-        slots, states, batch = self.partition("slots"), self.partition("states"), Z.shape[1]
-        At, L = self._sparse["A"].T.tocsr(), np.zeros_like(Z)
         pulled = self._sparse["C"].T @ G
-        for block in reversed(self.model.states):
-            g, here = pulled[states[block.name]] + At[states[block.name]] @ L, slots[block.name]
-            if block.activation is not None:
-                rule, z = activation_rule(block.activation), Z[here].T.reshape(batch, *sizes(block.slots))
-                g = g.T.reshape(batch, *sizes(block.shape))
-                g = rule.vjp(block.activation, z, g).reshape(batch, count(block.slots)).T
-            L[here] = g
-        return L
+        slots, states = self.partition("slots"), self.partition("states")
+        return solve_adjoint(self.model, self._sparse["A"], Z, pulled, slots, states)
 
     @staticmethod
     def _blocks_of(
