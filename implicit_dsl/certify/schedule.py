@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
@@ -112,13 +112,19 @@ def _cut(
         rest = [other for other in chosen if other != name]
         if rest and not _circular(whole.subgraph([n for n in group if n not in rest])):
             chosen = rest
-    return Component(
-        (*_inner_order(whole, group, chosen, rank), *_by_rank(chosen, rank)), _by_rank(chosen, rank)
-    )
+    iterated = tuple(sorted(chosen, key=lambda name: _place(graph.by_name[name], rank)))
+    return Component((*_inner_order(whole, group, chosen, rank), *iterated), iterated)
 
 
-def _preference(node: Node, inside: nx.DiGraph[str], rank: Mapping[str, int]) -> tuple[bool, bool, int]:
-    return (not inside.has_edge(node.name, node.name), not node.declared, rank[node.name])
+def _preference(
+    node: Node, inside: nx.DiGraph[str], rank: Mapping[str, int]
+) -> tuple[bool, bool, tuple[str, int, int]]:
+    return (not inside.has_edge(node.name, node.name), not node.declared, _place(node, rank))
+
+
+def _place(node: Node, rank: Mapping[str, int]) -> tuple[str, int, int]:
+    """Where the equation of a state stands: states of a loop may be found in another order."""
+    return (node.span.source.name, node.span.start, rank[node.name])
 
 
 def _circular(network: nx.DiGraph[str]) -> set[str]:
@@ -131,10 +137,6 @@ def _circular(network: nx.DiGraph[str]) -> set[str]:
         if len(component) > 1 or network.has_edge(one, one):
             found |= component
     return found
-
-
-def _by_rank(names: Collection[str], rank: Mapping[str, int]) -> tuple[str, ...]:
-    return tuple(sorted(names, key=rank.__getitem__))
 
 
 def _inner_order(

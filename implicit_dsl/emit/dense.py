@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from implicit_dsl.emit.loops import SweepPlan
 from implicit_dsl.model import Block, ImplicitModel, Loop, Term
-from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.base import Expression, Operator
 from implicit_dsl.shapes import Shape
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
@@ -31,10 +31,11 @@ class DensePlan:
     bias: tuple[str, ...]
     size: int
 
-    def matrix(self, explicit: dict[str, str]) -> str:
+    def matrix(self, explicit: dict[str, str]) -> Expression:
         """M as Python."""
         anchor = next((id for product in self.products for id, _ in product.tensors), None)
         text = ""
+        lines: list[str] = []
         for product in self.products:
             factors = [
                 explicit.get(id, f"self.{id}") + (".mT" if turned else "") for id, turned in product.tensors
@@ -48,9 +49,11 @@ class DensePlan:
             piece = ("" if size == 1 else f"{size!r} * ") + " @ ".join(factors)
             if text:
                 text += f" {sign} {piece}"
+                lines.append(f"    {sign} {piece}")
             else:
                 text = f"-{piece}" if sign == "-" else piece
-        return text
+                lines.append(f"    {text}")
+        return Expression(text, tight=False, lines=("(", *lines, ")"))
 
 
 def dense_plan(model: ImplicitModel, loop: Loop, sweep: SweepPlan) -> DensePlan | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from implicit_dsl.emit.dense import DensePlan, dense_plan
 from implicit_dsl.emit.forward import Forward
 from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
-from implicit_dsl.emit.wording import WIDTH, fitted
+from implicit_dsl.emit.wording import WIDTH, called, fitted
 from implicit_dsl.model import Block, ImplicitModel, Loop
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators import activation_rule
@@ -91,31 +90,44 @@ class Network(Forward):
             self._dense_call(loop, sweep, dense)
         else:
             self._call(loop, sweep)
-        wanted = needed_outside(self.model, loop)
+        self._follow(loop, sweep)
+
+    def _follow(self, loop: Loop, sweep: SweepPlan) -> None:
+        """The other states of a loop, where they are read: computed as its sweeps compute them."""
+        outer, explicit = self.model, self.explicit
+        wanted = needed_outside(outer, loop)
+        frozen = {
+            id: explicit.get(id, f"self.{id}")
+            for term in sweep.model.terms
+            for operator in term.chain
+            if operator.kind == "batch_norm"
+            for _, id in operator.parameters
+        }
+        self.model, self.explicit = sweep.model, {**explicit, **frozen}
         for name in loop.states:
             if name in wanted:
                 self._state(self.model.blocks[name])
-        self._statistics(loop)
+        self._statistics(sweep)
+        self.model, self.explicit = outer, explicit
 
     def _call(self, loop: Loop, sweep: SweepPlan) -> None:
-        starts = _tuple(f'starts["{name}"]' for name in loop.iterated)
+        starts = [f'starts["{name}"]' for name in loop.iterated]
         batched = [self._values[made.name].text for made in sweep.injections]
         batched += [self.explicit[mask.id] for mask in sweep.masks]
         shared = [self.explicit.get(id, f"self.{id}") for id in sweep.tensors]
-        arguments = ", ".join((starts, _tuple(batched), _tuple(shared)))
         variables = [self._variable(name) for name in loop.iterated]
-        left = variables[0] + "," if len(variables) == 1 else ", ".join(variables)
-        text = f"self.{self.attributes[loop.name]}({arguments})"
+        left = f"({variables[0]},)" if len(variables) == 1 else ", ".join(variables)
         self._flush()
-        self._lines += fitted(f"({left}) = {text}" if len(variables) == 1 else f"{left} = {text}")
+        self._lines += called(f"{left} = self.{self.attributes[loop.name]}", [starts, batched, shared])
         for name, variable in zip(loop.iterated, variables):
             self._values[name] = Expression(variable)
 
     def _dense_call(self, loop: Loop, sweep: SweepPlan, dense: DensePlan) -> None:
-        matrix = dense.matrix(self.explicit)
+        made = dense.matrix(self.explicit)
+        matrix = made.text
         if len(matrix) > 40:
             variable = self._variable(f"{loop.name}_matrix")
-            self._assign(variable, Expression(matrix, tight=False), "")
+            self._assign(variable, made, "")
             matrix = variable
         incoming = self._values[sweep.injections[0].name].text
         if dense.bias:
@@ -125,15 +137,14 @@ class Network(Forward):
         self._assign(variable, Expression(call), "")
         self._values[loop.name] = Expression(variable)
 
-    def _statistics(self, loop: Loop) -> None:
+    def _statistics(self, sweep: SweepPlan) -> None:
         """Running statistics follow once for each solve, from its result."""
-        for name in loop.states:
-            for term in self.model.terms_of[name]:
-                for at, operator in enumerate(term.chain):
-                    if operator.kind != "batch_norm":
-                        continue
+        for term in sweep.model.terms:
+            for at, operator in enumerate(term.chain):
+                if operator.kind == "batch_norm":
                     layer = operator.parameters[0][1].split(".")[0]
                     value = self._chain(term.source, term.chain[:at])
+                    self._flush()
                     self._lines.append("if self.training:")
                     self._lines.append(f"    {self.prefix}update_statistics(self.{layer}, {value.text})")
 
@@ -248,8 +259,3 @@ def _attributes(model: ImplicitModel) -> dict[str, str]:
         taken.add(name)
         found[loop.name] = name
     return found
-
-
-def _tuple(texts: Iterable[str]) -> str:
-    listed = list(texts)
-    return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"

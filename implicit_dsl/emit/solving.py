@@ -5,7 +5,7 @@ from __future__ import annotations
 from implicit_dsl.demands import BackwardDemand, SolverDemand
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.loops import applying, function_name
-from implicit_dsl.emit.wording import INDENT, WIDTH
+from implicit_dsl.emit.wording import INDENT, WIDTH, quoted
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.model import ImplicitModel, Loop
 
@@ -46,7 +46,7 @@ def equilibria(model: ImplicitModel, network: Network) -> list[str]:
         head = f"self.{network.attributes[loop.name]} = {network.prefix}{kind}("
         text = f"{head}{', '.join(arguments)})"
         remark = f"  # line {line}"
-        if INDENT + len(text) + len(remark) <= WIDTH:
+        if INDENT + len(text) <= WIDTH:
             lines.append(text + remark)
         elif INDENT + 4 + len(", ".join(arguments)) <= WIDTH:
             lines += [head, f"    {', '.join(arguments)}", f"){remark}"]
@@ -60,7 +60,7 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     backward = applying(model.demands.backwards, loop)
     dense = network.dense.get(loop.name)
     first = f'"{dense.activation}"' if dense is not None else function_name(model, loop)
-    made = [first, repr(loop.name), str(model.blocks[loop.name].line)]
+    made = [first, quoted(loop.name), str(model.blocks[loop.name].line)]
     if dense is not None and dense.slope is not None:
         made.append(f"slope={dense.slope!r}")
     if dense is None and network.plans[loop.name].split:
@@ -75,7 +75,7 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     if loop.rate is not None:
         made.append(f"rate={loop.rate:.12g}")
     if solver is not None:
-        made += [f"{name}={value!r}" for name, value in solver.settings if name in _OF_THE_LOOP]
+        made += [f"{name}={_literal(value)}" for name, value in solver.settings if name in _OF_THE_LOOP]
     return made
 
 
@@ -89,7 +89,7 @@ def _solver(prefix: str, demand: SolverDemand | None, loop: Loop) -> str:
             return ""
     else:
         name, settings = demand.name, demand.settings
-    given = [f"{key}={value!r}" for key, value in settings if key not in _OF_THE_LOOP]
+    given = [f"{key}={_literal(value)}" for key, value in settings if key not in _OF_THE_LOOP]
     return f"{prefix}{_SOLVERS[name]}({', '.join(given)})"
 
 
@@ -98,6 +98,10 @@ def _backward(prefix: str, demand: BackwardDemand | None) -> str:
         return ""
     given = ", ".join(f"{key}={value!r}" for key, value in demand.settings)
     return f"{prefix}{_BACKWARDS[demand.name]}({given})"
+
+
+def _literal(value: int | float | bool | str) -> str:
+    return quoted(value) if isinstance(value, str) else repr(value)
 
 
 def constraints(model: ImplicitModel, prefix: str) -> list[str]:
@@ -113,15 +117,21 @@ def constraints(model: ImplicitModel, prefix: str) -> list[str]:
 
 def _constraint(constraint: Constraint, prefix: str) -> list[str]:
     lines = [f"{prefix}{_CONSTRAINTS[constraint.criterion]}("]
-    lines.append(f"    {constraint.text!r}, line={constraint.line}, bound={constraint.bound!r},")
+    lines += [
+        f"    {quoted(constraint.text)},",
+        f"    line={constraint.line},",
+        f"    bound={constraint.bound!r},",
+    ]
     lines.append("    blocks=(")
     lines += [
-        f"        {prefix}Block({use.row!r}, {use.column!r}, {use.tensor!r}, {use.axis}, {use.factor!r}),"
+        f"        {prefix}Block({quoted(use.row)}, {quoted(use.column)}, {quoted(use.tensor)}, "
+        f"{use.axis}, {use.factor!r}),"
         for use in constraint.uses
     ]
     lines.append("    ),")
     if constraint.fixed:
-        lines.append(f"    fixed={dict(constraint.fixed)!r},")
+        listed = ", ".join(f"{quoted(row)}: {used!r}" for row, used in constraint.fixed)
+        lines.append(f"    fixed={{{listed}}},")
     if constraint.method != "project":
-        lines.append(f"    method={constraint.method!r},")
+        lines.append(f"    method={quoted(constraint.method)},")
     return [*lines, "),"]

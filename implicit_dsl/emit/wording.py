@@ -49,6 +49,29 @@ def fitted(line: str, remark: str = "") -> list[str]:
     return [line + remark]
 
 
+def called(head: str, tuples: list[list[str]]) -> list[str]:
+    """A call with tuples as its arguments, broken as `ruff format` does."""
+    texts = [f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})" for listed in tuples]
+    joined = ", ".join(texts)
+    if INDENT + len(head) + len(joined) + 2 <= WIDTH:
+        return [f"{head}({joined})"]
+    if INDENT + 4 + len(joined) <= WIDTH:
+        return [f"{head}(", f"    {joined}", ")"]
+    lines = [f"{head}("]
+    for text, listed in zip(texts, tuples):
+        if INDENT + 5 + len(text) <= WIDTH:
+            lines.append(f"    {text},")
+        else:
+            lines += ["    (", *(f"        {item}," for item in listed), "    ),"]
+    return [*lines, ")"]
+
+
+def quoted(text: str) -> str:
+    """A string literal as `ruff format` writes it, in double quotes unless that needs escapes."""
+    plain = repr(text)
+    return f'"{plain[1:-1]}"' if plain[0] == "'" and '"' not in text and "\\'" not in plain else plain
+
+
 def batched(shape: Shape) -> str:
     """`[batch, 1, 32, 32]`."""
     return "[batch" + "".join(f", {size}" for size in shape) + "]"

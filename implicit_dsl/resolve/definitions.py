@@ -31,6 +31,11 @@ def force(context: Context, definition: Definition) -> Any:
         return definition.value
     if definition.status == "poisoned":
         raise Poisoned
+    if definition.kind == "~" and context.active:
+        # its equation may read what reads it now; a declared shape is all that is needed of it
+        wire = _introduced(context, definition)
+        if wire is not None:
+            return wire
     if len(context.active) >= DEEP:
         for other in needed_first(context, definition):
             with suppress(Poisoned):
@@ -86,18 +91,37 @@ def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
     raise problem("E0207", message, span, f"this is {describe(value)}", help=hint)
 
 
+def _introduced(context: Context, definition: Definition) -> Wire | None:
+    """The wire of a state whose declaration says its whole shape, made without reading its equation."""
+    declared = _declared(definition)
+    if definition.wire is not None or declared is None or definition.body is None:
+        return definition.wire
+    outer, context.frames = context.frames, definition.body.frames
+    try:
+        expected = sizes(context, declared)
+        known = tuple(size for size in expected if size is not None)
+        if len(known) != len(expected):
+            return None
+        apply.check_size(known, declared.span, "a state")
+        # where the equation stands, if that is another line
+        place = declared.span if declared.span.line == definition.span.line else definition.span
+        definition.wire = context.wire("state", known, place)
+        definition.wire.name, definition.wire.declared = definition.body.label(definition.label), True
+        return definition.wire
+    except Problem:
+        return None  # reported when the equation is read
+    finally:
+        context.frames = outer
+
+
 def _equation(context: Context, definition: Definition) -> Wire:
     """`x ~ …`: a state. With a declared shape it exists before its equation is read."""
     assert definition.expression is not None and definition.body is not None
     declared = _declared(definition)
     label = definition.body.label(definition.label)
-    if declared is not None:
+    if declared is not None and _introduced(context, definition) is None:
         expected = sizes(context, declared)
-        known = tuple(size for size in expected if size is not None)
-        if len(known) == len(expected):
-            apply.check_size(known, declared.span, "a state")
-            definition.wire = context.wire("state", known, declared.span)
-            definition.wire.name, definition.wire.declared = label, True
+        apply.check_size(tuple(s for s in expected if s is not None), declared.span, "a state")
     value = context.evaluate(definition.expression, definition.environment)
     drive = _as_wire(context, definition, value)
     if declared is not None:
