@@ -5,8 +5,9 @@ Plain data, written by `resolve` from the annotations `@wellposed`, `@solver` an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, Protocol, TypeAlias, TypeVar, get_args
 
 from implicit_dsl.source import Span
 
@@ -93,3 +94,19 @@ class Demands:
 
 
 NO_DEMANDS = Demands()
+
+
+class _Stated(Protocol):
+    @property
+    def states(self) -> tuple[str, ...]: ...
+
+
+_Demand = TypeVar("_Demand", bound=_Stated)
+
+
+def applying(demands: Iterable[_Demand], loop: _Stated) -> _Demand | None:
+    """The demand for a loop: one that names it goes before one for all."""
+    listed = list(demands)
+    named = [demand for demand in listed if set(demand.states) & set(loop.states)]
+    general = [demand for demand in listed if not demand.states]
+    return next(iter((*named, *general)), None)

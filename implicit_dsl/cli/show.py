@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from implicit_dsl.cli.options import Parser
 from implicit_dsl.cli.report import bold, dim, plural, write
 from implicit_dsl.cli.table import printable, table
+from implicit_dsl.demands import applying
 from implicit_dsl.shapes import Shape, count, known, show
 
 if TYPE_CHECKING:
     from implicit_dsl.certify import Certified
-    from implicit_dsl.model import Block, ImplicitModel
+    from implicit_dsl.model import Block, ImplicitModel, Loop
 
 _EXAMPLES = """
 implicitc show net.impl
@@ -102,10 +104,38 @@ def _totals(model: ImplicitModel, certified: Certified) -> list[str]:
     fixed = sum(count(tensor.shape) for tensor in model.tensors if not tensor.trainable)
     buffers = f" and {fixed:,} fixed" if fixed else ""
     counted = f"{plural(len(model.states), 'state')}, {plural(model.parameter_count, 'parameter')}{buffers}"
-    return [
-        f"  {counted}; {sizes}",
-        f"  no loops: solved by substitution, depth {depth(certified)}",
-    ]
+    if not model.loops:
+        return [f"  {counted}; {sizes}", f"  no loops: solved by substitution, depth {depth(certified)}"]
+    listed = [_loop(model, loop) for loop in model.loops]
+    header = ("loop", "states", "why it has one solution", "demanded", "solver", "gradient", "steps to 1e-5")
+    return [f"  {counted}; {sizes}", "", table(listed, header, right="steps to 1e-5")]
+
+
+def _loop(model: ImplicitModel, loop: Loop) -> tuple[str, ...]:
+    """One loop: its certificate and how it is solved."""
+    solver = applying(model.demands.solvers, loop)
+    backward = applying(model.demands.backwards, loop)
+    demands = [d for d in model.demands.wellposed if not d.states or set(d.states) & set(loop.states)]
+    rate = "" if loop.rate is None else f", rate {loop.rate:.4g}"
+    return (
+        ", ".join(loop.iterated),
+        str(len(loop.states)),
+        loop.guarantee.value + rate,
+        ", ".join(f"{demand.text or demand.criterion} (line {demand.line})" for demand in demands),
+        _settings(solver.name, solver.settings) if solver else "auto",
+        _settings(backward.name, backward.settings) if backward else "implicit",
+        "" if loop.rate is None else f"{_steps(loop.rate):,}",
+    )
+
+
+def _settings(name: str, settings: Sequence[tuple[str, object]]) -> str:
+    given = ", ".join(f"{key} = {value}" for key, value in settings)
+    return f"{name}({given})" if given else name
+
+
+def _steps(rate: float, tolerance: float = 1e-5) -> int:
+    """Sweeps after which the error is below `tolerance` times the first change: κᵀ / (1 − κ) ≤ tolerance."""
+    return 1 if rate <= 0 else max(1, math.ceil(math.log(tolerance * (1 - rate)) / math.log(rate)))
 
 
 def _total(shapes: Sequence[Shape]) -> str:

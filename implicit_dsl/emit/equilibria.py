@@ -7,7 +7,7 @@ from dataclasses import replace
 from implicit_dsl.emit.dense import DensePlan, dense_plan
 from implicit_dsl.emit.forward import Forward
 from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
-from implicit_dsl.emit.wording import WIDTH, called, fitted
+from implicit_dsl.emit.wording import INDENT, WIDTH, called, fitted
 from implicit_dsl.model import Block, ImplicitModel, Loop
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators import activation_rule
@@ -231,6 +231,7 @@ class _Sweep(Forward):
     def __init__(self, sweep: SweepPlan) -> None:
         super().__init__(sweep.model, "", {}, fused=False)
         self._sweep = sweep
+        self.indent = INDENT - 4  # of a function
         self.explicit = {id: self._variable(id) for id in (*(m.id for m in sweep.masks), *sweep.tensors)}
 
     @property

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import keyword
+from dataclasses import replace
 
-from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions
+from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
@@ -28,6 +29,7 @@ class Forward:
         self.model = model
         self.prefix = prefix
         self.explicit = explicit or {}
+        self.indent = INDENT
         self.runtime_calls: set[str] = set()
         self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
@@ -38,6 +40,7 @@ class Forward:
             str, Expression
         ] = {}  # linear values that stand inside of the one line that reads them
         self._uses = _count_uses(model)
+        self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []
         self._comments: list[str] = []
 
@@ -123,7 +126,7 @@ class Forward:
             if fusion.function:
                 self.runtime_calls.add(fusion.function)
                 wrap = f"{self.prefix}{fusion.function}"
-        elif block.activation is None:
+        elif block.activation is None or block.name in self._layered:
             value, wrap = self._sum(block, self.model.terms_of[block.name]), ""
             short = len(value.text) <= _LONGEST_INSIDE
             if not block.declared and self._uses[block.name] == 1 and short:
@@ -131,9 +134,8 @@ class Forward:
                 self._values[block.name] = value
                 return
         else:
-            inner = self._sum(block, self.model.terms_of[block.name])
-            value, wrap = activation_rule(block.activation).emit(block.activation, inner), ""
-        variable = self._variable(block.name)
+            value, wrap = self._activated(block, self._arguments(block)), ""
+        variable = self._variable(self._called(block.name))
         if self._too_long(variable, value, wrap):
             value = self._shortened(block, fusion)
         self._assign(variable, value, wrap)
@@ -141,32 +143,66 @@ class Forward:
 
     def _too_long(self, variable: str, value: Expression, wrap: str) -> bool:
         text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
-        return len(text) + INDENT > WIDTH
+        return len(text) + self.indent > WIDTH
 
     def _shortened(self, block: Block, fusion: Fusion | None) -> Expression:
         """The value of a state once those that wait have got lines of their own."""
         terms = self.model.terms_of[fusion.start if fusion else block.name]
+        linear = fusion is not None or block.activation is None or block.name in self._layered
+        arguments = [(block, terms)] if linear else self._slots(block)
+        inner = [self._shortened_sum(part, summed) for part, summed in arguments]
+        if linear:
+            return inner[0]
+        value = self._activated(block, inner)
+        if not self._too_long(identifier(block.name), value, ""):
+            return value
+        for number, (part, _) in enumerate(arguments):
+            if inner[number].lines or len(arguments) > 1:
+                before = self._variable(part.name if len(arguments) > 1 else f"{part.name}_z")
+                self._assign(before, inner[number], "")
+                inner[number] = Expression(before)
+        return self._activated(block, inner)
+
+    def _shortened_sum(self, block: Block, terms: tuple[Term, ...]) -> Expression:
         for term in terms:
             self._release(term.source)
         inner = self._sum(block, terms)
         plain = len(terms) > 1 and not inner.lines and any(term.source is not None for term in terms)
         if plain and self._too_long(identifier(block.name), inner, "x" * 12):
             inner = self._plain_sum(terms, block.name)
-        if fusion is not None or block.activation is None:
-            return inner
-        value = activation_rule(block.activation).emit(block.activation, inner)
-        if inner.lines and self._too_long(identifier(block.name), value, ""):
-            before = self._variable(f"{block.name}_z")
-            self._assign(before, inner, "")
-            value = activation_rule(block.activation).emit(block.activation, Expression(before))
-        return value
+        return inner
+
+    def _slots(self, block: Block) -> list[tuple[Block, tuple[Term, ...]]]:
+        """The arguments of an activation, each a sum of its own."""
+        terms, activation = self.model.terms_of[block.name], block.activation
+        assert activation is not None
+        rule = activation_rule(activation)
+        if len(rule.arguments) == 1:
+            return [(block, terms)]
+        slots: dict[int, list[Term]] = {}
+        for term in terms:
+            slots.setdefault(term.chain[-1]["start"], []).append(replace(term, chain=term.chain[:-1]))
+        shapes = zip(rule.arguments, rule.slots(activation))
+        parts = [Block(f"{block.name}_{name}", shape) for name, shape in shapes]
+        return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots))]
+
+    def _arguments(self, block: Block) -> list[Expression]:
+        return [self._sum(part, terms) for part, terms in self._slots(block)]
+
+    def _activated(self, block: Block, arguments: list[Expression]) -> Expression:
+        assert block.activation is not None
+        return activation_rule(block.activation).emit_slots(block.activation, arguments)
+
+    def _called(self, name: str) -> str:
+        """The variable of a state is named after it, if it holds its value."""
+        return f"{name}_z" if name in self._layered else name
 
     def _release(self, name: str | None) -> None:
         """Give a waiting value a line of its own."""
         if name is None or name not in self._waiting:
             return
         value = self._waiting.pop(name)
-        variable = self._variable(name)
+        variable = self._variable(self._called(name))
         self._assign(variable, value, "")
         self._values[name] = Expression(variable)
 
@@ -184,9 +220,8 @@ class Forward:
             first, *others = value.lines
             self._lines += [f"{variable} = {first}", *others]
         else:
-            self._lines += fitted(
-                f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
-            )
+            text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
+            self._lines += fitted(text, indent=self.indent)
 
     def _last_comment(self) -> str:
         return next((line for line in reversed(self._lines) if line.startswith("#")), "")
@@ -267,10 +302,12 @@ class Forward:
 
     def _chain(self, source: str | None, chain: tuple[Operator, ...]) -> Expression:
         if source is not None:
-            self_value = self._values[source]
+            value = self._values[source]
+            if source in self._layered:
+                value, chain = self._layer(source, chain[0], value), chain[1:]
             for operator in chain:
-                self_value = self._apply(operator, self_value)
-            return self_value
+                value = self._apply(operator, value)
+            return value
         first, *others = chain
         value = self._apply(first, Expression("1"))
         if any(operator.kind != "scale" for operator in others):
@@ -284,11 +321,21 @@ class Forward:
             value = self._apply(operator, value)
         return value
 
+    def _layer(self, name: str, affine: Operator, z: Expression) -> Expression:
+        """A normalisation and its factors, on what it normalises."""
+        activation = self.model.blocks[name].activation
+        assert activation is not None
+        if any(id in self.explicit for _, id in affine.parameters):
+            return activation_rule(activation).emit_affine(activation, z, self._texts(affine))
+        return Expression(f"self.{affine.parameters[0][1].split('.')[0]}({z.text})")
+
+    def _texts(self, operator: Operator) -> dict[str, str]:
+        return {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
+
     def _apply(self, operator: Operator, value: Expression) -> Expression:
         layer = ""
         if any(id in self.explicit for _, id in operator.parameters):
-            texts = {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
-            return linear_rule(operator).emit_with(operator, value, texts)
+            return linear_rule(operator).emit_with(operator, value, self._texts(operator))
         if operator.parameters:
             layer = "self." + operator.parameters[0][1].split(".")[0]
         return linear_rule(operator).emit(operator, value, layer)

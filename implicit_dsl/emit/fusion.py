@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.model import Block, ImplicitModel, Term
+from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.shapes import count
 
@@ -55,6 +56,22 @@ def find_fusions(model: ImplicitModel) -> Fusions:
             states[name] = Fusion("", fusion.start, fusion.absorbed)
             classes[layer] = "ConvReluMaxPool2d"
     return Fusions(states, classes)
+
+
+def layered(model: ImplicitModel) -> frozenset[str]:
+    """The normalisations that only their own factors read: one call of their layer does both."""
+    readers: dict[str | None, list[Term]] = {}
+    for term in model.terms:
+        readers.setdefault(term.source, []).append(term)
+    iterated = {name for loop in model.loops for name in loop.iterated}
+    found = set()
+    for block in model.states:
+        phi, reading = block.activation, readers.get(block.name, [])
+        if phi is None or activation_rule(phi).affine(phi) is None or block.name in iterated:
+            continue
+        if len(reading) == 1 and reading[0].chain and reading[0].chain[0].kind == "affine":
+            found.add(block.name)
+    return frozenset(found)
 
 
 def _pooled(model: ImplicitModel) -> dict[str, Fusion]:

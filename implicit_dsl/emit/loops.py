@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
 
+from implicit_dsl.demands import applying
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.model import Block, ImplicitModel, Loop, Term
 from implicit_dsl.names import identifier
@@ -108,39 +108,28 @@ def _splits(model: ImplicitModel, loop: Loop) -> bool:
     return len(loop.iterated) == 1 and elementwise and all(block.activation is None for block in others)
 
 
-class _Targeted(Protocol):
-    @property
-    def states(self) -> tuple[str, ...]: ...
-
-
-_Demand = TypeVar("_Demand", bound=_Targeted)
-
-
-def applying(demands: Iterable[_Demand], loop: Loop) -> _Demand | None:
-    """The demand for a loop: one that names it goes before one for all."""
-    listed = list(demands)
-    named = [demand for demand in listed if set(demand.states) & set(loop.states)]
-    general = [demand for demand in listed if not demand.states]
-    return next(iter((*named, *general)), None)
-
-
 def _slots(terms: tuple[Term, ...]) -> list[list[Term]]:
     """The terms by the place in the pre-activation that they reach: each place is a sum of its own."""
     groups: dict[object, list[Term]] = {}
     for term in terms:
-        last = term.chain[-1] if term.chain else None
-        place = (last.kind, last.settings) if last is not None and last.kind == "place" else None
-        groups.setdefault(place, []).append(term)
+        groups.setdefault(_place(term), []).append(term)
     return list(groups.values())
+
+
+def _place(term: Term) -> tuple[Operator, ...]:
+    """The end of a chain that says where in the pre-activation it stands: in a concatenation, in a slot."""
+    at = len(term.chain)
+    while at and term.chain[at - 1].kind in ("place", "slot"):
+        at -= 1
+    return term.chain[at:]
 
 
 def _injection(model: ImplicitModel, state: str, terms: list[Term], number: int) -> tuple[Injection, Term]:
     """What a place of a state gets from outside, and the term that reads it inside."""
-    last = terms[0].chain[-1] if terms[0].chain else None
-    chain: tuple[Operator, ...] = ()
-    if last is not None and last.kind == "place":
-        terms = [replace(term, chain=term.chain[:-1]) for term in terms]
-        shape, chain = last.source, (last,)
+    chain = _place(terms[0])
+    if chain:
+        terms = [replace(term, chain=term.chain[: -len(chain)]) for term in terms]
+        shape = chain[0].source
         name = f"{state}.in{number + 1}"
     else:
         shape = model.blocks[state].slots

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from implicit_dsl.demands import BackwardDemand, SolverDemand
+from implicit_dsl.demands import BackwardDemand, SolverDemand, applying
 from implicit_dsl.emit.equilibria import Network
-from implicit_dsl.emit.loops import applying, function_name
+from implicit_dsl.emit.loops import function_name
 from implicit_dsl.emit.wording import INDENT, WIDTH, quoted
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.model import ImplicitModel, Loop

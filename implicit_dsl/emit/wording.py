@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
+from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.header import one_line
-from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.model import Block, ImplicitModel, Loop
 from implicit_dsl.shapes import Shape, show
 
 WIDTH = 110
@@ -37,9 +38,9 @@ def comment(block: Block) -> str:
     return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"
 
 
-def fitted(line: str, remark: str = "") -> list[str]:
+def fitted(line: str, remark: str = "", indent: int = INDENT) -> list[str]:
     """A line of a method, broken within its outermost call if it is too long; `remark` stands behind it."""
-    if INDENT + len(line) + len(remark) <= WIDTH or not line.endswith(")"):
+    if indent + len(line) + len(remark) <= WIDTH or not line.endswith(")"):
         return [line + remark]
     depth = 0
     for at in range(len(line) - 1, -1, -1):
@@ -103,8 +104,17 @@ def class_doc(model: ImplicitModel) -> list[str]:
     hidden = sum(not block.declared for block in model.states)
     if hidden:
         table.append(f"and {hidden} state{'s' if hidden > 1 else ''} of nested operations")
+    table += [f"loop    {{{', '.join(loop.iterated)}}}  {reason(loop, model)}" for loop in model.loops]
     bound = ", ".join(f"{name} = {value}" for name, value in model.arguments)
     built = f"Built for {bound}; " if bound else ""
     closing = textwrap.wrap(f"{built}{model.parameter_count:,} parameters.", WIDTH - 4)
     doc = model.doc.strip("\n") if model.doc else model.name
     return docstring("\n".join([doc, "", *table, "", *closing]), "    ")
+
+
+def reason(loop: Loop, model: ImplicitModel) -> str:
+    """Why a loop has exactly one solution: `its gain is below 1 (at most 0.9): norm(K, Inf) <= 0.9`."""
+    rate = f" (at most {loop.rate:.4g})" if loop.rate is not None else ""
+    asked = [d.text for d in model.demands.wellposed if d.text and d.criterion not in ("prove", "unchecked")]
+    asked = [d for d in asked if loop.guarantee is not Guarantee.UNCHECKED]
+    return f"{loop.guarantee.value}{rate}" + (f": {', '.join(asked)}" if asked else "")
