@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from implicit_dsl.operators import OPERATORS
-from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.base import ActivationRule, Operator
 
 Draw = st.DrawFn
 Shape = tuple[int, ...]
@@ -141,6 +141,81 @@ def _offset(draw: Draw) -> Case:
     return _case(draw, "offset", {"shape": shape}, (), weight=shape)
 
 
+def _upsample(draw: Draw) -> Case:
+    source = draw(shapes(2, 4, size=3))
+    factor = tuple(draw(st.integers(1, 7)) for _ in source[1:])
+    return _case(draw, "upsample", {"factor": factor}, source)
+
+
+def _expand(draw: Draw) -> Case:
+    source = draw(shapes(0, 2))
+    return _case(draw, "expand", {"shape": (*source, *draw(shapes(0, 2)))}, source)
+
+
+def _diagonal(draw: Draw) -> Case:
+    source = draw(shapes())
+    first = draw(st.integers(0, len(source)))
+    axes = draw(st.integers(0, len(source) - first))
+    own = source[first : first + axes]
+    return _case(draw, "diagonal", {"first": first, "axes": axes}, source, weight=own)
+
+
+def _affine(draw: Draw) -> Case:
+    source, bias = draw(shapes()), draw(st.booleans())
+    first = draw(st.integers(0, len(source) - 1))
+    tensors = {"weight": source[first : first + 1]} | ({"bias": source[first : first + 1]} if bias else {})
+    return _case(draw, "affine", {"first": first, "axes": 1, "bias": bias}, source, **tensors)
+
+
+def _slot(draw: Draw) -> Case:
+    several = draw(
+        st.one_of(st.lists(shapes(0, 2), min_size=2, max_size=3), shapes(0, 2).map(lambda s: [s] * 3))
+    )
+    index = draw(st.integers(0, len(several) - 1))
+    return _case(draw, "slot", {"index": index, "slots": tuple(several)}, several[index])
+
+
+def _group_norm(draw: Draw) -> Case:
+    groups, each = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    source = (groups * each, *draw(shapes(0, 3, size=3)))
+    if np.prod(source) == groups:
+        source = (2 * groups, *source[1:])
+    return _case(draw, "group_norm", _norm(draw) | {"groups": groups}, source)
+
+
+def _last_norm(kind: str) -> Callable[[Draw], Case]:
+    return lambda draw: _case(draw, kind, _norm(draw), (*draw(shapes(0, 2)), draw(st.integers(2, 5))))
+
+
+def _norm(draw: Draw) -> dict[str, Any]:
+    return {"eps": draw(st.sampled_from((1e-5, 0.1))), "affine": draw(st.booleans())}
+
+
+def _joined(draw: Draw, kind: str, settings: dict[str, Any], *sources: Shape) -> Case:
+    """An activation of several arguments."""
+    rule = OPERATORS[kind]
+    assert isinstance(rule, ActivationRule)
+    return Case(rule.join(settings, sources), {}, draw(st.integers(0, 2**32 - 1)))
+
+
+def _matmul(draw: Draw) -> Case:
+    n, m, d = (draw(st.integers(1, 4)) for _ in range(3))
+    return _joined(draw, "matmul", {}, *draw(st.sampled_from((((n, m), (m, d)), ((n, n), (n, n))))))
+
+
+def _attend(draw: Draw) -> Case:
+    heads, causal = draw(st.integers(1, 3)), draw(st.booleans())
+    d, e = (heads * draw(st.integers(1, 2)) for _ in range(2))
+    t, s = (draw(st.integers(1, 4)) for _ in range(2))
+    s, e = draw(st.sampled_from(((t if causal else s, e), (t, d))))
+    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e))
+
+
+def _product(draw: Draw) -> Case:
+    shape = draw(shapes(0, 3))
+    return _joined(draw, "product", {}, shape, shape)
+
+
 def _numbers() -> st.SearchStrategy[float]:
     return st.sampled_from((-1.0, 0.0, 0.5, -2.5, 1e-3))
 
@@ -185,5 +260,17 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
         "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
         "softsign": _plain("softsign"),
+        "upsample": _upsample,
+        "expand": _expand,
+        "diagonal": _diagonal,
+        "affine": _affine,
+        "slot": _slot,
+        "group_norm": _group_norm,
+        "layer_norm": _last_norm("layer_norm"),
+        "rms_norm": _last_norm("rms_norm"),
+        "softmax": lambda draw: _case(draw, "softmax", {}, draw(shapes())),
+        "product": _product,
+        "matmul": _matmul,
+        "attend": _attend,
     }.items()
 }

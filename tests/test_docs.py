@@ -165,7 +165,9 @@ def _first_column(section: str) -> set[str]:
 
 
 def _signature(name: str, rule: Rule) -> str:
-    required = [formal.name for formal in rule.formals if formal.required] + ["x"] * name[0].islower()
+    required = [formal.name for formal in rule.formals if formal.required]
+    if isinstance(rule, ActivationRule) and name[0].islower():
+        required += rule.arguments
     settings = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
     return f"{name}({', '.join(required)}{'; ' if settings else ''}{', '.join(settings)})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ ACTIVATIONS = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule
 ELEMENTWISE = sorted(kind for kind in ACTIVATIONS if activation_rule(Operator(kind, (), ())).elementwise)
 TOLERANCE = 1e-12
 BATCH = 3
+SEVERAL = sorted(kind for kind in ACTIVATIONS if len(activation_rule(Operator(kind, (), ())).arguments) > 1)
 
 law = settings(max_examples=20, deadline=None)
 linear_kinds = pytest.mark.parametrize("kind", LINEAR)
@@ -64,6 +66,8 @@ def vectors(case: Case, *shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
 def layer_of(case: Case) -> Any:
     """What holds the tensors in a generated module, in evaluation mode, with the weights of the case."""
     holder = OPERATORS[case.operator.kind].holder(case.operator)
+    if case.operator.kind == "affine":  # a normalisation holds its tensors
+        return SimpleNamespace(**tensors_of(case))
     if holder is None:
         return tensors_of(case).get("weight")
     layer = eval(holder, {"nn": nn}).double().eval()
@@ -172,7 +176,7 @@ def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> N
     gain = linear_rule(op).gain(op, bounds)
 
     if gain is None:
-        assert kind in ("batch_norm", "matrix", "offset")
+        assert kind in ("batch_norm", "matrix", "offset", "diagonal")
     else:
         assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
 
@@ -380,6 +384,83 @@ def test_values_lie_in_the_range(kind: str, data: st.DataObject) -> None:
 
     if bounds is not None:
         assert bounds[0] - TOLERANCE <= made.min() and made.max() <= bounds[1] + TOLERANCE
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_the_majorant_on_a_box_is_sound_within_it(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule, rng = case.operator, activation_rule(case.operator), case.numbers()
+    shape = (20, *sizes(op.source))
+    lower, size = rng.normal(size=shape), np.abs(rng.normal(size=shape))
+    size *= rng.random(shape) > 0.2  # some sides have no length
+    u, v = (lower + rng.random(shape).round(int(rng.integers(0, 3))) * size for _ in range(2))
+
+    moved = np.abs(rule.reference(op, u) - rule.reference(op, v))
+    bound = rule.majorant_on(op, np.abs(u - v), lower, lower + size)
+
+    assert np.all(moved <= bound * (1 + TOLERANCE) + 1e-12)
+    assert np.isfinite(bound).all()
+    everywhere = rule.majorant_on(op, np.abs(u - v), np.full(shape, -np.inf), np.full(shape, np.inf))
+    same(everywhere, rule.majorant(op, np.abs(u - v)))
+    assert np.all(bound <= everywhere)
+
+
+@activation_kinds
+@law
+@given(data=st.data())
+def test_the_majorant_is_monotone_homogeneous_and_subadditive(kind: str, data: st.DataObject) -> None:
+    """So that M(v) < v for one v is a certificate."""
+    case = data.draw(CASES[kind])
+    op, rule, rng = case.operator, activation_rule(case.operator), case.numbers()
+    shape = (BATCH, *sizes(op.source))
+    a, b = (np.abs(part.numpy()) for part in vectors(case, shape, shape))
+    lower, upper = -np.abs(rng.normal(size=shape)), np.abs(rng.normal(size=shape))
+
+    def M(change: np.ndarray) -> np.ndarray:
+        return rule.majorant_on(op, change, lower, upper)
+
+    assert np.all(M(a) <= M(a + b) * (1 + TOLERANCE))
+    assert np.all(M(a + b) <= (M(a) + M(b)) * (1 + TOLERANCE))
+    same(M(2.5 * a), 2.5 * M(a))
+    assert not M(0 * a).any() and not rule.majorant(op, 0 * a).any()
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+@law
+@given(data=st.data())
+def test_arguments_are_emitted_without_being_joined(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule = case.operator, activation_rule(case.operator)
+    parts = vectors(case, *[(BATCH, *sizes(shape)) for shape in rule.slots(op)])
+    joined = torch.cat([part.reshape(BATCH, -1) for part in parts], 1).reshape(BATCH, *sizes(op.source))
+    text = rule.emit_slots(op, [Expression(f"parts[{at}]") for at in range(len(parts))]).text
+
+    same(eval(text, {"torch": torch, "F": F, "parts": parts}), rule.reference(op, joined.numpy()))
+
+
+@pytest.mark.parametrize("kind", ["group_norm", "layer_norm", "rms_norm"])
+@law
+@given(data=st.data())
+def test_a_normalisation_and_what_follows_are_the_layer_of_pytorch(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    op, rule, weights = case.operator, activation_rule(case.operator), tensors_of(case)
+    (z,) = vectors(case, (BATCH, *sizes(op.source)))
+    layer, affine = layer_of(case), rule.affine(op)
+    expected = layer(z).detach()
+    made = torch.from_numpy(rule.reference(op, z.numpy()))
+    if affine is not None:
+        texts = {role: f"w[{role!r}]" for role in weights}
+        after = linear_rule(affine).emit_with(affine, Expression("x"), texts)
+        whole = rule.emit_affine(op, Expression("z"), texts)
+        made = eval(after.text, {"x": made, "w": weights})
+        same(eval(whole.text, {"z": z, "w": weights, "F": F}), expected)
+
+    same(made, expected)
+    assert {spec.role: spec.shape for spec in rule.parameters(op)} == {
+        role: tuple(tensor.shape) for role, tensor in layer.state_dict().items()
+    }
 
 
 @activation_kinds

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from implicit_dsl.operators import (
     activations,
+    affine,
+    attention,
     convolution,
     dense,
     monomial,
     normalisation,
+    norms,
     offsets,
     pooling,
+    products,
+    resampling,
+    slots,
 )
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule
 
@@ -21,10 +27,16 @@ _RULES: tuple[Rule, ...] = (
     *dense.RULES,
     *convolution.RULES,
     *pooling.RULES,
+    *resampling.RULES,
     *normalisation.RULES,
+    *norms.RULES,
+    *affine.RULES,
     *monomial.RULES,
+    *slots.RULES,
     *offsets.RULES,
     *activations.RULES,
+    *products.RULES,
+    *attention.RULES,
 )
 
 OPERATORS: dict[str, Rule] = {rule.kind: rule for rule in _RULES}

@@ -10,7 +10,7 @@ activations on its nodes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -234,12 +234,26 @@ class ActivationRule(Rule):
     `has_useful_majorant`: whether it is finite, and small enough that a loop could be certified with it.
     """
 
+    arguments: ClassVar[tuple[str, ...]] = ("x",)
     elementwise: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = False
     has_useful_majorant: ClassVar[bool] = True
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return Operator(self.kind, source, source, tuple(sorted(settings.items())))
+
+    def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
+        """The operator on its arguments, which `source` holds one after another. Raises ShapeError."""
+        (source,) = sources
+        return self.operator(settings, source)
+
+    def slots(self, operator: Operator) -> tuple[Shape, ...]:
+        """The shapes of its arguments."""
+        return (operator.source,)
+
+    def affine(self, operator: Operator) -> Operator | None:
+        """What is applied behind φ with the parameters of this layer, without their ids."""
+        return None
 
     def monotone(self, operator: Operator) -> bool:
         """Whether φ(u) ≤ φ(v) for all u ≤ v."""
@@ -258,7 +272,10 @@ class ActivationRule(Rule):
 
     @abstractmethod
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
-        """M(|u − v|) ≥ |φ(u) − φ(v)| for all u and v, componentwise, on [batch, *source]."""
+        """M(|u − v|) ≥ |φ(u) − φ(v)| for all u and v, componentwise, on [batch, *source].
+
+        M is monotone, positively homogeneous and subadditive, so that M(v) < v is a certificate (theory §1).
+        """
 
     def majorant_on(
         self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
@@ -281,3 +298,13 @@ class ActivationRule(Rule):
     @abstractmethod
     def emit(self, operator: Operator, z: Expression) -> Expression:
         """The PyTorch expression."""
+
+    def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
+        """The same on its arguments."""
+        (z,) = parts
+        return self.emit(operator, z)
+
+    def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
+        """φ and what `affine` says behind it, in one expression, with a text for each tensor by role."""
+        assert not weights, f"`{self.kind}` has no parameters"
+        return self.emit(operator, z)

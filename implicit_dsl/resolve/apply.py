@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from implicit_dsl.errors import Label
@@ -31,13 +33,13 @@ def origin_label(wire: Wire, span: Span) -> tuple[Label, ...]:
     return (Label(there, f"{'declared' if declared else 'has shape'} {show(wire.shape)}"),)
 
 
-def _shape_problem(error: ShapeError, blame: Span, wire: Wire) -> Problem:
+def _shape_problem(error: ShapeError, blame: Span, *wires: Wire) -> Problem:
     return problem(
-        "E0201",
+        "E0201" if len(wires) == 1 else "E0204",
         error.message,
         blame,
         error.text,
-        labels=origin_label(wire, blame),
+        labels=tuple(label for wire in wires for label in origin_label(wire, blame)),
         notes=error.notes,
         help=error.help,
     )
@@ -66,10 +68,43 @@ def linear(context: Context, kind: str, settings: Settings, wire: Wire, span: Sp
     return context.wire("linear", operator.target, span, (wire,), operator)
 
 
-def activate(context: Context, rule: ActivationRule, settings: Settings, wire: Wire, span: Span) -> Wire:
-    """φ on a wire."""
-    operator = rule.operator(settings, wire.shape)
-    return context.wire("activation", operator.target, span, (wire,), operator)
+def activate(
+    context: Context,
+    rule: ActivationRule,
+    settings: Settings,
+    wires: tuple[Wire, ...],
+    span: Span,
+    blame: Mapping[str, Span],
+) -> Wire:
+    """φ on its arguments; `blame` says where each setting was written."""
+    try:
+        operator = rule.join(settings, tuple(wire.shape for wire in wires))
+    except ShapeError as error:
+        raise _shape_problem(error, blame.get(error.argument, span), *dict.fromkeys(wires)) from None
+    check_size(operator.target, span)
+    return context.wire("activation", operator.target, span, wires, operator)
+
+
+def multiply(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
+    """left .* right: a state of its own, as it is not linear."""
+    rule = OPERATORS["product"]
+    assert isinstance(rule, ActivationRule)
+    return activate(context, rule, {}, (left, right), span, {})
+
+
+def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:
+    """parameter .* wire, which is linear."""
+    shape = parameter.tensor.shape
+    if shape != wire.shape:
+        raise problem(
+            "E0204",
+            f"values of shapes {show(shape)} and {show(wire.shape)} cannot be multiplied entry by entry",
+            span,
+            labels=(Label(parameter.span, f"declared {show(shape)} here"), *origin_label(wire, span)),
+        )
+    operator = OPERATORS["diagonal"].operator({"first": 0, "axes": len(shape)}, wire.shape)
+    operator = replace(operator, parameters=(("weight", parameter.tensor.id),))
+    return context.wire("linear", operator.target, span, (wire,), operator)
 
 
 def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
@@ -93,9 +128,14 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     elif [t.shape for t in layer.tensors] != [s.shape for s in specs]:
         raise _tie_problem(layer, specs[0].shape, wire, span)
     ids = tuple((spec.role, tensor.id) for spec, tensor in zip(specs, layer.tensors))
-    operator = Operator(operator.kind, operator.source, operator.target, operator.settings, ids)
-    kind = "linear" if isinstance(layer.rule, LinearRule) else "activation"
-    return context.wire(kind, operator.target, span, (wire,), operator)
+    if isinstance(layer.rule, LinearRule):
+        return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
+    assert isinstance(layer.rule, ActivationRule)
+    state = context.wire("activation", operator.target, span, (wire,), operator)
+    affine = layer.rule.affine(operator)
+    if affine is None:
+        return state
+    return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
 
 
 def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:

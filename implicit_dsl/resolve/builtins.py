@@ -179,6 +179,20 @@ def _reshape(context: Context, arguments: Arguments, span: Span, environment: En
     return apply.linear(context, "reshape", {"shape": sizes}, wire, span)
 
 
+def _expand(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    arguments.no_keywords("expand")
+    arity("expand", arguments, 2, 2, span)
+    like = arguments.values[1]
+    if not isinstance(like, Wire):
+        raise problem(
+            "E0207",
+            "`expand(s, x)` repeats s to the shape of a value x",
+            arguments.spans[1],
+            describe(like),
+        )
+    return apply.linear(context, "expand", {"shape": like.shape}, _wire(context, arguments, "expand"), span)
+
+
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
     arguments.no_keywords("chain")
     return ChainValue(tuple(_spread(context, arguments, span)))
@@ -232,6 +246,7 @@ _FUNCTIONS: dict[str, Run] = {
     "cat": _cat,
     "flatten": _flatten,
     "reshape": _reshape,
+    "expand": _expand,
     "chain": _chain,
     "I": _identity_matrix,
     "ifelse": _unreachable,
@@ -269,8 +284,6 @@ LATER = frozenset(
         "prev",
         "last",
         "reverse",
-        "attend",
-        "expand",
         "permute",
         "opnorm",
         "norm",
@@ -281,11 +294,7 @@ LATER = frozenset(
         "vcat",
         "hcat",
         "ConvTranspose",
-        "Upsample",
         "Pad",
-        "LayerNorm",
-        "GroupNorm",
-        "RMSNorm",
         "InstanceNorm",
         "Embedding",
         "Tokens",
@@ -294,7 +303,6 @@ LATER = frozenset(
         "mish",
         "relu6",
         "hardswish",
-        "softmax",
         "log_softmax",
         "prelu",
         "maxout",

@@ -161,13 +161,14 @@ def _activation(
     if arguments.keywords and not arguments.values:
         settings, _ = settings_of(rule, name, given, span)
         return Activation(name, rule, settings)
-    arity(name, arguments, 1, 1, span)
-    wire = wire_of(context, arguments, 0, span)
-    settings, _ = settings_of(rule, name, given, span)
+    count = len(rule.arguments)
+    arity(name, arguments, count, count, span)
+    wires = tuple(wire_of(context, arguments, number, span) for number in range(count))
+    settings, blame = settings_of(rule, name, given, span)
     if function.settings is not None:
         given.no_keywords(name)
         settings = function.settings
-    return apply.activate(context, rule, settings, wire, span)
+    return apply.activate(context, rule, settings, wires, span, blame)
 
 
 def _call_function(

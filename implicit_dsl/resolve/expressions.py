@@ -203,7 +203,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     if is_number(right):
         return apply.scale(context, apply.finite(right, node.right.span), left, node.span)
     if node.operator == ".*":
-        raise later("the product `.*` of two values of the network", node.operator_span)
+        return _elementwise_product(context, node, left, right)
     if isinstance(left, Wire) and isinstance(right, Wire):
         raise problem(
             "E0306",
@@ -233,6 +233,24 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
         node.span,
         help=f"write `{quoted(node.right.span)} * {quoted(node.left.span)}`" if is_matrix(right) else "",
     )
+
+
+def _elementwise_product(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
+    for value, part in ((left, node.left), (right, node.right)):
+        if not isinstance(value, (Wire, ParameterValue)):
+            raise problem(
+                "E0207",
+                "`.*` multiplies values of the network entry by entry",
+                part.span,
+                f"this is {describe(value)}",
+                help=f"apply it to something: `{quoted(part.span)} * …`"
+                if is_matrix(value)
+                else outputs_hint(value),
+            )
+    if isinstance(left, Wire) and isinstance(right, Wire):
+        return apply.multiply(context, left, right, node.span)
+    parameter, wire = (left, right) if isinstance(right, Wire) else (right, left)
+    return apply.weigh(context, parameter, wire, node.span)
 
 
 def _callable(value: Any) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from implicit_dsl.graph import Edge, Node, Role
-from implicit_dsl.operators import linear_rule
+from implicit_dsl.operators import OPERATORS, linear_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.wires import Network, Wire
 from implicit_dsl.source import Span
@@ -81,7 +81,7 @@ class _Lift:
                 self.forms[wire] = (_Term(None, (wire.operator,), wire.span),)
             case "activation":
                 state = self.drives[wire][0] if self.absorbed(wire) else wire
-                form = self.forms[wire.sources[0]]
+                form = self.arguments(wire)
                 if state is wire:
                     self.name(wire)
                 self.node(state, wire.operator, form)
@@ -97,6 +97,17 @@ class _Lift:
                 self.node(self.drives[wire][0], None, self.forms[wire])
             elif wire.uses > 1 and self.costly(wire):
                 self.lift(wire)
+
+    def arguments(self, wire: Wire) -> _Form:
+        """What an activation reads: several arguments each stand in a slot of their own."""
+        if len(wire.sources) == 1:
+            return self.forms[wire.sources[0]]
+        shapes = tuple(source.shape for source in wire.sources)
+        found: list[_Term] = []
+        for number, source in enumerate(wire.sources):
+            slot = OPERATORS["slot"].operator({"index": number, "slots": shapes}, source.shape)
+            found += [replace(term, chain=(*term.chain, slot)) for term in self.forms[source]]
+        return tuple(found)
 
     def summand(self, wire: Wire) -> _Form:
         """How a wire is read as part of a sum: a concatenation is one value there."""

@@ -1,0 +1,234 @@
+"""Normalisation of each sample by itself: GroupNorm, LayerNorm and RMSNorm.
+
+The layer of PyTorch is split: what normalises has no parameters and is an activation, and its
+factors and offsets are linear (`affine`), so that the matrix form is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators.base import (
+    ActivationRule,
+    Expression,
+    Formal,
+    Operator,
+    ParameterSpec,
+    Rule,
+    Settings,
+    ShapeError,
+)
+from implicit_dsl.shapes import Shape, count, known, show
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
+
+_EPS = Formal("eps", "number", "added to the variance", default=1e-5)
+_AFFINE = Formal("affine", "flag", "learn a factor and an offset for each channel", default=True)
+
+
+class Normalisation(ActivationRule):
+    """y = (z − μ) ÷ √(σ² + ε) over sets of n entries each, or with μ = 0 where not `centred`."""
+
+    elementwise = False
+    has_useful_majorant = False  # it is of size 1/√ε
+    centred: ClassVar[bool] = True
+
+    @abstractmethod
+    def sets(self, operator: Operator) -> int:
+        """How many sets of entries there are, one after another."""
+
+    @abstractmethod
+    def parameter_axis(self, operator: Operator) -> int:
+        """The axis of the channels, each with its own factor."""
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if not settings["eps"] > 0:
+            raise ShapeError("`eps` must be positive", "not positive", "eps")
+        operator = Operator(self.kind, source, source, tuple(sorted(settings.items())))
+        if self.centred and known(source) is not None and self._size(operator) == 1:
+            raise ShapeError(
+                f"{self.names[0]} of {show(source)} normalises single numbers, which gives zeros",
+                "one number less its mean is 0",
+            )
+        return operator
+
+    def _size(self, operator: Operator) -> int:
+        return count(operator.source) // self.sets(operator)
+
+    def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
+        axis = self.parameter_axis(operator)
+        shape = (count(operator.source[axis : axis + 1]),)
+        if not operator["affine"]:
+            return ()
+        weight, bias = ParameterSpec("weight", shape), ParameterSpec("bias", shape)
+        return (weight, bias) if self.centred else (weight,)
+
+    def affine(self, operator: Operator) -> Operator | None:
+        if not operator["affine"]:
+            return None
+        chosen = (("axes", 1), ("bias", self.centred), ("first", self.parameter_axis(operator)))
+        return Operator("affine", operator.target, operator.target, chosen)
+
+    def monotone(self, operator: Operator) -> bool:
+        return False
+
+    def _split(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return z.reshape(len(z), self.sets(operator), -1)
+
+    def _scale(self, operator: Operator, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """z without its mean and √(σ² + ε), for z [batch, sets, n]."""
+        centre = z - z.mean(-1, keepdims=True) if self.centred else z
+        return centre, np.sqrt((centre**2).mean(-1, keepdims=True) + operator["eps"])
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        centre, scale = self._scale(operator, self._split(operator, z))
+        return np.asarray((centre / scale).reshape(z.shape))
+
+    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
+        # the Jacobian (I − 11ᵀ/n − yyᵀ/n) ÷ √(σ² + ε) is symmetric
+        centre, scale = self._scale(operator, self._split(operator, z))
+        y, g = centre / scale, self._split(operator, g)
+        mean = g.mean(-1, keepdims=True) if self.centred else 0.0
+        return np.asarray(((g - mean - y * (y * g).mean(-1, keepdims=True)) / scale).reshape(z.shape))
+
+    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
+        """(1 − 1/n) Δ_i + ½ Σ_{j≠i} Δ_j, over √ε; without centring Δ_i in full.
+
+        P = I − 11ᵀ/n − yyᵀ/n has 0 ⪯ P ⪯ I − 11ᵀ/n, as |y|² ≤ n and Σ y = 0. So its diagonal lies
+        between 0 and 1 − 1/n, and other entries of a matrix between 0 and I are at most ½.
+        """
+        parts, size = self._split(operator, change), self._size(operator)
+        own = 1 - 1 / size if self.centred else 1.0
+        total = parts.sum(-1, keepdims=True)
+        made = (own * parts + 0.5 * (total - parts)) / math.sqrt(operator["eps"])
+        return np.asarray(made.reshape(change.shape))
+
+    def range(self, operator: Operator) -> tuple[float, float] | None:
+        """|y|² ≤ n, and the other entries of a set have to make up for the mean of one."""
+        if known(operator.source) is None:
+            return None
+        size = self._size(operator)
+        bound = math.sqrt(size - 1 if self.centred else size) * (1 + 1e-12)
+        return -bound, bound
+
+    @abstractmethod
+    def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
+        """The function of PyTorch."""
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return self.emit_affine(operator, z, {})
+
+
+def _learned(weights: Mapping[str, str]) -> str:
+    return "".join(f", {weights[role]}" for role in ("weight", "bias") if role in weights)
+
+
+def _eps(operator: Operator) -> str:
+    """The argument of PyTorch, where it is not the default."""
+    return "" if operator["eps"] == 1e-5 else f", eps={operator['eps']!r}"
+
+
+def _flag(operator: Operator, name: str) -> str:
+    return "" if operator["affine"] else f", {name}=False"
+
+
+class GroupNorm(Normalisation):
+    kind = "group_norm"
+    names = ("GroupNorm",)
+    formals = (
+        Formal("groups", "integer", "channels are split into so many sets", required=True),
+        _EPS,
+        _AFFINE,
+    )
+    doc = (
+        "Normalises the channels of each group, over all axes behind them: `GroupNorm(4)(x)`, `nn.GroupNorm`."
+    )
+    example = "input u[4, 3, 3]\noutput y[4, 3, 3] = GroupNorm(2)(u)"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if not source or not isinstance(source[0], int):
+            raise ShapeError(
+                f"GroupNorm needs to know its channels, the first axis, and its input is {show(source)}",
+                "such as [channels, height, width]",
+            )
+        if source[0] % settings["groups"]:
+            raise ShapeError(
+                f"{settings['groups']} groups do not divide {source[0]} channels",
+                "must divide the channels",
+                "groups",
+            )
+        return super().operator(settings, source)
+
+    def sets(self, operator: Operator) -> int:
+        return int(operator["groups"])
+
+    def parameter_axis(self, operator: Operator) -> int:
+        return 0
+
+    def holder(self, operator: Operator) -> str:
+        flag = _flag(operator, "affine")
+        return f"nn.GroupNorm({operator['groups']}, {operator.source[0]}{_eps(operator)}{flag})"
+
+    def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
+        return Expression(f"F.group_norm({z.text}, {operator['groups']}{_learned(weights)}{_eps(operator)})")
+
+
+class _LastAxis(Normalisation):
+    """Over the last axis, of a known size."""
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if not source or not isinstance(source[-1], int):
+            raise ShapeError(
+                f"{self.names[0]} needs to know the size of the last axis, and its input is {show(source)}",
+                "the last axis",
+            )
+        return super().operator(settings, source)
+
+    def sets(self, operator: Operator) -> int:
+        return count(operator.source[:-1])
+
+    def parameter_axis(self, operator: Operator) -> int:
+        return len(operator.source) - 1
+
+
+class LayerNorm(_LastAxis):
+    kind = "layer_norm"
+    names = ("LayerNorm",)
+    formals = (_EPS, _AFFINE)
+    doc = "Normalises the last axis: `LayerNorm()(x)`, `nn.LayerNorm`."
+    example = "input u[3, 4]\noutput y[3, 4] = LayerNorm()(u)"
+
+    def holder(self, operator: Operator) -> str:
+        flag = _flag(operator, "elementwise_affine")
+        return f"nn.LayerNorm({operator.source[-1]}{_eps(operator)}{flag})"
+
+    def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
+        shape = f"({operator.source[-1]},)"
+        return Expression(f"F.layer_norm({z.text}, {shape}{_learned(weights)}{_eps(operator)})")
+
+
+class RMSNorm(_LastAxis):
+    kind = "rms_norm"
+    names = ("RMSNorm",)
+    formals = (_EPS, Formal("affine", "flag", "learn a factor for each channel", default=True))
+    doc = "Divides the last axis by its root mean square, `nn.RMSNorm`: `RMSNorm()(x)`."
+    example = "input u[3, 4]\noutput y[3, 4] = RMSNorm()(u)"
+    centred = False
+
+    def holder(self, operator: Operator) -> str:
+        flag = _flag(operator, "elementwise_affine")
+        return f"nn.RMSNorm({operator.source[-1]}, eps={operator['eps']!r}{flag})"
+
+    def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
+        text = f"F.rms_norm({z.text}, ({operator.source[-1]},){_learned(weights)}, eps={operator['eps']!r})"
+        return Expression(text)
+
+
+RULES: tuple[Rule, ...] = (GroupNorm(), LayerNorm(), RMSNorm())
