@@ -1,0 +1,141 @@
+"""The equilibrium and its adjoint as differentiable functions, closed under differentiation.
+
+x = φ(A x + c). With D = φ′ at x and the gradient g of x, λ = D ⊙ (Aᵀ λ + g) is the gradient of
+the pre-activation, hence of c, and λ xᵀ that of A (implicit function theorem). The adjoint is a
+linear equilibrium, and so is its own derivative: gradients of any order are exact.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from implicit_dsl.runtime.dense.found import Found
+from implicit_dsl.runtime.dense.plan import Plan
+from implicit_dsl.runtime.dense.solve import solve_equilibrium, solve_linear
+
+
+class Record:
+    """What the last solves have found, kept beside the graph for `stats` and for the failure policy."""
+
+    def __init__(self) -> None:
+        self.forward: Found | None = None
+        self.adjoint: Found | None = None
+
+
+class DenseFunction(torch.autograd.Function):
+    """(A (n, n), c (batch, n), start) -> x (batch, n)."""
+
+    @staticmethod
+    def forward(A: Tensor, c: Tensor, start: Tensor | None, plan: Plan, record: Record) -> Tensor:
+        record.forward = solve_equilibrium(A, c, start, plan)
+        return record.forward.x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        A, _, _, ctx.plan, ctx.record = inputs
+        ctx.save_for_backward(A, output)
+        ctx.save_for_forward(A, output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        A, x = ctx.saved_tensors
+        slope = ctx.plan.activation.slope(x)
+        if torch.is_grad_enabled():
+            adjoint = LinearFunction.apply(A, slope, g, True, ctx.plan, ctx.record)
+        else:
+            ctx.record.adjoint = solve_linear(A, slope, g, True, ctx.plan)
+            adjoint = ctx.record.adjoint.x
+        dA = adjoint.T @ x if ctx.needs_input_grad[0] else None
+        return dA, adjoint, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor | None, dc: Tensor | None, *_: None) -> Tensor:
+        A, x = ctx.saved_tensors
+        source = dc
+        if dA is not None:
+            source = x @ dA.T if dc is None else torch.addmm(dc, x, dA.T)
+        slope = ctx.plan.activation.slope(x)
+        tangent: Tensor = LinearFunction.apply(A, slope, source, False, ctx.plan, ctx.record)
+        return tangent
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        A, *rows = move_front(inputs[:3], dims, info.batch_size)
+        return map_rows(DenseFunction, (A,), rows, inputs[3:], dims[0] is None)
+
+
+class LinearFunction(torch.autograd.Function):
+    """(A (n, n), slope (batch, n), g (batch, n)) -> w = slope ⊙ (A w + g), or with Aᵀ."""
+
+    @staticmethod
+    def forward(A: Tensor, slope: Tensor, g: Tensor, transposed: bool, plan: Plan, record: Record) -> Tensor:
+        record.adjoint = solve_linear(A, slope, g, transposed, plan)
+        return record.adjoint.x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        A, slope, g, ctx.transposed, ctx.plan, ctx.record = inputs
+        ctx.save_for_backward(A, slope, g, output)
+        ctx.save_for_forward(A, slope, g, output)
+
+    @staticmethod
+    def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
+        """From w = D (M w + g), with ν = D (Mᵀ ν + h): dg = ν, dM = ν wᵀ, dD = (Mᵀ ν + h) ⊙ (M w + g)."""
+        A, slope, g, w = ctx.saved_tensors
+        back = LinearFunction.apply(A, slope, h, not ctx.transposed, ctx.plan, ctx.record)
+        right = A if ctx.transposed else A.T
+        dA = dslope = None
+        if ctx.needs_input_grad[0]:
+            dA = w.T @ back if ctx.transposed else back.T @ w
+        if ctx.needs_input_grad[1]:
+            dslope = (back @ right.T + h) * (w @ right + g)
+        return dA, dslope, back, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dA: Tensor | None, dslope: Tensor | None, dg: Tensor | None, *_: None) -> Tensor:
+        """ẇ = D (M ẇ + Ṁ w + ġ) + e with e = Ḋ (M w + g), so ẇ − e solves the same equation."""
+        A, slope, g, w = ctx.saved_tensors
+        right = A if ctx.transposed else A.T
+        source = torch.zeros_like(g) if dg is None else dg
+        if dA is not None:
+            source = source + w @ (dA if ctx.transposed else dA.T)
+        offset = None if dslope is None else dslope * (w @ right + g)
+        if offset is not None:
+            source = source + offset @ right
+        tangent: Tensor = LinearFunction.apply(A, slope, source, ctx.transposed, ctx.plan, ctx.record)
+        return tangent if offset is None else tangent + offset
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
+        A, *rows = move_front(inputs[:3], dims, info.batch_size)
+        return map_rows(LinearFunction, (A,), rows, inputs[3:], dims[0] is None)
+
+
+def move_front(tensors: Any, dims: Any, size: int) -> list[Tensor | None]:
+    """Tensors with the mapped dimension in front; the first as it is if it is not mapped."""
+    moved: list[Tensor | None] = []
+    for place, (given, dim) in enumerate(zip(tensors, dims)):
+        if given is None or (dim is None and place == 0):
+            moved.append(given)
+        elif dim is None:
+            moved.append(given.expand(size, *given.shape))
+        else:
+            moved.append(given.movedim(dim, 0))
+    return moved
+
+
+def map_rows(function: Any, shared: Any, rows: Any, settings: Any, one_matrix: bool) -> tuple[Tensor, int]:
+    """Mapped rows are more rows of one batch; mapped matrices are solved one by one."""
+    (A,) = shared
+    if one_matrix:
+        flat = [None if given is None else given.reshape(-1, given.shape[-1]) for given in rows]
+        found: Tensor = function.apply(A, *flat, *settings)
+        return found.reshape(rows[0].shape), 0
+    each = [
+        function.apply(A[i], *(None if given is None else given[i] for given in rows), *settings)
+        for i in range(len(A))
+    ]
+    return torch.stack(each), 0

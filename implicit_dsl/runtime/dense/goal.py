@@ -1,0 +1,48 @@
+"""What a solve over rows is to reach, and the norms in which it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Below this many units of rounding a residual is noise: there the solve ends once it stops falling.
+FLOOR_UNITS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """‖x − f(x)‖ ≤ tolerance · max(1, ‖x‖) for each row, or ≤ tolerance · ‖x‖ for an adjoint.
+
+    The norm is max |·| for the equilibrium and its dual, Σ |·|, for the adjoint, in which Aᵀ
+    has the rate that A has in the first. `contracts`: f is known not to expand in this norm.
+    Then f(x) is returned for the x that was measured, whose residual is at most the same.
+    """
+
+    tolerance: float
+    max_steps: int
+    adjoint: bool = False
+    contracts: bool = False
+
+    def floor(self, dtype: torch.dtype) -> float:
+        """The residual below which the end of progress is the end of precision."""
+        return FLOOR_UNITS * torch.finfo(dtype).eps
+
+    def size(self, rows: Tensor) -> Tensor:
+        """The norm of each row (b, n) -> (b,). As two passes: `vector_norm` and `aminmax` by row are slow."""
+        return rows.abs().sum(1) if self.adjoint else rows.abs().amax(1)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """What the residual is relative to, for each row."""
+        size = self.size(x)
+        return size if self.adjoint else size.clamp_(min=1.0)
+
+    def measure(self, x: Tensor, image: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
+        """Sizes of image − x, which is left in `difference`, and the scale of the result."""
+        torch.sub(image, x, out=difference)
+        return self.size(difference), self.scale(self.result(x, image))
+
+    def result(self, x: Tensor, image: Tensor) -> Tensor:
+        """What is returned once x has been measured against its image f(x)."""
+        return image if self.contracts else x
