@@ -106,11 +106,16 @@ class Attend(SeveralSlots):
                 f"but these are {show(q)}, {show(k)} and {show(v)}",
             )
         for width in (q[1], v[1]):
-            if not isinstance(width, int) or width % heads:
-                shown = (
-                    f"do not divide the {width} features" if isinstance(width, int) else "need known features"
+            if not isinstance(width, int):
+                raise ShapeError(
+                    "attend needs to know the features of each position, and these are free here"
                 )
-                raise ShapeError(f"{heads} heads {shown} of each position", "must divide it", "heads")
+            if width % heads:
+                raise ShapeError(
+                    f"{heads} heads do not divide the {width} features of each position",
+                    "must divide them",
+                    "heads",
+                )
         if causal and q[0] != k[0]:
             raise ShapeError(
                 f"causal attention needs as many queries as keys, but there are {q[0]} and {k[0]}",

@@ -38,7 +38,11 @@ class Product(SeveralSlots):
     def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
         a, b = sources
         if a != b:
-            raise ShapeError(f"values of shapes {show(a)} and {show(b)} cannot be multiplied entry by entry")
+            raise ShapeError(
+                f"values of shapes {show(a)} and {show(b)} cannot be multiplied entry by entry",
+                notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
+                help="`expand(s, x)` repeats s [c] to the shape of x [c, …]",
+            )
         return Operator(self.kind, joined(sources), a)
 
     def slots(self, operator: Operator) -> tuple[Shape, ...]:

@@ -35,7 +35,7 @@ def origin_label(wire: Wire, span: Span) -> tuple[Label, ...]:
 
 def _shape_problem(error: ShapeError, blame: Span, *wires: Wire) -> Problem:
     return problem(
-        "E0201" if len(wires) == 1 else "E0204",
+        "E0201" if len(wires) == 1 or error.argument else "E0204",
         error.message,
         blame,
         error.text,
@@ -100,6 +100,7 @@ def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -
             "E0204",
             f"values of shapes {show(shape)} and {show(wire.shape)} cannot be multiplied entry by entry",
             span,
+            notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
             labels=(Label(parameter.span, f"declared {show(shape)} here"), *origin_label(wire, span)),
         )
     operator = OPERATORS["diagonal"].operator({"first": 0, "axes": len(shape)}, wire.shape)
