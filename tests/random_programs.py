@@ -148,7 +148,10 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     kinds = ["scale", "plus", "dense", "matrix", "flatten", "dropout", "cat", "slice", "offset"]
     if len(shape) > 1:
         kinds += ["conv", "conv", "pool", "global", "tied"]
-    kinds += ["norm", "sum", "sum"]
+        kinds += ["upsample"]
+    if len(shape) == 2:
+        kinds += ["matmul", "attend"]
+    kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
     return draw(_MAKERS[draw(st.sampled_from(kinds))](program, source, shape))
 
 
@@ -378,7 +381,140 @@ def _global(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrat
     )
 
 
+@st.composite
+def _product(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A gate: one factor is bounded, so that numbers stay small."""
+    other = draw(st.sampled_from([name for name, size in program.shapes.items() if size == shape]))
+    dot = draw(st.sampled_from([".*", "⊙"]))
+    if draw(st.booleans()):
+        text, gate = f"(σ({source}) {dot} {other})", torch.sigmoid
+    else:
+        text, gate = f"({other} {dot} tanh({source}))", torch.tanh
+    return text, shape, lambda _, values: gate(values[source]) * values[other]
+
+
+@st.composite
+def _weigh(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    name = program.fresh("w")
+    program.lines.append(f"param {name}{_show(shape)} = normal(0.5)")
+    program.parameters[name] = shape
+    text = draw(st.sampled_from([f"{name} .* {source}", f"{source} .* {name}"]))
+    return text, shape, lambda module, values: values[source] * getattr(module, name)
+
+
+@st.composite
+def _matmul(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A product with another value, or with a `param` as one."""
+    fitting = [name for name, size in program.shapes.items() if len(size) == 2 and size[0] == shape[1]]
+    if fitting and draw(st.booleans()):
+        other = draw(st.sampled_from(fitting))
+        target = (shape[0], program.shapes[other][1])
+        return (
+            f"matmul(tanh({source}), {other})",
+            target,
+            lambda _, values: torch.einsum("bij,bjk->bik", torch.tanh(values[source]), values[other]),
+        )
+    name, width = program.fresh("P"), draw(st.integers(1, 3))
+    program.lines.append(f"param {name}{_show((shape[1], width))} = normal(0.5)")
+    program.parameters[name] = (shape[1], width)
+    return (
+        f"matmul({source}, {name})",
+        (shape[0], width),
+        lambda module, values: torch.einsum("bij,jk->bik", values[source], getattr(module, name)),
+    )
+
+
+@st.composite
+def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Attention of a value to others as wide, written as sums over the heads."""
+    wide = [name for name, size in program.shapes.items() if len(size) == 2 and size[1] == shape[1]]
+    keys = draw(st.sampled_from(wide))
+    values_ = draw(st.sampled_from([n for n in wide if program.shapes[n] == program.shapes[keys]]))
+    heads = draw(st.sampled_from([h for h in (1, 2, 3) if shape[1] % h == 0]))
+    causal = program.shapes[keys][0] == shape[0] and draw(st.booleans())
+    width = shape[1] // heads
+    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()})"
+
+    def run(module: Twin, values: Values) -> Tensor:
+        made = []
+        for head in range(heads):
+            q, k, v = (values[n][..., head * width : (head + 1) * width] for n in (source, keys, values_))
+            scores = torch.einsum("btd,bsd->bts", q, k) / width**0.5
+            if causal:
+                scores = scores + torch.full((shape[0], shape[0]), -torch.inf).triu(1)
+            made.append(torch.einsum("bts,bse->bte", torch.softmax(scores, -1), v))
+        return torch.cat(made, -1)
+
+    return text, shape, run
+
+
+@st.composite
+def _standardise(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """The normalisations of one sample."""
+    affine, eps = draw(st.booleans()), draw(st.sampled_from([0.1, 0.5]))
+    settings = f"eps = {eps}, affine = {str(affine).lower()}"
+    groups = [g for g in (1, 2, 3) if shape[0] % g == 0 and torch.Size(shape).numel() > g]
+    kinds = ["group"] * bool(groups) + ["layer"] * (shape[-1] > 1) + ["rms"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "group":
+        count = draw(st.sampled_from(groups))
+        name = _layer(
+            program,
+            f"GroupNorm({count}; {settings})",
+            lambda: nn.GroupNorm(count, shape[0], eps, affine),
+            shape,
+        )
+    elif kind == "layer":
+        name = _layer(program, f"LayerNorm({settings})", lambda: nn.LayerNorm(shape[-1], eps, affine), shape)
+    else:
+        name = _layer(program, f"RMSNorm({settings})", lambda: nn.RMSNorm(shape[-1], eps, affine), shape)
+    applied = draw(st.sampled_from([f"{name}({source})", f"({source} |> {name})"]))
+    return applied, shape, _run(name, source)
+
+
+def _softmax(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
+    return st.just(
+        (f"softmax({source})", shape, lambda _, values: torch.log_softmax(values[source], -1).exp())
+    )
+
+
+@st.composite
+def _upsample(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    factor = tuple(draw(st.integers(1, 3)) for _ in shape[1:])
+    sizes = tuple(size * times for size, times in zip(shape[1:], factor))
+    if torch.Size(sizes).numel() > 200:
+        return draw(_global(program, source, shape))
+
+    def run(module: Twin, values: Values) -> Tensor:
+        x = values[source]
+        for axis, times in enumerate(factor, 2):
+            x = x.repeat_interleave(times, axis)
+        return x
+
+    return f"Upsample([{', '.join(map(str, factor))}]) * {source}", (shape[0], *sizes), run
+
+
+@st.composite
+def _expand(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    longer = [name for name, size in program.shapes.items() if size[: len(shape)] == shape]
+    like = draw(st.sampled_from(longer))
+    behind = program.shapes[like][len(shape) :]
+    return (
+        f"expand({source}, {like})",
+        (*shape, *behind),
+        lambda _, values: values[source].reshape(-1, *shape, *[1] * len(behind)).expand(-1, *shape, *behind),
+    )
+
+
 _MAKERS = {
+    "product": _product,
+    "weigh": _weigh,
+    "matmul": _matmul,
+    "attend": _attend,
+    "standardise": _standardise,
+    "softmax": _softmax,
+    "upsample": _upsample,
+    "expand": _expand,
     "dense": _dense,
     "conv": _conv,
     "tied": _tied,

@@ -202,6 +202,8 @@ class Forward:
         if name is None or name not in self._waiting:
             return
         value = self._waiting.pop(name)
+        if value.text.isidentifier():
+            return
         variable = self._variable(self._called(name))
         self._assign(variable, value, "")
         self._values[name] = Expression(variable)
