@@ -13,6 +13,8 @@ RULE = 0.2
 # Told apart by colour-blind readers too (after Okabe and Ito), dark enough to write with.
 ACCENTS = ("#c2410c", "#0e7490", "#a21caf", "#4d7c0f", "#1d4ed8", "#be123c")
 
+LOOP = (194, 65, 12)  # the outline of a loop: the first accent
+
 
 def tint(strength: float) -> tuple[int, int, int]:
     """Ink thinned to a strength between 0 (paper) and 1."""

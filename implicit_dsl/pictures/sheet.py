@@ -70,6 +70,7 @@ class Sheet:
     rule: float  # the strength of these rules
     row_split: int | None  # where A ends and C begins
     col_split: int | None  # where A ends and B begins
+    loops: tuple[tuple[int, int, int, int], ...]  # left, top, width and height of each, from `left`, `top`
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +198,8 @@ def caption(spy: Spy, rows: Axis, cols: Axis, omitted: int = 0) -> str:
         said.append("axes scaled")
     if spy.note:
         said.append(spy.note)
+    if spy.loops:
+        said.append(f"{len(spy.loops)} loop{'s' if len(spy.loops) > 1 else ''} outlined")
     if omitted:
         said.append(f"{omitted} small blocks not named")
     return "  ·  ".join(said)
@@ -232,4 +235,10 @@ def lay_out(spy: Spy) -> Sheet:
         RULE if len(row_rules) + len(col_rules) < MANY_RULES else RULE / 2,
         _split(spy.row_blocks, spy.quadrants[0], rows),
         _split(spy.col_blocks, spy.quadrants[1], cols),
+        tuple(_box(rows, cols, loop) for loop in spy.loops),
     )
+
+
+def _box(rows: Axis, cols: Axis, loop: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    first, last, left, right = rows.edge(loop[0]), rows.edge(loop[1]), cols.edge(loop[2]), cols.edge(loop[3])
+    return left, first, right - left, last - first

@@ -22,7 +22,9 @@ class Spy:
     """A pattern of n_rows × n_cols with entries at (rows, cols), and the named blocks of its axes.
 
     `note` is said in the caption. `quadrants` are the numbers of row and column blocks that
-    belong to A where the picture is the whole of [A B; C D]; (0, 0) otherwise.
+    belong to A where the picture is the whole of [A B; C D]; (0, 0) otherwise. `loops` are the
+    parts of A in which states read one another in circles: first row, row behind, first column,
+    column behind.
     """
 
     title: str
@@ -34,6 +36,7 @@ class Spy:
     col_blocks: Blocks
     note: str = ""
     quadrants: tuple[int, int] = (0, 0)
+    loops: tuple[tuple[int, int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         axes = (("row", self.row_blocks, self.n_rows), ("column", self.col_blocks, self.n_cols))
@@ -74,7 +77,10 @@ def spy_of(model: ImplicitModel, matrix: Literal["A", "B", "C", "D", "all"] = "A
     rows, cols = _places(layout)
     title = f"{matrix} of {model.name}  ·  {_EQUATIONS[matrix]}"
     height, width = layout.shape
-    return Spy(title, rows, cols, height, width, _blocks(layout.rows), _blocks(layout.cols), note)
+    loops = _loops(model) if matrix == "A" else ()
+    return Spy(
+        title, rows, cols, height, width, _blocks(layout.rows), _blocks(layout.cols), note, loops=loops
+    )
 
 
 def _whole(model: ImplicitModel, note: str) -> Spy:
@@ -95,7 +101,20 @@ def _whole(model: ImplicitModel, note: str) -> Spy:
         _blocks(states) + _blocks(inputs),
         note,
         (len(slots.names), len(states.names)),
+        _loops(model),
     )
+
+
+def _loops(model: ImplicitModel) -> tuple[tuple[int, int, int, int], ...]:
+    """Where the loops stand: their states are neighbours in any solvable order."""
+    found = []
+    for loop in model.loops:
+        sides = []
+        for axis in ("slots", "states"):
+            parts = [partition(model, axis)[name] for name in loop.states]
+            sides += [min(part.start for part in parts), max(part.stop for part in parts)]
+        found.append((sides[0], sides[1], sides[2], sides[3]))
+    return tuple(found)
 
 
 def _blocks(axis: Partition) -> Blocks:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.pictures.colours import LEADER, tint
+from implicit_dsl.pictures.colours import LEADER, LOOP, tint
 from implicit_dsl.pictures.raster import occupied
 from implicit_dsl.pictures.sheet import Sheet, Text, lay_out
 from implicit_dsl.pictures.spy import Spy
@@ -25,6 +25,7 @@ else:
 
 # Pillow's own font ends with Latin; other characters need a font of the system, if it has one of these.
 _SYSTEM_FONTS = ("DejaVuSans.ttf", "Arial.ttf", "arial.ttf", "Helvetica.ttc")
+_LOOP_LEVEL = 254  # all but paper; its place in the palette is given to the outline of loops
 _PLAIN = {"×": "x", "−": "-"}
 
 
@@ -47,7 +48,17 @@ def spy_png(spy: Spy) -> bytes:
         draw.line([(round(x), round(y)) for x, y in leader], fill=_level(LEADER))
     for text in (sheet.title, *sheet.labels, sheet.caption):
         _text(image, draw, text)
-    image.putpalette([channel for level in range(256) for channel in tint(1 - level / 255)])
+    if sheet.loops:
+        image = image.point([255 if level == _LOOP_LEVEL else level for level in range(256)])
+        draw = ImageDraw.Draw(image)
+        for x, y, width, height in sheet.loops:
+            corner = (sheet.left + x - 3, sheet.top + y - 3)
+            draw.rectangle(
+                (*corner, corner[0] + width + 5, corner[1] + height + 5), outline=_LOOP_LEVEL, width=3
+            )
+    palette = [channel for level in range(256) for channel in tint(1 - level / 255)]
+    palette[3 * _LOOP_LEVEL : 3 * _LOOP_LEVEL + 3] = LOOP
+    image.putpalette(palette)
     file = BytesIO()
     image.save(file, "PNG", compress_level=1)
     return file.getvalue()

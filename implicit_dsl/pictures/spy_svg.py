@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from implicit_dsl.pictures.colours import LEADER, css
+from implicit_dsl.pictures.colours import ACCENTS, LEADER, css
 from implicit_dsl.pictures.lettering import markup
 from implicit_dsl.pictures.raster import occupied, path, runs
 from implicit_dsl.pictures.sheet import Sheet, Text, lay_out
@@ -28,6 +28,7 @@ def spy_svg(spy: Spy) -> str:
             f'<rect width="{sheet.width}" height="{sheet.height}" rx="8" fill="#fff"/>',
             _lines(sheet),
             f'<path id="entries" transform="{place}" fill="none" stroke="{ink}" d="{path(found)}"/>',
+            *(_loop(sheet, box) for box in sheet.loops),
             *map(_text, (sheet.title, *sheet.labels, sheet.caption)),
             "</svg>\n",
         )
@@ -48,6 +49,12 @@ def _lines(sheet: Sheet) -> str:
     outline = f'x="{x - 0.5}" y="{y - 0.5}" width="{w + 1}" height="{h + 1}"'
     frame = f'<rect {outline} fill="none" stroke="{css(LEADER)}" {STEADY}/>'
     return "\n".join((*drawn, frame))
+
+
+def _loop(sheet: Sheet, box: tuple[int, int, int, int]) -> str:
+    x, y, width, height = box
+    place = f'x="{sheet.left + x - 1.5}" y="{sheet.top + y - 1.5}" width="{width + 3}" height="{height + 3}"'
+    return f'<rect {place} rx="3" fill="none" stroke="{ACCENTS[0]}" stroke-width="3"/>'
 
 
 def _text(text: Text) -> str:
