@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from implicit_dsl.cli.options import Parser
@@ -21,6 +21,7 @@ implicitc show net.impl
 implicitc show net.impl -P n=200
 implicitc show net.impl --stage schedule
 """
+LARGEST_PATTERN = 40  # states of which `show` draws the blocks; beyond it there is `implicitc plot`
 _HEADER = ("", "name", "shape", "size", "activation", "weights", "parameters", "line", "source")
 
 
@@ -108,7 +109,28 @@ def _totals(model: ImplicitModel, certified: Certified) -> list[str]:
         return [f"  {counted}; {sizes}", f"  no loops: solved by substitution, depth {depth(certified)}"]
     listed = [_loop(model, loop) for loop in model.loops]
     header = ("loop", "states", "why it has one solution", "demanded", "solver", "gradient", "steps to 1e-5")
-    return [f"  {counted}; {sizes}", "", table(listed, header, right="steps to 1e-5")]
+    return [f"  {counted}; {sizes}", "", table(listed, header, right="steps to 1e-5"), *_pattern(model)]
+
+
+def _pattern(model: ImplicitModel) -> list[str]:
+    """The blocks of A, the last state first as in the picture: ● where one is, ◉ within a loop."""
+    states = [block.name for block in reversed(model.states)]
+    if len(states) > LARGEST_PATTERN:
+        return []
+    member = {name: loop.name for loop in model.loops for name in loop.states}
+    blocks = model.A
+    wide = max(map(len, states))
+    lines = ["", f"  {'A'.ljust(wide)}  (rows read columns, in the same order; ◉ within a loop)"]
+    for row in states:
+        marks = [_mark(row, column, blocks, member) for column in states]
+        lines.append(f"  {printable(row).ljust(wide)}  {' '.join(marks)}")
+    return lines
+
+
+def _mark(row: str, column: str, blocks: Container[tuple[str, str]], member: Mapping[str, str]) -> str:
+    if (row, column) not in blocks:
+        return "·"
+    return "◉" if row in member and member[row] == member.get(column) else "●"
 
 
 def _loop(model: ImplicitModel, loop: Loop) -> tuple[str, ...]:
