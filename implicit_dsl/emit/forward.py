@@ -157,7 +157,7 @@ class Forward:
         if not self._too_long(identifier(block.name), value, ""):
             return value
         for number, (part, _) in enumerate(arguments):
-            if inner[number].lines or len(arguments) > 1:
+            if inner[number].lines or (len(arguments) > 1 and not inner[number].text.isidentifier()):
                 before = self._variable(part.name if len(arguments) > 1 else f"{part.name}_z")
                 self._assign(before, inner[number], "")
                 inner[number] = Expression(before)

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 
 from implicit_dsl.graph import Edge, Node, Role, SignalGraph
-from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.pictures.lettering import clean, shorten
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import Shape, show
 
 LONGEST_NAME = 32
 LONGEST_CHAIN = 44
@@ -70,7 +70,8 @@ def _sizes(sizes: tuple[object, ...]) -> str:
 
 def chain(edge: Edge) -> str:
     """The operators of an edge in the order in which they apply; empty for the value itself."""
-    return shorten(clean(" · ".join(map(operator_name, edge.chain))), LONGEST_CHAIN)
+    named = [operator_name(operator) for operator in edge.chain if operator.kind != "slot"]
+    return shorten(clean(" · ".join(named)), LONGEST_CHAIN)
 
 
 def held(edge: Edge) -> str:
@@ -84,12 +85,21 @@ def name(node: Node) -> str:
 
 def detail(graph: SignalGraph, node: Node) -> str:
     """The shape, the activation and the offset of a block: `[6, 28, 28]  tanh  + b`."""
-    said = [show(node.shape) if node.slots == node.shape else f"{show(node.slots)} → {show(node.shape)}"]
+    slots = arguments(node)
+    same = all(slot == node.shape for slot in slots)
+    said = [show(node.shape) if same else f"{', '.join(map(show, slots))} → {show(node.shape)}"]
     if node.activation is not None and node.activation.kind != "identity":
         said.append(operator_name(node.activation))
     offsets = [edge for edge in graph.edges if edge.source is None and edge.target == node.name]
     said += [f"+ {held(edge)}".rstrip() if held(edge) else _constant(edge) for edge in offsets]
     return shorten(clean("  ".join(said)), LONGEST_CHAIN + 10)
+
+
+def arguments(node: Node) -> tuple[Shape, ...]:
+    """The shapes of what the activation of a node takes."""
+    if node.activation is None:
+        return (node.shape,)
+    return activation_rule(node.activation).slots(node.activation)
 
 
 def _constant(edge: Edge) -> str:
