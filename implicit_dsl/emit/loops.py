@@ -18,9 +18,6 @@ from implicit_dsl.operators.base import Operator
 from implicit_dsl.shapes import Shape, Size
 
 
-_PLACES = ("place", "slot")  # the last operator of a term that reaches only a part of the pre-activation
-
-
 @dataclass(frozen=True, slots=True)
 class Injection:
     """A value that a loop gets from outside: the sum of `terms`, called `name` in the sweep."""
