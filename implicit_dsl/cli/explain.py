@@ -112,7 +112,7 @@ def _signature(name: str, rule: Rule) -> str:
     required = [formal.name for formal in rule.formals if formal.required]
     optional = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
     if isinstance(rule, ActivationRule) and name[0].islower():
-        required.insert(0, "x")
+        required[:0] = rule.arguments
     return f"{name}({', '.join((*required, *optional))})"
 
 
