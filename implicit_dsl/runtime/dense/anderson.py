@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.dense.ledger import Front, Ledger
+from implicit_dsl.runtime.dense.results import Front, Results
 from implicit_dsl.runtime.dense.rows import Rows
 
 # More memory no longer pays for itself at 8 · n numbers a row; with less, spectra that fill an
@@ -26,20 +26,20 @@ DROP_SHARE = 4
 
 
 def anderson(
-    rows: Rows, x: Tensor, numbers: Tensor, ledger: Ledger, step: int, last: int, memory: int = MEMORY
+    rows: Rows, x: Tensor, numbers: Tensor, results: Results, step: int, last: int, memory: int = MEMORY
 ) -> None:
     """Solve the rows of these numbers from x (rows, n), of which `step` steps are already counted."""
     size = max(PIECE_ROWS, PIECE_NUMBERS // max(1, x.shape[1]))
-    for places in torch.arange(len(x), device=x.device).split(size):
-        piece = Piece(rows.take(numbers[places]), numbers[places], ledger, memory)
+    for places in torch.split(torch.arange(len(x), device=x.device), size):
+        piece = Piece(rows.take(numbers[places]), numbers[places], results, memory)
         piece.solve(x.index_select(0, places), step, last)
 
 
 class Piece:
     """Some rows with their histories: differences of residuals and of images, newest at `slot`."""
 
-    def __init__(self, rows: Rows, numbers: Tensor, ledger: Ledger, memory: int) -> None:
-        self.front, self.goal = Front(rows, ledger, numbers), ledger.goal
+    def __init__(self, rows: Rows, numbers: Tensor, results: Results, memory: int) -> None:
+        self.front, self.goal = Front(rows, results, numbers), results.goal
         shape = (memory, *rows.c.shape)
         self.memory, self.used, self.slot = memory, 0, -1
         self.dr, self.df = rows.c.new_empty(shape), rows.c.new_empty(shape)

@@ -7,6 +7,7 @@ linear equilibrium, and so is its own derivative: gradients of any order are exa
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,51 +15,70 @@ from torch import Tensor
 
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.plan import Plan
-from implicit_dsl.runtime.dense.solve import solve_equilibrium, solve_linear
+from implicit_dsl.runtime.dense.policy import Policy, Record, judged, tell_floor
+from implicit_dsl.runtime.dense.solve import solve
+from implicit_dsl.runtime.dense.system import System
+from implicit_dsl.runtime.implicit.solving import unautocast
 
 
-class Record:
-    """What the last solves have found, kept beside the graph for `stats` and for the failure policy."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One use of a dense equilibrium: what the operation carries beside its tensors."""
 
-    def __init__(self) -> None:
-        self.forward: Found | None = None
-        self.adjoint: Found | None = None
+    plan: Plan
+    policy: Policy
+    record: Record
+
+    def solve(self, system: System) -> Found:
+        """The solution under the policy. Raises ConvergenceError, or warns, as that demands."""
+        found = judged(solve(system, self.plan), system, self.plan, self.policy)
+        if self.policy.tolerance_asked:
+            tell_floor(found, self.plan.tolerance, self.record, self.policy)
+        return found
 
 
 class DenseFunction(torch.autograd.Function):
-    """(A (n, n), c (batch, n), start) -> x (batch, n)."""
+    """(A (n, n), c (batch, n), start, call) -> x (batch, n). The start has no gradient."""
 
     @staticmethod
-    def forward(A: Tensor, c: Tensor, start: Tensor | None, plan: Plan, record: Record) -> Tensor:
-        record.forward = solve_equilibrium(A, c, start, plan)
-        return record.forward.x
+    def forward(A: Tensor, c: Tensor, start: Tensor | None, call: Call) -> Tensor:
+        found = call.solve(System(A, c, start))
+        call.record.forward, call.record.adjoint = found, None
+        return found.x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        A, _, _, ctx.plan, ctx.record = inputs
+        A, _, _, ctx.call = inputs
+        found = ctx.call.record.forward
+        ctx.norm = None if found is None else found.norm
         ctx.save_for_backward(A, output)
         ctx.save_for_forward(A, output)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         A, x = ctx.saved_tensors
-        slope = ctx.plan.activation.slope(x)
-        if torch.is_grad_enabled():
-            adjoint = LinearFunction.apply(A, slope, g, True, ctx.plan, ctx.record)
-        else:
-            ctx.record.adjoint = solve_linear(A, slope, g, True, ctx.plan)
-            adjoint = ctx.record.adjoint.x
-        dA = adjoint.T @ x if ctx.needs_input_grad[0] else None
-        return dA, adjoint, None, None, None
+        call: Call = ctx.call
+        with unautocast(x.device):
+            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+                slope = call.plan.activation.slope(x)
+                adjoint = LinearFunction.apply(A, slope, g, True, call)
+            else:
+                found = call.solve(System(A, g.contiguous(), at=x, transposed=True, norm=ctx.norm))
+                call.record.adjoint, adjoint = found, found.x
+            dA = adjoint.T @ x if ctx.needs_input_grad[0] else None
+        return dA, adjoint, None, None
 
     @staticmethod
     def jvp(ctx: Any, dA: Tensor | None, dc: Tensor | None, *_: None) -> Tensor:
         A, x = ctx.saved_tensors
-        source = dc
-        if dA is not None:
-            source = x @ dA.T if dc is None else torch.addmm(dc, x, dA.T)
-        slope = ctx.plan.activation.slope(x)
-        tangent: Tensor = LinearFunction.apply(A, slope, source, False, ctx.plan, ctx.record)
+        if dA is None and dc is None:
+            return torch.zeros_like(x)
+        with unautocast(x.device):
+            source = dc
+            if dA is not None:
+                source = x @ dA.T if dc is None else dc + x @ dA.T
+            slope = ctx.call.plan.activation.slope(x)
+            tangent: Tensor = LinearFunction.apply(A, slope, source, False, ctx.call)
         return tangent
 
     @staticmethod
@@ -68,16 +88,17 @@ class DenseFunction(torch.autograd.Function):
 
 
 class LinearFunction(torch.autograd.Function):
-    """(A (n, n), slope (batch, n), g (batch, n)) -> w = slope ⊙ (A w + g), or with Aᵀ."""
+    """(A (n, n), slope (batch, n), g (batch, n), transposed, call) -> w = slope ⊙ (A w + g), or with Aᵀ."""
 
     @staticmethod
-    def forward(A: Tensor, slope: Tensor, g: Tensor, transposed: bool, plan: Plan, record: Record) -> Tensor:
-        record.adjoint = solve_linear(A, slope, g, transposed, plan)
-        return record.adjoint.x
+    def forward(A: Tensor, slope: Tensor, g: Tensor, transposed: bool, call: Call) -> Tensor:
+        found = call.solve(System(A, g.contiguous(), slope=slope, transposed=transposed))
+        call.record.adjoint = found
+        return found.x
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        A, slope, g, ctx.transposed, ctx.plan, ctx.record = inputs
+        A, slope, g, ctx.transposed, ctx.call = inputs
         ctx.save_for_backward(A, slope, g, output)
         ctx.save_for_forward(A, slope, g, output)
 
@@ -85,28 +106,28 @@ class LinearFunction(torch.autograd.Function):
     def backward(ctx: Any, h: Tensor) -> tuple[Tensor | None, ...]:
         """From w = D (M w + g), with ν = D (Mᵀ ν + h): dg = ν, dM = ν wᵀ, dD = (Mᵀ ν + h) ⊙ (M w + g)."""
         A, slope, g, w = ctx.saved_tensors
-        back = LinearFunction.apply(A, slope, h, not ctx.transposed, ctx.plan, ctx.record)
         right = A if ctx.transposed else A.T
-        dA = dslope = None
-        if ctx.needs_input_grad[0]:
-            dA = w.T @ back if ctx.transposed else back.T @ w
-        if ctx.needs_input_grad[1]:
-            dslope = (back @ right.T + h) * (w @ right + g)
-        return dA, dslope, back, None, None, None
+        with unautocast(w.device):
+            back = LinearFunction.apply(A, slope, h, not ctx.transposed, ctx.call)
+            dA = dslope = None
+            if ctx.needs_input_grad[0]:
+                dA = w.T @ back if ctx.transposed else back.T @ w
+            if ctx.needs_input_grad[1]:
+                dslope = (back @ right.T + h) * (w @ right + g)
+        return dA, dslope, back, None, None
 
     @staticmethod
     def jvp(ctx: Any, dA: Tensor | None, dslope: Tensor | None, dg: Tensor | None, *_: None) -> Tensor:
         """ẇ = D (M ẇ + Ṁ w + ġ) + e with e = Ḋ (M w + g), so ẇ − e solves the same equation."""
         A, slope, g, w = ctx.saved_tensors
         right = A if ctx.transposed else A.T
-        source = torch.zeros_like(g) if dg is None else dg
-        if dA is not None:
-            source = source + w @ (dA if ctx.transposed else dA.T)
-        offset = None if dslope is None else dslope * (w @ right + g)
-        if offset is not None:
-            source = source + offset @ right
-        tangent: Tensor = LinearFunction.apply(A, slope, source, ctx.transposed, ctx.plan, ctx.record)
-        return tangent if offset is None else tangent + offset
+        with unautocast(w.device):
+            source = torch.zeros_like(g) if dg is None else dg
+            if dA is not None:
+                source = source + w @ (dA if ctx.transposed else dA.T)
+            offset = torch.zeros_like(g) if dslope is None else dslope * (w @ right + g)
+            inner = LinearFunction.apply(A, slope, source + offset @ right, ctx.transposed, ctx.call)
+        return inner + offset
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.dense.ledger import Front, Ledger
+from implicit_dsl.runtime.dense.results import Front, Results
 from implicit_dsl.runtime.dense.rows import Rows
 
 # A check costs about a third of a step at n = 64. Until this step every one is checked, then one
@@ -22,12 +22,12 @@ def next_check(step: int) -> int:
     return step + max(1, (step - CHECK_EVERY_UNTIL) // CHECK_SHARE)
 
 
-def picard(rows: Rows, x: Tensor, ledger: Ledger, last: int) -> Tensor | None:
+def picard(rows: Rows, x: Tensor, results: Results, last: int) -> Tensor | None:
     """Up to `last` steps from x, which is overwritten. Numbers of the rows that are not done, or None.
 
-    Those have their last iterate in the ledger.
+    Those have their last iterate in the results.
     """
-    front, goal = Front(rows, ledger), ledger.goal
+    front, goal = Front(rows, results), results.goal
     image, difference = torch.empty_like(x), torch.empty_like(x)
     check, step = min(2, last), 0
     while True:

@@ -12,14 +12,11 @@ class Plan:
     """Everything about a dense equilibrium that is no tensor.
 
     `memory` is that of Anderson acceleration, 0 for plain steps. `rate` is a proved contraction
-    factor of the equilibrium in the ∞-norm, and so of the adjoint in its dual. `reverse` turns
-    to the plan of the adjoint.
+    factor of the equilibrium in the ∞-norm, and so of the adjoint in the 1-norm.
     """
 
     activation: Activation
     tolerance: float
-    adjoint_tolerance: float
     max_steps: int
-    adjoint_steps: int
     memory: int = 5
     rate: float | None = None

@@ -20,7 +20,7 @@ MARGIN = 0.8
 @cache
 def packed_faster() -> bool:
     """Whether `mkldnn._linear_pointwise` is there (it is private), right, and faster than `addmm`."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     with torch.no_grad():
         generator = torch.Generator().manual_seed(0)

@@ -14,6 +14,8 @@ SINGLE_ROW = 1
 # Picard steps before acceleration: most models at initialisation are done by then, and histories of
 # the first, nonlinear steps mislead.
 PICARD_STEPS = 8
+# Steps that Anderson acceleration remembers at most; for more there is the general solver.
+MOST_MEMORY = 5
 # oneDNN pays only for products of some size (and only where the probe finds it faster).
 PACKED_ROWS = 64
 PACKED_SIZE = 256

@@ -24,7 +24,7 @@ NEWTON_LIMIT = 12
 
 def single(rows: Rows, x: Tensor, goal: Goal, accelerate: bool) -> tuple[Found, bool]:
     """Steps from x (1, n), which is overwritten. Second, whether it was given up for acceleration."""
-    last = goal.max_steps
+    last, floor = goal.max_steps, goal.floor(x.dtype) if goal.tolerance < goal.floor(x.dtype) else 0.0
     image, difference = torch.empty_like(x), torch.empty_like(x)
     check, checked, step, before = 2, 1, 0, 0.0
     patience = NEWTON_STEPS if x.shape[1] <= NEWTON_SIZE else ANDERSON_STEPS
@@ -33,7 +33,7 @@ def single(rows: Rows, x: Tensor, goal: Goal, accelerate: bool) -> tuple[Found, 
         image = rows.step(x, image)
         if step >= check or step >= last:
             size, scale = measure(x, image, difference, goal)
-            done = not goal.tolerance * scale < size < math.inf
+            done = not goal.tolerance * scale < size < math.inf or 0.0 < before <= size <= floor * scale
             if done or step >= last:
                 return Found(goal.result(x, image), ratio(size, scale), step), False
             remaining = predict(size, before, step - checked, goal.tolerance * scale)
@@ -80,7 +80,8 @@ def newton(rows: Rows, guess: Found, goal: Goal) -> Found | None:
     """
     x, step, before = guess.x, int(guess.steps), math.inf
     image, difference = torch.empty_like(x), torch.empty_like(x)
-    for step in range(step + 1, min(step + NEWTON_LIMIT, goal.max_steps) + 1):
+    while step < min(int(guess.steps) + NEWTON_LIMIT, goal.max_steps):
+        step += 1
         image = rows.step(x, image)
         size, scale = measure(x, image, difference, goal)
         if size <= goal.tolerance * scale:

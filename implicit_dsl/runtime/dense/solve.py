@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from math import ceil, log
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.dense.anderson import anderson
+from implicit_dsl.runtime.dense.compiled import solve_compiled
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.goal import Goal
-from implicit_dsl.runtime.dense.ledger import Ledger
+from implicit_dsl.runtime.dense.results import Results
 from implicit_dsl.runtime.dense.picard import picard
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.probe import packed_faster
@@ -24,48 +25,61 @@ from implicit_dsl.runtime.dense.route import (
     dispatch,
 )
 from implicit_dsl.runtime.dense.rows import Rows, pack
-from implicit_dsl.runtime.dense.single import newton, single
+from implicit_dsl.runtime.dense.single import NEWTON_LIMIT, newton, single
+from implicit_dsl.runtime.dense.system import System
+from implicit_dsl.runtime.native import kernels
+from implicit_dsl.runtime.solvers import proved_steps
 
 
-def solve_equilibrium(A: Tensor, c: Tensor, start: Tensor | None, plan: Plan) -> Found:
-    """x = φ(A x + c) for each row of c (batch, n), from `start` or from φ(c)."""
-    route = choose(A, c, plan)
-    goal = Goal(plan.tolerance, plan.max_steps, contracts=contracts(A, c, plan))
-    rows = Rows(A.T, c, phi=plan.activation, packed=pack(A, len(c)) if route.packed else None)
-    return solve_rows(rows, start, goal, plan, route)
+def solve(system: System, plan: Plan) -> Found:
+    """The solution of each row of the system, on the route that the sizes and the machine suggest."""
+    A, c = system.A, system.c
+    if c.numel() == 0:
+        return Found(torch.empty_like(c), 0.0, 0)
+    compiled = kernels(A.dtype) if A.is_cpu else None
+    route = choose(A, c, plan, compiled is not None)
+    if compiled is not None and route.method is Method.NATIVE:
+        found = solve_compiled(system, plan, compiled)
+        if found is not None:
+            return found
+    goal = Goal(plan.tolerance, plan.max_steps, system.linear, contracts(system, plan))
+    rows = system.rows(plan)
+    if route.packed:
+        rows = replace(rows, packed=pack(rows.right.T, len(c)))
+    return solve_rows(rows, system.start, goal, plan, route)
 
 
-def solve_linear(A: Tensor, slope: Tensor, g: Tensor, transposed: bool, plan: Plan) -> Found:
-    """w = slope ⊙ (A w + g), or with Aᵀ, for each row of g (batch, n)."""
-    route = choose(A, g, plan)
-    goal = Goal(plan.adjoint_tolerance, plan.adjoint_steps, adjoint=True, contracts=contracts(A, g, plan))
-    weight = A.T if transposed else A
-    rows = Rows(weight.T, g, slope=slope, packed=pack(weight, len(g)) if route.packed else None)
-    return solve_rows(rows, None, goal, plan, route)
-
-
-def choose(A: Tensor, c: Tensor, plan: Plan) -> Route:
+def choose(A: Tensor, c: Tensor, plan: Plan, native: bool = False) -> Route:
     """The route of this solve."""
     n, batch = len(A), len(c)
-    packed = batch >= PACKED_ROWS and n >= PACKED_SIZE and A.device.type == "cpu" and packed_faster()
+    packed = (
+        batch >= PACKED_ROWS
+        and n >= PACKED_SIZE
+        and A.device.type == "cpu"
+        and not native
+        and packed_faster()
+    )
     name = plan.activation.name
-    return dispatch(n, batch, A.dtype, A.device, name, plan.rate, packed_faster=packed)
+    return dispatch(n, batch, A.dtype, A.device, name, plan.rate, native, packed)
 
 
-def contracts(A: Tensor, c: Tensor, plan: Plan) -> bool:
-    """Whether f is known not to expand, so that f(x) is as good as the x that was checked."""
+def contracts(system: System, plan: Plan) -> bool:
+    """Whether f is known not to expand, so that f(x) is as good as the x that was checked.
+
+    ‖A‖∞ ≤ 1 says so for the equilibrium in the ∞-norm and for its adjoint in the 1-norm.
+    """
+    if system.linear and not system.transposed:
+        return False
     if plan.rate is not None and plan.rate <= 1:
         return True
-    if len(c) < NORM_ROWS:
+    if len(system.c) < NORM_ROWS or not system.A.is_cpu:
         return False
-    return float(A.abs().sum(1).amax()) * plan.activation.lipschitz <= 1
+    return float(system.A.abs().sum(1).amax()) * plan.activation.lipschitz <= 1
 
 
 def solve_rows(rows: Rows, start: Tensor | None, goal: Goal, plan: Plan, route: Route) -> Found:
     """x = f(x) for each row, in PyTorch."""
     x = rows.first() if start is None else start.clone(memory_format=torch.contiguous_format)
-    if x.numel() == 0:
-        return Found(x, 0.0, 0)
     match route.method:
         case Method.COUNTED:
             return counted(rows, x, goal, plan)
@@ -77,12 +91,12 @@ def solve_rows(rows: Rows, start: Tensor | None, goal: Goal, plan: Plan, route: 
 
 def solve_batch(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
     """Picard, and what is then left by Anderson."""
-    ledger = Ledger(goal)
+    results = Results(goal)
     first = min(PICARD_STEPS, goal.max_steps) if plan.memory else goal.max_steps
-    left = picard(rows, x, ledger, first)
+    left = picard(rows, x, results, first)
     if left is not None and first < goal.max_steps:
-        anderson(rows, ledger.x.index_select(0, left), left, ledger, first, goal.max_steps, plan.memory)
-    return ledger.found()
+        anderson(rows, results.x.index_select(0, left), left, results, first, goal.max_steps, plan.memory)
+    return results.found()
 
 
 def solve_single(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
@@ -93,27 +107,34 @@ def solve_single(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
     better = newton(rows, found, goal)
     if better is not None:
         return better
-    ledger, step = Ledger(goal), int(found.steps)
-    ledger.open(x)
+    results, step = Results(goal), int(found.steps)
+    results.open(x)
     anderson(
-        rows, found.x.clone(), torch.zeros(1, dtype=torch.int64), ledger, step, goal.max_steps, plan.memory
+        rows, found.x.clone(), torch.zeros(1, dtype=torch.int64), results, step, goal.max_steps, plan.memory
     )
-    return ledger.found()
+    return results.found()
 
 
 def counted(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
-    """As many steps as the rate needs for the tolerance, from a start within the unit of scale."""
+    """As many steps as the rate needs for the tolerance. Nothing is read from the device."""
     assert plan.rate is not None
-    steps = prior_steps(plan.rate, goal.tolerance, goal.max_steps)
+    steps = proved_steps(plan.rate, goal.tolerance)
     image = torch.empty_like(x)
     for _ in range(steps):
         image = rows.step(x, image)
         x, image = image, x
-    return Found(x, goal.tolerance, steps)
+    return Found(x, goal.tolerance, steps, counted=True)
 
 
-def prior_steps(rate: float, tolerance: float, most: int) -> int:
-    """Steps k with rateᵏ ≤ tolerance · (1 − rate), so that ‖x_k − x*‖ ≤ tolerance · ‖x_1 − x_0‖."""
-    if rate <= 0:
-        return 1
-    return max(1, min(most, ceil(log(tolerance * (1 - rate)) / log(rate))))
+def rescue(found: Found, rows: Rows, plan: Plan, adjoint: bool) -> Found:
+    """What was found, with the rows that were not done solved by Newton's method, one by one."""
+    goal = Goal(plan.tolerance, plan.max_steps + NEWTON_LIMIT, adjoint=adjoint)
+    residual = torch.as_tensor(found.residual, dtype=found.x.dtype).expand(len(found.x)).clone()
+    steps = torch.as_tensor(found.steps).expand(len(found.x)).clone()
+    x = found.x.clone()
+    for number in (~(residual <= plan.tolerance)).nonzero().squeeze(1).split(1):
+        row = rows.take(number)
+        better = newton(row, Found(row.first(), float("inf"), plan.max_steps), goal)
+        if better is not None:
+            x[number], residual[number], steps[number] = better.x, better.residual, better.steps
+    return Found(x, residual, steps, found.norm)

@@ -1,1 +1,9 @@
-"""Kernels in C++, built by the system's compiler when they are first wanted."""
+"""Kernels in C++, built by the system's compiler when they are first wanted.
+
+Without a compiler, or with IMPLICITC_NATIVE=0 in the environment, everything is done in PyTorch,
+with the same results. `status` tells which.
+"""
+
+from implicit_dsl.runtime.native.library import Kernels, kernels, status
+
+__all__ = ["Kernels", "kernels", "status"]

@@ -10,7 +10,7 @@ from implicit_dsl.runtime.dense.goal import Goal
 from implicit_dsl.runtime.dense.rows import Rows
 
 
-class Ledger:
+class Results:
     """The results of the rows that have left. Row numbers are those of the whole batch.
 
     A row leaves at the first check that it passes and is not touched again, so that its
@@ -68,15 +68,21 @@ class Ledger:
 class Front:
     """The rows of a batch that are still in the products, and which of them are still wanted."""
 
-    def __init__(self, rows: Rows, ledger: Ledger, numbers: Tensor | None = None) -> None:
-        self.rows, self.ledger = rows, ledger
+    def __init__(self, rows: Rows, results: Results, numbers: Tensor | None = None) -> None:
+        self.rows, self.results = rows, results
         self.numbers = numbers  # in the batch; None: all of them, in order
         self.wanted: Tensor | None = None  # those that have not left; None: all
         self.left = 0
+        self.before: Tensor | None = None  # sizes at the last check, where the floor may be reached
 
     def leave(self, size: Tensor, scale: Tensor, result: Tensor, step: int) -> bool:
         """Let the rows go whose residual is small enough, or not finite. Whether none remains."""
-        going_on = (size > self.ledger.goal.tolerance * scale) & (size < float("inf"))
+        goal = self.results.goal
+        going_on = (size > goal.tolerance * scale) & (size < float("inf"))
+        if goal.tolerance < goal.floor(size.dtype):
+            if self.before is not None:
+                going_on &= (size > goal.floor(size.dtype) * scale) | (size < self.before)
+            self.before = size
         if self.wanted is not None:
             going_on &= self.wanted
         remaining = int(going_on.sum())
@@ -99,23 +105,24 @@ class Front:
         kept = self.wanted.nonzero().squeeze(1)
         self.numbers = kept if self.numbers is None else self.numbers.index_select(0, kept)
         self.rows = self.rows.take(kept)
+        self.before = None if self.before is None else self.before.index_select(0, kept)
         self.wanted, self.left = None, 0
         return kept
 
     def _enter(self, chosen: Tensor | None, size: Tensor, scale: Tensor, result: Tensor, step: int) -> Tensor:
-        """Enter the chosen rows, or all, in the ledger. Their numbers."""
+        """Enter the chosen rows, or all, in the results. Their numbers."""
         if chosen is None and self.numbers is None:
-            self.ledger.enter_all(result, size, scale, step)
+            self.results.enter_all(result, size, scale, step)
             return torch.arange(len(result), device=result.device)
-        if self.ledger.empty:
-            self.ledger.open(result)
+        if self.results.empty:
+            self.results.open(result)
         numbers = self.numbers
         if chosen is not None:
             places = chosen.nonzero().squeeze(1)
             result, size, scale = (given.index_select(0, places) for given in (result, size, scale))
             numbers = places if numbers is None else numbers.index_select(0, places)
         assert numbers is not None
-        self.ledger.enter(numbers, result, size, scale, step)
+        self.results.enter(numbers, result, size, scale, step)
         return numbers
 
 

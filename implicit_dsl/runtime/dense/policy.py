@@ -1,0 +1,106 @@
+"""What happens when a dense equilibrium, or its adjoint, was not found."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from implicit_dsl.demands import Failure
+from implicit_dsl.runtime.dense.found import Found
+from implicit_dsl.runtime.dense.plan import Plan
+from implicit_dsl.runtime.dense.solve import rescue
+from implicit_dsl.runtime.dense.system import System
+from implicit_dsl.runtime.failure import ConvergenceWarning, Report, floor_text
+from implicit_dsl.runtime.solution import Status
+from implicit_dsl.runtime.statistics import Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Whose equilibrium it is, and what to do if it is not found."""
+
+    name: str
+    line: int
+    failure: Failure
+    solver: str
+    tolerance_asked: bool
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """What the last solves have found: the only mutable thing about a dense equilibrium."""
+
+    forward: Found | None = None
+    adjoint: Found | None = None
+    tolerance: float = 0.0
+    floor_told: bool = field(default=False)
+
+    def stats(self, solver: str, rate: float | None) -> Stats | None:
+        """The same as everybody reads it; None before the first solve."""
+        if self.forward is None:
+            return None
+        adjoint = None if self.adjoint is None else self.adjoint.solution(self.tolerance)
+        return Stats(solver, self.tolerance, self.forward.solution(self.tolerance), adjoint, rate)
+
+
+def judged(found: Found, system: System, plan: Plan, policy: Policy) -> Found:
+    """What was found if it is good, or something better; raises or warns as the policy demands."""
+    if found.counted or found.solved(plan.tolerance):
+        return found
+    if system.linear and only_overflow(found, system.c):
+        return found
+    if policy.failure == "fall_back":
+        found = rescue(found, system.rows(plan), plan, system.linear)
+        if found.solved(plan.tolerance):
+            return found
+    report = reported(found, system, plan, policy)
+    if policy.failure != "warn":
+        raise report.error()
+    warnings.warn(report.text, ConvergenceWarning, stacklevel=2)
+    return found
+
+
+def only_overflow(found: Found, g: Tensor) -> bool:
+    """Whether an adjoint failed only in rows whose gradient came in not finite, as a GradScaler makes them."""
+    solution = found.solution(0.0)
+    return not bool(((solution.status > Status.FLOOR.value) & g.isfinite().all(1)).any())
+
+
+def reported(found: Found, system: System, plan: Plan, policy: Policy) -> Report:
+    """The failure in numbers."""
+    solution = found.solution(plan.tolerance)
+    unsolved = int((solution.status > Status.FLOOR.value).sum())
+    role = "adjoint" if system.linear else "equilibrium"
+    return Report(
+        policy.name, policy.line, role, policy.solver, solution.worst_status, solution.most_steps,
+        solution.worst_residual, plan.tolerance, unsolved, len(system.c), findings(system),
+    )  # fmt: skip
+
+
+def findings(system: System) -> list[str]:
+    """What can be seen in the inputs."""
+    A, c, found = system.A, system.c, []
+    if not bool(A.isfinite().all()):
+        found.append("the matrix A has entries that are not finite")
+    rows = int((~c.isfinite().all(1)).sum())
+    if rows:
+        what = "incoming gradient" if system.linear else "offset c"
+        found.append(f"the {what} is not finite in {rows} of {len(c)} samples")
+    norm = float(A.abs().sum(1).amax())
+    if not found and norm > 1:
+        found.append(f"‖A‖∞ = {norm:.3g} is above 1, so nothing proves that the iteration converges")
+    return found
+
+
+def tell_floor(found: Found, tolerance: float, record: Record, policy: Policy) -> None:
+    """Warn once about a tolerance that was asked for and is below the precision of the numbers."""
+    if record.floor_told or found.counted:
+        return
+    solution = found.solution(tolerance)
+    if solution.worst_status is Status.FLOOR:
+        record.floor_told = True
+        dtype = str(found.x.dtype).removeprefix("torch.")
+        text = floor_text(policy.name, policy.line, tolerance, solution.worst_residual, dtype)
+        warnings.warn(text, ConvergenceWarning, stacklevel=3)

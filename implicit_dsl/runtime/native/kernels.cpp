@@ -1,0 +1,43 @@
+// The native kernels of implicitc: plain functions, called by ctypes, that keep no state.
+// Shapes, types and contiguity are checked by the caller. REAL is float or double.
+#ifndef REAL
+#define REAL float
+#endif
+#include "single.hpp"
+#include "solve.hpp"
+
+template <class T> static int solve(Problem<T>& p, double* norm) {
+    if (*norm < 0 && p.batch >= kNormFrom) *norm = norm_of(p.A, p.n);
+    p.contracts = *norm >= 0 && *norm * (p.kind == kSigmoid ? 0.25 : 1) <= 1;
+    if (p.batch * 2 < Lanes<T>::count) {
+        for (int64_t row = 0; row < p.batch; row++)
+            if (!solve_row(p, row)) return 1;
+        return 0;
+    }
+    Buffer<T> packed = buffer<T>(packed_size(p.n));
+    if (!packed) return 1;
+    pack(p.A, p.n, p.transposed, packed.get());
+    return solve_panels(p, packed.get()) ? 0 : 1;
+}
+
+// Settings as they come from Python: one array of doubles, so that no signature grows.
+template <class T>
+static int solve_from(const T* A, const T* c, const T* slope, T* x, T* residual, int32_t* steps, double* settings) {
+    Problem<T> p{};
+    p.A = A, p.c = c, p.slope = slope, p.x = x, p.residual = residual, p.steps = steps;
+    p.n = int64_t(settings[0]), p.batch = int64_t(settings[1]);
+    p.kind = int(settings[2]), p.slope_kind = int(settings[3]), p.negative_slope = T(settings[4]);
+    p.transposed = settings[5] != 0, p.started = settings[6] != 0, p.adjoint = p.kind == kLinear;
+    p.tolerance = settings[7], p.floor = settings[8], p.max_steps = int(settings[9]), p.memory = int(settings[10]);
+    p.threads = int(settings[11]);
+    const int failed = solve(p, settings + 12);  // ‖A‖, negative if it is not known: filled in if it is found
+    T worst = 0;
+    for (int64_t i = 0; i < p.batch && !failed; i++) worst = residual[i] <= worst ? worst : residual[i];
+    settings[13] = worst;
+    return failed;
+}
+
+extern "C" int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* residual,
+                               int32_t* steps, double* settings) {
+    return solve_from(A, c, slope, x, residual, steps, settings);
+}

@@ -1,0 +1,54 @@
+"""The kernels, loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from implicit_dsl.runtime.native.build import build
+
+SWITCH = "IMPLICITC_NATIVE"
+REALS = {torch.float32: "float", torch.float64: "double"}
+_POINTER = ctypes.c_void_p
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The functions of one library, for one dtype. They release the lock of the interpreter."""
+
+    dtype: torch.dtype
+    solve: Any  # (A, c, slope, x, residual, steps, settings) -> 0, or not if memory ran out
+
+
+def kernels(dtype: torch.dtype) -> Kernels | None:
+    """The kernels for tensors of this dtype on the CPU; None if there are none. The first call may build."""
+    if dtype not in REALS or os.environ.get(SWITCH) == "0":
+        return None
+    return _load(dtype)[0]
+
+
+def status() -> str:
+    """Whether kernels are in use and, if not, why. Asking builds them."""
+    if os.environ.get(SWITCH) == "0":
+        return f"off: {SWITCH}=0"
+    return "; ".join(f"{REALS[dtype]}: {_load(dtype)[1]}" for dtype in REALS)
+
+
+@cache
+def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
+    """The kernels, and where they come from or why there are none."""
+    built = build(REALS[dtype])
+    if built.path is None:
+        return None, built.reason
+    try:
+        library = ctypes.CDLL(os.fspath(built.path))
+        solve = library.implicitc_solve
+    except (OSError, AttributeError) as error:
+        return None, f"{built.path} cannot be loaded: {error}"
+    solve.argtypes, solve.restype = (_POINTER,) * 7, ctypes.c_int
+    return Kernels(dtype, solve), built.reason

@@ -1,0 +1,82 @@
+// What is to be solved, and what a solve reports.
+#pragma once
+#include <atomic>
+#include <cstdlib>
+#include <memory>
+#include "activations.hpp"
+
+constexpr int kMemory = 5;              // of Anderson acceleration
+constexpr int kAccelerateFrom = 8;      // steps before it: models at initialisation are done by then
+constexpr double kRestartGrowth = 3.0;  // a residual that has grown so much outruns its model
+constexpr double kRegularisation = 1e-9;
+
+// x = φ(A x + c) or, with kind = kLinear, w = slope ⊙ (Aᵀ w + g) or slope ⊙ (A w + g), for each row.
+template <class T> struct Problem {
+    const T* A;          // (n, n)
+    const T* c;          // (batch, n)
+    const T* slope;      // (batch, n) kLinear: x, or the slopes themselves
+    T* x;                // (batch, n) start and result
+    T* residual;         // (batch,) relative
+    int32_t* steps;      // (batch,)
+    int64_t n, batch;
+    int kind;            // of φ
+    int slope_kind;      // how slopes follow from `slope`
+    T negative_slope;
+    bool transposed;     // Aᵀ
+    bool started;        // x holds a start
+    bool adjoint;        // norm Σ|.|, relative to that of the solution
+    bool contracts;      // f(x) is at least as good as x
+    double tolerance, floor;
+    int max_steps;
+    int memory;          // 0: plain steps
+    int threads;
+};
+
+// Whether a row is done. Below `floor` it is once the residual stops falling: that is rounding.
+template <class T> INLINE bool is_done(const Problem<T>& p, int steps, T size, T scale, T before) {
+    if (!(size > T(p.tolerance) * scale)) return true;  // NaN as well
+    if (steps >= p.max_steps || !(size < T(INFINITY))) return true;
+    return size <= T(p.floor) * scale && size >= before;
+}
+template <class T> INLINE T relative(T size, T scale) { return size == 0 ? T(0) : size / scale; }
+
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+template <class T> using Buffer = std::unique_ptr<T[], Free>;
+// Aligned and not cleared; null if there is no memory.
+template <class T> Buffer<T> buffer(size_t count) {
+    return Buffer<T>((T*)std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64));
+}
+
+// γ with G γ = h for each lane, by L D Lᵀ; directions that are numerically dependent get 0
+template <class T> void coefficients(Wide<T> (&G)[kMemory][kMemory], Wide<T> (&h)[kMemory], Vec<T> (&gamma)[kMemory]) {
+    typedef Wide<T> D;
+    typedef WideInt<T> J;
+    auto pick = [](J mask, D yes) { return (D)(mask & (J)yes); };
+    D largest = G[0][0];
+    for (int i = 1; i < kMemory; i++) largest = (D)(((J)(G[i][i] > largest) & (J)G[i][i]) | (~(J)(G[i][i] > largest) & (J)largest));
+    D shift = largest * kRegularisation, l[kMemory][kMemory], d[kMemory], inverse[kMemory], y[kMemory];
+    for (int j = 0; j < kMemory; j++) {
+        D pivot = G[j][j] + shift;
+        for (int k = 0; k < j; k++) pivot -= l[j][k] * l[j][k] * d[k];
+        J usable = (J)(pivot > shift * 0.5);
+        d[j] = pivot;
+        inverse[j] = pick(usable, 1.0 / pivot);
+        for (int i = j + 1; i < kMemory; i++) {
+            D v = G[i][j];
+            for (int k = 0; k < j; k++) v -= l[i][k] * l[j][k] * d[k];
+            l[i][j] = v * inverse[j];
+        }
+    }
+    for (int i = 0; i < kMemory; i++) {
+        y[i] = h[i];
+        for (int k = 0; k < i; k++) y[i] -= l[i][k] * y[k];
+    }
+    for (int i = kMemory - 1; i >= 0; i--) {
+        D v = y[i] * inverse[i];
+        for (int k = i + 1; k < kMemory; k++) v -= l[k][i] * h[k];
+        h[i] = pick((J)(inverse[i] != 0.0), v);
+        gamma[i] = __builtin_convertvector(h[i], Vec<T>);
+    }
+}

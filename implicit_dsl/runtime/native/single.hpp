@@ -1,0 +1,191 @@
+// One row: products with A itself, which is read once for each step and never packed.
+#pragma once
+#include "problem.hpp"
+
+// out_i = Σ_j A_ij x_j
+template <class T> void multiply_row(const T* A, int64_t n, const T* x, T* out) {
+    constexpr int L = Lanes<T>::count, R = 4;
+    int64_t i = 0;
+    for (; i + R <= n; i += R) {
+        Vec<T> s[R] = {}, t[R] = {};
+        const T* a = A + i * n;
+        int64_t j = 0;
+        for (; j + 2 * L <= n; j += 2 * L)
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) {
+                s[r] += load(a + r * n + j) * load(x + j);
+                t[r] += load(a + r * n + j + L) * load(x + j + L);
+            }
+        for (int r = 0; r < R; r++) {
+            T rest = 0;
+            for (int64_t k = j; k < n; k++) rest += a[r * n + k] * x[k];
+            out[i + r] = sum<T>(s[r] + t[r]) + rest;
+        }
+    }
+    for (; i < n; i++) {
+        Vec<T> s = {};
+        int64_t j = 0;
+        for (; j + L <= n; j += L) s += load(A + i * n + j) * load(x + j);
+        T total = sum<T>(s);
+        for (; j < n; j++) total += A[i * n + j] * x[j];
+        out[i] = total;
+    }
+}
+
+// out_j = Σ_i A_ij x_i. Rows whose x_i is zero, as half of them are behind relu, are not read.
+template <class T> void multiply_row_transposed(const T* A, int64_t n, const T* x, T* out, int32_t* active) {
+    constexpr int L = Lanes<T>::count, R = 8;
+    int64_t count = 0, k = 0;
+    for (int64_t i = 0; i < n; i++) active[count] = int32_t(i), count += x[i] != 0;
+    std::memset(out, 0, n * sizeof(T));
+    auto rows = [&](auto together) {
+        constexpr int many = decltype(together)::value;
+        const T* a[many];
+        T factor[many];
+        for (int r = 0; r < many; r++) a[r] = A + active[k + r] * n, factor[r] = x[active[k + r]];
+        int64_t j = 0;
+        for (; j + L <= n; j += L) {
+            Vec<T> s = load(out + j), t = {};
+#pragma GCC unroll 8
+            for (int r = 0; r < many; r++) (r & 1 ? t : s) += splat(factor[r]) * load(a[r] + j);
+            store(out + j, s + t);
+        }
+        for (; j < n; j++)
+            for (int r = 0; r < many; r++) out[j] += factor[r] * a[r][j];
+    };
+    for (; k + R <= count; k += R) rows(std::integral_constant<int, R>{});
+    for (; k < count; k++) rows(std::integral_constant<int, 1>{});
+}
+
+template <class T> T dot(const T* a, const T* b, int64_t padded) {
+    Vec<T> s = {};
+    for (int64_t j = 0; j < padded; j += Lanes<T>::count) s += load(a + j) * load(b + j);
+    return sum<T>(s);
+}
+
+// The iteration for one row of the batch. Vectors are padded with zeros to whole registers.
+template <class T> struct Row {
+    static constexpr int L = Lanes<T>::count;
+    const Problem<T>& p;
+    int64_t n, padded;
+    T *x, *f, *c, *d, *r, *past, *dr[kMemory], *df[kMemory];
+    double gram[kMemory][kMemory] = {};
+    int used = 0, slot = -1;
+
+    template <int kind> void image(T& size, T& scale) {
+        if (kind == kLinear && p.transposed) multiply_row_transposed(p.A, n, x, f, active.get());
+        else multiply_row(p.A, n, x, f);
+        for (int64_t j = n; j < padded; j++) f[j] = 0;  // then φ(0) in the padding, from the start on
+        Int<T> largest = {}, extent = {};
+        Vec<T> total = {}, all = {};
+        for (int64_t j = 0; j < padded; j += L) {
+            const Vec<T> z = load(f + j) + load(c + j);
+            const Vec<T> y = kind == kLinear ? z * load(d + j) : activate<T, kind>(z, p.negative_slope);
+            const Vec<T> change = y - load(x + j);
+            store(f + j, y);
+            if (kind == kLinear) {
+                total += absolute<T>(change), all += absolute<T>(y);
+            } else {
+                largest = larger<T>(largest, magnitude<T>(change)), extent = larger<T>(extent, magnitude<T>(y));
+            }
+        }
+        if (kind == kLinear) {
+            size = sum<T>(total), scale = sum<T>(all);
+        } else {
+            size = greatest(largest), scale = greatest(extent);
+        }
+    }
+    static T greatest(Int<T> v) {
+        auto best = v[0];
+        for (int i = 1; i < L; i++) best = v[i] > best ? v[i] : best;
+        T value;
+        std::memcpy(&value, &best, sizeof value);
+        return value;
+    }
+
+    Buffer<T> memory;
+    Buffer<int32_t> active;
+    bool place() {
+        padded = (n + L - 1) / L * L;
+        const int64_t arrays = 4 + (p.memory ? 2 + 2 * kMemory : 0);
+        memory = buffer<T>(arrays * padded), active = buffer<int32_t>(n + 1);
+        if (!memory || !active) return false;
+        T* at = memory.get();
+        auto next = [&] { T* here = at; at += padded; return here; };
+        x = next(), f = next(), c = next(), d = next();
+        std::memset(memory.get(), 0, 4 * padded * sizeof(T));
+        if (p.memory) {
+            r = next(), past = next();
+            for (int i = 0; i < kMemory; i++) dr[i] = next(), df[i] = next();
+        }
+        return true;
+    }
+
+    template <int kind> void solve(int64_t number) {
+        used = 0, slot = -1;
+        std::memcpy(c, p.c + number * n, n * sizeof(T));
+        if (kind == kLinear)
+            for (int64_t j = 0; j < n; j++) d[j] = slope_of(p.slope_kind, p.slope[number * n + j], p.negative_slope);
+        for (int64_t j = 0; j < padded; j += L)
+            store(x + j, kind == kLinear ? load(c + j) * load(d + j) : activate<T, kind>(load(c + j), p.negative_slope));
+        if (p.started) std::memcpy(x, p.x + number * n, n * sizeof(T));
+        T size, scale, before = T(INFINITY);
+        for (int step = 1;; step++) {
+            image<kind>(size, scale);
+            if (!p.adjoint) scale = std::max(T(1), scale);
+            if (is_done(p, step, size, scale, before)) {
+                std::memcpy(p.x + number * n, p.contracts ? f : x, n * sizeof(T));
+                p.residual[number] = relative(size, scale), p.steps[number] = step;
+                return;
+            }
+            if (p.memory && step >= kAccelerateFrom - 1) accelerate(step, size > T(kRestartGrowth) * before);
+            else std::swap(x, f);
+            before = size;
+        }
+    }
+
+    void accelerate(int step, bool outrun) {
+        const int most = std::min(p.memory, kMemory);
+        if (step < kAccelerateFrom || outrun) {
+            used = 0, slot = -1;
+            for (int64_t j = 0; j < padded; j += L) store(r + j, load(f + j) - load(x + j));
+            std::swap(past, f);
+            std::memcpy(x, past, padded * sizeof(T));
+            return;
+        }
+        slot = (slot + 1) % most, used = std::min(used + 1, most);
+        for (int64_t j = 0; j < padded; j += L) {
+            const Vec<T> y = load(f + j), now = y - load(x + j);
+            store(dr[slot] + j, now - load(r + j)), store(df[slot] + j, y - load(past + j)), store(r + j, now);
+        }
+        Wide<T> G[kMemory][kMemory] = {}, h[kMemory] = {};
+        for (int i = 0; i < used; i++) {
+            gram[slot][i] = gram[i][slot] = dot(dr[i], dr[slot], padded);
+            h[i][0] = dot(dr[i], r, padded);
+        }
+        for (int i = 0; i < used; i++)
+            for (int j = 0; j < used; j++) G[i][j][0] = gram[i][j];
+        Vec<T> gamma[kMemory];
+        coefficients<T>(G, h, gamma);
+        std::swap(past, f);
+        for (int64_t j = 0; j < padded; j += L) {
+            Vec<T> y = load(past + j);
+            for (int i = 0; i < used; i++) y -= gamma[i][0] * load(df[i] + j);
+            store(x + j, y);
+        }
+    }
+};
+
+template <class T> bool solve_row(const Problem<T>& p, int64_t number) {
+    Row<T> row{p, p.n, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, 0, -1, nullptr, nullptr};
+    if (!row.place()) return false;
+    switch (p.kind) {
+        case kRelu: row.template solve<kRelu>(number); break;
+        case kLeakyRelu: row.template solve<kLeakyRelu>(number); break;
+        case kTanh: row.template solve<kTanh>(number); break;
+        case kSigmoid: row.template solve<kSigmoid>(number); break;
+        case kLinear: row.template solve<kLinear>(number); break;
+        default: row.template solve<kIdentity>(number);
+    }
+    return true;
+}
