@@ -1,0 +1,25 @@
+"""Proofs that loops are well posed with the weights that they have: rules, majorants, exact arithmetic."""
+
+from implicit_dsl.runtime.certificates.cycles import Cycle, Way
+from implicit_dsl.runtime.certificates.prove import certify, certify_system
+from implicit_dsl.runtime.certificates.result import (
+    Attempt,
+    Certificate,
+    LoopCertificate,
+    Proof,
+    Rule,
+    Verdict,
+)
+
+__all__ = [
+    "Attempt",
+    "Certificate",
+    "Cycle",
+    "LoopCertificate",
+    "Proof",
+    "Rule",
+    "Verdict",
+    "Way",
+    "certify",
+    "certify_system",
+]

@@ -1,0 +1,145 @@
+"""∞-norm and Perron-Frobenius: a vector v > 0 with M(v) < v.
+
+λ(M) < 1 if and only if there is such a v (theory: for |A|, v = (I − |A|)⁻¹ 1). Good ones come from the
+power iteration: max M(v)ᵢ ÷ vᵢ bounds the Perron root from above, min M(v)ᵢ ÷ vᵢ over the support of
+any v ≥ 0 from below (Collatz and Wielandt).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.runtime.certificates.rounding import TINY, greatest_ratio
+from implicit_dsl.runtime.certificates.sweep import Sweep, Vector
+from implicit_dsl.shapes import count, sizes
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
+
+Map: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
+_SWEEPS = 300  # of the power iteration
+_ENOUGH = 60  # of them once λ ≥ 1 is known
+_SPREAD = 1e-60  # least entry of v beside its largest: far above what underflow can falsify
+_CLOSE = 1e-3  # the root is known well enough: hi − lo beside 1 − hi
+_LARGEST_DENSE = 1500  # unknowns of a dense solve
+_LARGEST_EIGENVECTOR = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Perron:
+    """Bounds of the Perron root, and the v that attains the upper one."""
+
+    vector: np.ndarray
+    lower: float
+    upper: float
+
+
+def flat(sweep: Sweep) -> Map:
+    """The majorant of a sweep on the iterated states one below the other."""
+    blocks = sweep.blocks(sweep.loop.iterated)
+
+    def moved(change: np.ndarray) -> np.ndarray:
+        parts, start = {}, 0
+        for block in blocks:
+            parts[block.name] = change[start : start + count(block.shape)].reshape(sizes(block.shape))
+            start += count(block.shape)
+        made = sweep(parts)
+        return np.concatenate([made[block.name].reshape(-1) for block in blocks])
+
+    return moved
+
+
+def by_state(sweep: Sweep, vector: np.ndarray) -> tuple[tuple[str, np.ndarray], ...]:
+    """A vector over the iterated states, by name in their shapes."""
+    made: Vector = {}
+    start = 0
+    for block in sweep.blocks(sweep.loop.iterated):
+        made[block.name] = vector[start : start + count(block.shape)].reshape(sizes(block.shape)).copy()
+        start += count(block.shape)
+    return tuple(made.items())
+
+
+def upper_bound(M: Map, v: np.ndarray) -> float:
+    """A proved κ with M(v) ≤ κ v, for v > 0 (infinite if v is of no use)."""
+    if not (np.isfinite(v).all() and (v > _SPREAD * v.max(initial=0.0)).all()):
+        return float("inf")
+    return greatest_ratio(M(v), v)
+
+
+def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = ()) -> Perron:
+    """Bounds of the Perron root of M by the power iteration from good vectors, if there are any."""
+    best = Perron(np.ones(size), 0.0, float("inf"))
+    for v in starts:
+        upper = upper_bound(M, v)
+        if upper < best.upper:
+            best = Perron(v / v.max(), best.lower, upper)
+    v = best.vector if best.upper < float("inf") else np.ones(size)
+    total, power = np.ones(size), np.ones(size)  # Σ Mᵗ 1, which proves it once Mᵗ 1 < 1
+    for sweep in range(_SWEEPS):
+        image = M(v)
+        upper = greatest_ratio(image, v) if (v > _SPREAD).all() else float("inf")
+        if upper < best.upper:
+            best = Perron(v, best.lower, upper)
+        lower = _lower_bound(M, v, image, thorough=sweep % 10 == 0)
+        best = Perron(best.vector, max(best.lower, lower), best.upper)
+        if not np.isfinite(image).all() or _is_known(best) or (best.lower >= 1 and sweep > _ENOUGH):
+            break
+        if best.upper >= 1 and sweep % 4 == 3:  # the other way: it needs no Perron vector
+            power = M(power)
+            total = total + power
+            upper = upper_bound(M, total)
+            if upper < best.upper:
+                best = Perron(total / total.max(), best.lower, upper)
+        largest = float(image.max(initial=0.0))
+        if largest <= TINY * 1e10:
+            break
+        # a part of v itself, as M may permute; a little of 1, as it may be reducible
+        v = image / largest + 0.2 * v + 10.0 ** -min(14, 3 + sweep // 20)
+        v = v / v.max()
+    return best
+
+
+def _is_known(found: Perron) -> bool:
+    return found.upper - found.lower <= _CLOSE * abs(1 - found.upper)
+
+
+def _lower_bound(M: Map, v: np.ndarray, image: np.ndarray, thorough: bool) -> float:
+    """λ ≥ min M(w)ᵢ ÷ wᵢ over the support of w: of v, or of its part where M(v)ᵢ ÷ vᵢ is not small."""
+    simple = float((image / v).min()) if (v > 0).all() else 0.0
+    support = image > 0.5 * float(image.max(initial=0.0)) * v
+    if not thorough or support.all() or not support.any():
+        return simple * (1 - 1e-9)
+    w = np.where(support, v, 0.0)
+    inner = M(w)
+    return max(simple, float((inner[support] / w[support]).min())) * (1 - 1e-9)
+
+
+def candidates(N: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Vectors v > 0 that may prove N v < v: the Perron vector, and (I − N)⁻¹ 1 if it is positive.
+
+    N has no negative entries off its diagonal.
+    """
+    if len(N) > _LARGEST_DENSE or not np.isfinite(N).all():
+        return ()
+    found = []
+    if len(N) <= _LARGEST_EIGENVECTOR:
+        roots, vectors = np.linalg.eig(N)
+        v = np.abs(vectors[:, int(roots.real.argmax())].real)
+        found.append(v + 1e-12 * v.max())  # positive also where N is reducible
+    try:
+        inverse = np.linalg.inv(np.eye(len(N)) - N)
+    except np.linalg.LinAlgError:
+        return tuple(found)
+    v = inverse.sum(1)
+    if not (np.isfinite(v).all() and (v > 0).all()):
+        return tuple(found)
+    found.append(v)
+    for _ in range(0 if len(N) <= _LARGEST_EIGENVECTOR else 4):  # inverse iteration
+        v = np.abs(inverse @ (v / v.max()))
+        found.append(v + 1e-9 * v.max() * found[0] / found[0].max())
+    return tuple(found)

@@ -1,0 +1,113 @@
+"""Sparse matrices known up to rounding: all M with |M − mid| ≤ rad."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.matrices import Layout, Tie
+from implicit_dsl.runtime.certificates.magnitudes import Weights
+from implicit_dsl.runtime.certificates.rounding import SLACK, TINY, UNIT, growth
+
+if TYPE_CHECKING:
+    import numpy as np
+    import scipy.sparse as sparse
+else:
+    np = lazy_module("numpy")
+    sparse = lazy_module("scipy.sparse")
+
+MOST_PRODUCTS = 20_000_000  # multiplications of one product of sparse matrices: about a second
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Matrices around `mid` [rows, columns]; `rad` has entries where mid is not exact."""
+
+    mid: sparse.csr_array
+    rad: sparse.csr_array
+
+    @staticmethod
+    def zeros(rows: int, columns: int) -> Interval:
+        return Interval(sparse.csr_array((rows, columns)), sparse.csr_array((rows, columns)))
+
+    @staticmethod
+    def of(layout: Layout, weights: Weights) -> Interval:
+        """A block of A. Entries of one parameter alone are exact, sums and products with factors rounded."""
+        shape, parts = layout.shape, list(valued(layout, weights))
+        if not parts:
+            return Interval.zeros(*shape)
+        rows, cols, values = (np.concatenate([part[k] for part in parts]) for k in range(3))
+        inexact = np.concatenate([np.full(len(part[0]), not part[3]) for part in parts])
+        mid = sparse.csr_array((values, (rows, cols)), shape=shape)
+        size = sparse.csr_array((np.abs(values), (rows, cols)), shape=shape)
+        if mid.nnz < len(values):  # parallel terms met in one entry
+            rad = growth(len(parts)) * size
+        else:
+            at = (rows[inexact], cols[inexact])
+            rad = sparse.csr_array((SLACK * UNIT * np.abs(values[inexact]), at), shape=shape)
+        return Interval(mid, rad)
+
+    def __add__(self, other: Interval) -> Interval:
+        if not other.mid.nnz:
+            return self
+        if not self.mid.nnz:
+            return other
+        mid = self.mid + other.mid
+        return Interval(mid, _outwards(self.rad + other.rad + 2 * UNIT * abs(mid)))
+
+    def products(self, other: Interval) -> int:
+        """How many multiplications M₁ M₂ takes."""
+        return int(np.diff(other.mid.indptr)[self.mid.indices].sum())
+
+    def __matmul__(self, other: Interval) -> Interval:
+        """|M₁M₂ − mid₁ mid₂| ≤ γ |mid₁||mid₂| + rad₁ (|mid₂| + rad₂) + |mid₁| rad₂."""
+        mid, size = self.mid @ other.mid, abs(self.mid) @ abs(other.mid)
+        rad = growth(self.mid.shape[1]) * size + abs(self.mid) @ other.rad
+        if self.rad.nnz:
+            rad = rad + self.rad @ (abs(other.mid) + other.rad)
+        return Interval(mid, _outwards(rad))
+
+    def scaled(self, factors: np.ndarray) -> Interval:
+        """diag(K) M, for factors K ≥ 0."""
+        if (factors == 1).all():
+            return self
+        rows = sparse.diags_array(factors)
+        rounding = np.where(np.frexp(factors)[0] == 0.5, 0.0, UNIT)
+        rad = rows @ self.rad + sparse.diags_array(rounding * factors) @ abs(self.mid)
+        return Interval((rows @ self.mid).tocsr(), _outwards(rad.tocsr()))
+
+    @cached_property
+    def magnitude(self) -> sparse.csr_array:
+        """No less than |M|."""
+        return _outwards(abs(self.mid) + self.rad)
+
+    @property
+    def exact(self) -> bool:
+        return not self.rad.nnz
+
+    def dense(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.mid.toarray(), self.rad.toarray()
+
+
+def _outwards(rad: sparse.csr_array) -> sparse.csr_array:
+    made = rad.tocsr()
+    made.data = made.data * (1 + growth(made.shape[1])) + TINY
+    return made
+
+
+def valued(layout: Layout, weights: Weights) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
+    """Rows, columns and values of each tie, and whether the values are exact."""
+    for tie in layout.ties(weights):
+        values = np.empty(len(tie.rows))
+        tie.write(weights, values)
+        yield tie.rows, tie.cols, values, _is_exact(tie)
+
+
+def _is_exact(tie: Tie) -> bool:
+    """A parameter times a power of two. A mean of nine values, a root or another factor is rounded."""
+    factor = tie.coefficients
+    return isinstance(factor, float) and abs(math.frexp(factor)[0]) == 0.5
