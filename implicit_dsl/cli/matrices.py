@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         return 1
     only(found)
     model = bound(found.models[0], options)
-    module = _instance(found, options.seed)
+    module = instance(found, options.seed)
     if options.weights:
         from implicit_dsl.cli.weights import load_weights
 
@@ -74,7 +74,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _instance(found: Checked, seed: int) -> nn.Module:
+def instance(found: Checked, seed: int) -> nn.Module:
     """The generated module with new weights."""
     import torch
 
