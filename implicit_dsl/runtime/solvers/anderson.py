@@ -49,7 +49,7 @@ class Anderson(Solver):
     def init(self, equation: Equation, start: Tensor) -> State:
         return History(self.memory, first=1 + self.delay)
 
-    def step(self, equation: Equation, state: State, point: Point) -> Tensor:
+    def advance(self, equation: Equation, state: State, point: Point) -> Tensor:
         assert isinstance(state, History)
         target = average(point, self.damping * equation.averaging)
         if point.step < state.first:
@@ -118,21 +118,22 @@ def anderson_mix(history: History, target: Tensor, residual: Tensor, step: int) 
     torch.sub(residual, history.residual, out=dr[:, slot])
     torch.sub(target, history.target, out=dt[:, slot])
     history.advance(target, residual)
-    _update(history, dr, residual, slot, used)
+    _update(history, dr, residual, step)
     gamma = _coefficients(history, used, residual.dtype).to(dt.dtype)
     mixed = torch.baddbmm(target.to(dt.dtype).unsqueeze(1), gamma.unsqueeze(1), dt, alpha=-1).squeeze(1)
     return mixed.to(target.dtype)
 
 
-def _update(history: History, dr: Tensor, residual: Tensor, slot: int, used: int) -> None:
-    """Enter the difference in `slot` into the small matrices, and forget what has been outrun."""
+def _update(history: History, dr: Tensor, residual: Tensor, step: int) -> None:
+    """Enter the newest difference into the small matrices, and forget what has been outrun."""
+    slot, used = (step - history.first - 1) % history.memory, dr.shape[1]
     wide = history.gram.dtype
     newest = dr[:, slot]
     row = torch.bmm(newest.unsqueeze(1), dr.transpose(1, 2)).squeeze(1).to(wide)
     size = _dot(residual, residual).to(wide)
     # written so that a size that is not a number forgets as well
     lasting = (size <= RESTART_GROWTH**2 * history.size).unsqueeze(1)
-    history.valid[:, slot] = True
+    history.valid[:, slot] = True if history.woken is None else history.woken < step
     history.valid &= lasting
     history.gram[:, slot, :used] = row
     history.gram[:, :used, slot] = row

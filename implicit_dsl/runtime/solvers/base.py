@@ -187,7 +187,7 @@ class Solver(ABC):
         return equation.f(x)
 
     @abstractmethod
-    def step(self, equation: Equation, state: State, point: Point) -> Tensor:
+    def advance(self, equation: Equation, state: State, point: Point) -> Tensor:
         """The next x, from one whose image is known. Neither is changed."""
 
 

@@ -33,7 +33,7 @@ class Picard(Solver):
     def init(self, equation: Equation, start: Tensor) -> State:
         return Stateless()
 
-    def step(self, equation: Equation, state: State, point: Point) -> Tensor:
+    def advance(self, equation: Equation, state: State, point: Point) -> Tensor:
         return average(point, self.damping * equation.averaging)
 
 

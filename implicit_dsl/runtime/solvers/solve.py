@@ -54,7 +54,7 @@ def _iterate(equation: Equation, x: Tensor, solver: Solver, norm: Norm) -> Solut
                 equation = equation.restrict(kept)
                 x, image, residual, remaining = x[kept], image[kept], residual[kept], watch.remaining
                 state.take(kept)
-        x = solver.step(equation, state, Point(x, image, step, residual, remaining))
+        x = solver.advance(equation, state, Point(x, image, step, residual, remaining))
 
 
 def _check(start: Tensor) -> None:
