@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from implicit_dsl.certify.constraints import by_construction, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
 from implicit_dsl.certify.proof import prove
-from implicit_dsl.certify.reports import no_loop
 from implicit_dsl.certify.schedule import Component, schedule
+from implicit_dsl.certify.solvers import unsolvable
 from implicit_dsl.demands import Demand
 from implicit_dsl.errors import Diagnostic, Findings
 from implicit_dsl.graph import SignalGraph
@@ -59,6 +59,11 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
             findings.add(found)
             refused = True
             continue
+        blocked = unsolvable(graph, component)
+        if blocked is not None:
+            findings.add(blocked)
+            refused = True
+            continue
         groups.append(Group(component.states, found.guarantee, component.iterated, found.rate))
     loops = [component for component in components if component.iterated]
     constraints = None if refused else _constraints(graph, loops, findings)
@@ -89,8 +94,6 @@ def _constraints(
         if isinstance(constraint, Diagnostic):
             findings.add(constraint)
             return None
-        if not _concerns(constraint, concerned):
-            findings.add(no_loop(graph, demand))
         if constraint.uses:
             made.append(constraint)
     return tuple(made)
@@ -100,10 +103,3 @@ def _constraint(graph: SignalGraph, demand: Demand, concerned: list[Ways]) -> Co
     if demand.criterion == "monotone" and by_construction(demand, concerned):
         return Constraint("monotone", demand.bound, demand.method, (), (), demand.line, demand.text)
     return of_loops(graph, demand, concerned) if demand.matrix is None else of_matrix(graph, demand)
-
-
-def _concerns(constraint: Constraint, loops: Sequence[Ways]) -> bool:
-    ids = {
-        tensor.id for found in loops for ways_ in found.values() for way in ways_ for tensor in way.tensors
-    }
-    return bool(loops) and (not constraint.uses or any(id in ids for id in constraint.tensors))

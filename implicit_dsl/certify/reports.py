@@ -110,17 +110,6 @@ def wrong_activation(
     )
 
 
-def no_loop(graph: SignalGraph, demand: Demand) -> Diagnostic:
-    """A demand that concerns no loop (W0401)."""
-    return Diagnostic(
-        "W0401",
-        f"`{demand.text}` has no effect on any loop",
-        demand.span or graph.span,
-        notes=("feed-forward parts have exactly one solution whatever their weights",),
-        help="remove it, or keep it as a bound on the weights with `@allow unused_bound`",
-    )
-
-
 def _first(graph: SignalGraph, loop: Component) -> Node:
     return graph.by_name[loop.iterated[0]]
 

@@ -17,7 +17,7 @@ from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.graph import SignalGraph
 from implicit_dsl.names import identifier
 from implicit_dsl.resolve.context import MOST_STEPS, STEPS_PER_CHARACTER, Budget, Context
-from implicit_dsl.resolve.definitions import force
+from implicit_dsl.resolve.definitions import force, introduce
 from implicit_dsl.resolve.expressions import evaluate
 from implicit_dsl.resolve.imports import Loader, Parse, Read, open_module, run_constants
 from implicit_dsl.resolve.model import resolve_model
@@ -73,6 +73,7 @@ def _context(findings: Findings, budget: Budget) -> Context:
     context = Context(findings, budget)
     context.evaluate = MethodType(evaluate, context)
     context.force = MethodType(force, context)
+    context.introduce = MethodType(introduce, context)
     return context
 
 

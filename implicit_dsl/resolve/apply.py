@@ -169,13 +169,13 @@ def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
         case MatrixExpression("transpose", (inner,)):
             return _apply_transposed(context, inner, wire, span, matrix.span)
         case MatrixExpression("sum"):
-            first, *others = _spine(matrix)
+            first, *others = spine(matrix)
             total = apply_matrix(context, first, wire, span)
             for part in others:
                 total = add(context, total, apply_matrix(context, part, wire, span), span)
             return total
         case MatrixExpression("product"):
-            for part in reversed(_spine(matrix)):
+            for part in reversed(spine(matrix)):
                 wire = apply_matrix(context, part, wire, span)
             return wire
         case MatrixExpression("scale", (inner,)):
@@ -193,7 +193,7 @@ def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
             raise problem("E0207", f"{describe(matrix)} cannot be applied to a value", span)
 
 
-def _spine(matrix: MatrixExpression) -> list[Any]:
+def spine(matrix: MatrixExpression) -> list[Any]:
     """The parts of a sum or product that leans to the left, which may be long."""
     parts: list[Any] = []
     left: Any = matrix

@@ -10,7 +10,7 @@ from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.problem import Exhausted, problem
-from implicit_dsl.resolve.scope import Environment
+from implicit_dsl.resolve.scope import Environment, Noted
 from implicit_dsl.resolve.values import Definition, Layer
 from implicit_dsl.resolve.wires import Network, Tensor, Wire
 from implicit_dsl.shapes import Shape
@@ -56,7 +56,7 @@ class Budget:
 class Context:
     """The network so far, the findings so far, and the definition under evaluation.
 
-    `evaluate` and `force` are set once, where the parts are put together.
+    `evaluate`, `force` and `introduce` are set once, where the parts are put together.
     """
 
     findings: Findings
@@ -66,9 +66,11 @@ class Context:
     tensors: list[Tensor] = field(default_factory=list)
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
+    noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
+    introduce: Callable[[Definition], Wire | None] = None  # type: ignore[assignment]
     _attributes: dict[str, tuple[str, Span]] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _labels: dict[str, int] = field(default_factory=dict)

@@ -31,11 +31,6 @@ def force(context: Context, definition: Definition) -> Any:
         return definition.value
     if definition.status == "poisoned":
         raise Poisoned
-    if definition.kind == "~" and context.active:
-        # its equation may read what reads it now; a declared shape is all that is needed of it
-        wire = _introduced(context, definition)
-        if wire is not None:
-            return wire
     if len(context.active) >= DEEP:
         for other in needed_first(context, definition):
             with suppress(Poisoned):
@@ -91,8 +86,13 @@ def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
     raise problem("E0207", message, span, f"this is {describe(value)}", help=hint)
 
 
-def _introduced(context: Context, definition: Definition) -> Wire | None:
-    """The wire of a state whose declaration says its whole shape, made without reading its equation."""
+def introduce(context: Context, definition: Definition) -> Wire | None:
+    """The wire of a state whose declaration says its whole shape, made without reading its equation.
+
+    The equation may read what reads the state now; a declared shape is all that is needed of it.
+    """
+    if definition.kind != "~":
+        return None
     declared = _declared(definition)
     if definition.wire is not None or declared is None or definition.body is None:
         return definition.wire
@@ -119,7 +119,7 @@ def _equation(context: Context, definition: Definition) -> Wire:
     assert definition.expression is not None and definition.body is not None
     declared = _declared(definition)
     label = definition.body.label(definition.label)
-    if declared is not None and _introduced(context, definition) is None:
+    if declared is not None and introduce(context, definition) is None:
         expected = sizes(context, declared)
         apply.check_size(tuple(s for s in expected if s is not None), declared.span, "a state")
     value = context.evaluate(definition.expression, definition.environment)

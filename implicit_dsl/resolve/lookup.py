@@ -146,6 +146,10 @@ def use(context: Context, definition: Definition, span: Span) -> Any:
                 help=f"declare it: `state {definition.shown}[…] ~ …`",
             )
         raise _defined_by_itself(context, definition, span)
+    if definition.status == "new":
+        wire = context.introduce(definition)
+        if wire is not None:
+            return wire
     return context.force(definition)
 
 

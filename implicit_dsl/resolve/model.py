@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from implicit_dsl import syntax as s
+from implicit_dsl.demands import Demands
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
+from implicit_dsl.resolve.annotations import demands, read
 from implicit_dsl.resolve.apply import check_size
 from implicit_dsl.resolve.arguments import Arguments, bind_template
 from implicit_dsl.resolve.constants import sizes
@@ -73,10 +75,13 @@ def _resolve(
         _make_inputs(context, body, statements, environment)
     run_body(context, body, parts)
     _collect_outputs(context, body, template, bool(value.module.lost))
+    requests = read(context)
     if context.findings.errors > before or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
     nodes, edges = lift(context.network)
-    return _graph(context, body, template, name, bound, nodes, edges)
+    asked = demands(context, requests, nodes, edges)
+    graph = _graph(context, body, template, name, bound, nodes, edges, asked)
+    return None if context.findings.errors > before else graph
 
 
 def _parts(context: Context, value: TemplateValue, bound: dict[str, Any], body: Body) -> Parts:
@@ -202,6 +207,7 @@ def _graph(
     bound: dict[str, Any],
     nodes: tuple[Node, ...],
     edges: tuple[Edge, ...],
+    asked: Demands,
 ) -> SignalGraph:
     used = {id for edge in edges for id in edge.parameters}
     _warn_unused(context, body, nodes, edges, used)
@@ -222,6 +228,7 @@ def _graph(
             if tensor.id in used
         ),
         template.header,
+        asked,
     )
 
 

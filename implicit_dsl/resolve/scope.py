@@ -8,7 +8,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve.values import Definition, Instance
 from implicit_dsl.source import Source, Span
-from implicit_dsl.syntax import Expression, Program
+from implicit_dsl.syntax import Annotation, Expression, Program
 
 Key = tuple[Any, ...]
 
@@ -65,6 +65,15 @@ class Body:
     def label(self, name: str) -> str:
         """The full name of a state of this body."""
         return f"{self.state_path}.{name}" if self.state_path else name
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An annotation about loops, to be read when everything is defined."""
+
+    annotation: Annotation
+    body: Body
+    environment: Environment
 
 
 @dataclass(eq=False, slots=True)

@@ -132,7 +132,7 @@ def _plain(
         case s.Equation() | s.Definition():
             made += _define(context, body, statement, environment)
         case s.Annotation():
-            annotate(context, body, statement)
+            annotate(context, body, statement, environment)
         case s.Bare():
             _bare(context, statement)
         case s.Recurrent() | s.Ode() | s.Open():

@@ -1,0 +1,70 @@
+"""`@name …`: what may be said of a model beside its equations.
+
+Annotations about loops are noted while the body is collected (`annotate`), read when all values
+are known (`read`), and become demands when the graph says which states they are about (`demands`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from implicit_dsl import syntax as s
+from implicit_dsl.resolve.annotations.assignment import demands
+from implicit_dsl.resolve.annotations.request import Request
+from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
+from implicit_dsl.resolve.annotations.wellposed import read_wellposed
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem
+from implicit_dsl.resolve.scope import Body, Environment, Noted
+
+__all__ = ["annotate", "demands", "read"]
+
+_READERS: dict[str, Callable[[Context, Noted], Request]] = {
+    "wellposed": read_wellposed,
+    "solver": read_solver,
+    "backward": read_backward,
+}
+_LATER = ("sparse", "penalty", "lipschitz", "language")
+_ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation")
+
+
+def annotate(context: Context, body: Body, annotation: s.Annotation, environment: Environment) -> None:
+    """Note an annotation. Raises Problem if it is unknown.
+
+    One that means nothing yet is not ignored, but reported when the graph is known: it does
+    not keep other findings back.
+    """
+    name = annotation.name.name
+    if name in _READERS:
+        context.noted.append(Noted(annotation, body, environment))
+        return
+    if name in _LATER:
+        context.announced.append(later(f"`@{name}`", annotation.span).diagnostic)
+        return
+    if name != "allow":
+        meant = did_you_mean(name, [*_READERS, *_LATER, "allow"])
+        help = f"did you mean `@{meant}`?" if meant else ""
+        raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help)
+    for keyword in annotation.keywords:
+        raise problem("E0701", "`@allow` names warnings", keyword.span, help="write `@allow unused_input`")
+    for argument in annotation.arguments:
+        if not isinstance(argument, s.Name) or argument.name not in _ALLOWED:
+            choices = ", ".join(f"`{choice}`" for choice in _ALLOWED)
+            raise problem("E0701", "`@allow` names warnings", argument.span, help=f"there are {choices}")
+        body.allowed.add(argument.name)
+
+
+def read(context: Context) -> list[Request]:
+    """What the annotations of a model and of its blocks ask for; what is wrong is reported."""
+    requests: list[Request] = []
+    for noted in context.noted:
+        outer, context.frames = context.frames, noted.body.frames
+        try:
+            requests.append(_READERS[noted.annotation.name.name](context, noted))
+        except Problem as found:
+            context.report(found.diagnostic)
+        except Poisoned:
+            pass  # the cause was reported
+        finally:
+            context.frames = outer
+    return requests
