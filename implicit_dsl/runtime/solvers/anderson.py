@@ -14,6 +14,7 @@ from torch import Tensor
 
 from implicit_dsl.runtime.solvers.base import Equation, Point, Solver, State, in_range, wide_dtype
 from implicit_dsl.runtime.solvers.picard import average
+from implicit_dsl.runtime.solvers.stamina import Stamina
 
 # Of the largest diagonal entry of the Gram matrix of differences, whose entries are sums in the
 # precision of the states: below this share a direction is made of rounding.
@@ -47,15 +48,29 @@ class Anderson(Solver):
         in_range("delay", self.delay, -1, float("inf"))
 
     def init(self, equation: Equation, start: Tensor) -> State:
-        return History(self.memory, first=1 + self.delay)
+        return Accelerated(History(self.memory, first=1 + self.delay), Stamina(start))
 
     def advance(self, equation: Equation, state: State, point: Point) -> Tensor:
-        assert isinstance(state, History)
+        assert isinstance(state, Accelerated)
         target = average(point, self.damping * equation.averaging)
-        if point.step < state.first:
+        if point.step < state.history.first:
             return target
         residual = point.image - point.x if point.residual is None else point.residual
-        return anderson_mix(state, target, residual, point.step)
+        mixed = anderson_mix(state.history, target, residual, point.step)
+        state.stamina.spend(state.history.size.sqrt(), point.step)
+        return state.stamina.choose(mixed, point, equation.averaging)
+
+
+@dataclass(slots=True)
+class Accelerated:
+    """The memory of Anderson's method: what it knows, and when it rests."""
+
+    history: History
+    stamina: Stamina
+
+    def take(self, places: Tensor) -> None:
+        self.history.take(places)
+        self.stamina.take(places)
 
 
 class History:

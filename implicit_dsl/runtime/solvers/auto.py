@@ -14,15 +14,12 @@ from implicit_dsl.runtime.solvers.base import Equation, Point, Solver, State
 from implicit_dsl.runtime.solvers.counting import MOST_STEPS, proved_steps
 from implicit_dsl.runtime.solvers.picard import Picard, average
 from implicit_dsl.runtime.solvers.splitting import ForwardBackward
+from implicit_dsl.runtime.solvers.stamina import Stamina
 
 # Plain steps left, by a sample's own rate, from which on Anderson's bookkeeping pays. Below SMALL
 # unknowns a step of it costs several steps of f.
 STEPS_TO_SAVE, STEPS_TO_SAVE_WHEN_SMALL, SMALL = 12, 24, 1024
 MEMORY = 5
-# Steps without progress after which acceleration is given up for plain averaged steps, and progress
-# in the square of the residual.
-TIRED_AFTER, PROGRESS = 40, 0.98
-TIRED_DAMPING = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def choose(given: Features) -> Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Auto(Solver):
-    """Picard, then Anderson for the samples that need it, then averaged Picard for those it does not help.
+    """Picard, then Anderson for the samples that need it, with rests for those it does not help.
 
     Equations that call for a solver of another kind get that: see `RULES`.
     """
@@ -123,50 +120,31 @@ class Auto(Solver):
 
 
 class Gears:
-    """Which samples are accelerated, since when, and which have been tired by it."""
+    """Which samples are accelerated, since when, and which of them rest."""
 
     def __init__(self, start: Tensor) -> None:
         self.threshold = STEPS_TO_SAVE if start.shape[1] >= SMALL else STEPS_TO_SAVE_WHEN_SMALL
         never = torch.iinfo(torch.int64).max
         self.woken = torch.full((start.shape[0],), never, dtype=torch.int64, device=start.device)
-        self.tired = torch.zeros_like(self.woken, dtype=torch.bool)
-        self.best: Tensor | None = None  # square of the smallest residual of each sample while accelerated
-        self.best_step = torch.zeros_like(self.woken)
-        # aligned to the first step of all, whenever a sample is woken: it knows nothing of the others
+        self.stamina = Stamina(start)
+        # slots by the steps of the solve, whenever a sample is woken: it knows nothing of the others
         self.history = History(MEMORY, first=0)
 
     def step(self, point: Point, averaging: float) -> Tensor:
         """The next x (batch, n)."""
+        target = average(point, averaging)
         if point.remaining is not None:
             slow = point.remaining > self.threshold
             self.woken = torch.where(slow, self.woken.clamp(max=point.step), self.woken)
-            if self.history.residual is None and not bool(slow.any()):
-                return average(point, averaging)
-        elif self.history.residual is None:
-            return average(point, averaging)
+        if self.history.residual is None and (point.remaining is None or not bool(slow.any())):
+            return target
         self.history.woken = self.woken
         residual = point.image - point.x if point.residual is None else point.residual
-        mixed = anderson_mix(self.history, average(point, averaging), residual, point.step)
-        return self._rest(point, mixed, averaging)
-
-    def _rest(self, point: Point, mixed: Tensor, averaging: float) -> Tensor:
-        """The accelerated step, but an averaged one for tired samples."""
-        size = self.history.size
-        best = size if self.best is None else self.best
-        # before it is woken, a sample cannot tire; written so that nan is no progress
-        better = (size < PROGRESS * best) | (self.woken >= point.step)
-        self.best = torch.where(better, size, best)
-        self.best_step = torch.where(better, point.step, self.best_step)
-        self.tired |= point.step - self.best_step > TIRED_AFTER
-        if point.step <= TIRED_AFTER:  # nobody can be tired
-            return mixed
-        return torch.where(self.tired[:, None], average(point, TIRED_DAMPING * averaging), mixed)
+        mixed = anderson_mix(self.history, target, residual, point.step)
+        self.stamina.spend(self.history.size.sqrt(), point.step, self.woken < point.step)
+        return self.stamina.choose(mixed, point, averaging)
 
     def take(self, places: Tensor) -> None:
-        self.woken, self.tired, self.best_step = (
-            self.woken[places],
-            self.tired[places],
-            self.best_step[places],
-        )
-        self.best = None if self.best is None else self.best[places]
+        self.woken = self.woken[places]
+        self.stamina.take(places)
         self.history.take(places)

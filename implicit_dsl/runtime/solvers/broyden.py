@@ -13,9 +13,10 @@ from torch import Tensor
 
 from implicit_dsl.runtime.solvers.base import Equation, Point, Solver, State, in_range
 from implicit_dsl.runtime.solvers.picard import average
+from implicit_dsl.runtime.solvers.stamina import Stamina
 
 # A residual that has grown by this factor has outrun the model: forget it, take a plain step.
-RESTART_GROWTH = 3.0
+RESTART_GROWTH = 1.2
 # Below this cosine the new secant says nothing about the inverse, and its division would be noise.
 SMALLEST_COSINE = 1e-6
 
@@ -59,10 +60,12 @@ class Secants:
         self.valid = torch.zeros((batch, memory), dtype=torch.bool, device=start.device)
         self.dx = self.residual = start.to(working)
         self.size = start.new_full((batch, 1), torch.inf, dtype=working)
+        self.stamina = Stamina(start)
 
     def take(self, places: Tensor) -> None:
         for name in ("u", "v", "valid", "dx", "residual", "size"):
             setattr(self, name, getattr(self, name)[places])
+        self.stamina.take(places)
 
     def step(self, point: Point, averaging: float) -> Tensor:
         """The next x (b, n)."""
@@ -79,9 +82,11 @@ class Secants:
         self.count += 1
         plain = average(point, averaging) - point.x
         usable = lasting & direction.isfinite().all(1, keepdim=True)
-        self.dx = torch.where(usable, direction, plain.to(direction.dtype))
-        self.residual, self.size = residual, size
-        return point.x + self.dx.to(point.x.dtype)
+        ahead = point.x + torch.where(usable, direction, plain.to(direction.dtype)).to(point.x.dtype)
+        self.stamina.spend(size.flatten(), point.step)
+        ahead = self.stamina.choose(ahead, point, averaging)
+        self.dx, self.residual, self.size = (ahead - point.x).to(residual.dtype), residual, size
+        return ahead
 
     def _apply(self, residual: Tensor) -> Tensor:
         """−H r (b, n)."""

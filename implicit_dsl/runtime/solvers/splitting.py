@@ -177,4 +177,5 @@ class Reflected:
 
 def _length(z: Tensor) -> Tensor:
     """‖z‖₂ of each sample, (b, 1)."""
-    return torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(z, dim=1, keepdim=True)
+    return length

@@ -1,0 +1,47 @@
+"""When acceleration rests, because a sample makes no progress with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from implicit_dsl.runtime.solvers.base import Point
+from implicit_dsl.runtime.solvers.picard import average
+
+# Steps without progress, after which a sample goes on by plain averaged steps, and for how many.
+PATIENCE = REST = 40
+PROGRESS = 0.99
+RESTING_DAMPING = 0.5
+
+
+class Stamina:
+    """The smallest residual of each sample (b,) since it last began to accelerate, and whether it rests."""
+
+    def __init__(self, start: Tensor) -> None:
+        self.best = start.new_full((start.shape[0],), torch.inf, dtype=torch.float32)
+        self.best_step = torch.zeros_like(self.best, dtype=torch.int64)
+        self.until = self.best_step.clone()  # it rests before this step
+
+    def take(self, places: Tensor) -> None:
+        """Keep only the samples at these places."""
+        self.best, self.best_step, self.until = self.best[places], self.best_step[places], self.until[places]
+
+    def spend(self, size: Tensor, step: int, accelerated: Tensor | None = None) -> None:
+        """Note the sizes (b,) of the residuals at this step; samples that are not accelerated do not tire."""
+        size = size.to(self.best.dtype)
+        better = size < PROGRESS * self.best  # false for nan
+        if accelerated is not None:
+            better |= ~accelerated
+        self.best = torch.where(better, size, self.best)
+        self.best_step = torch.where(better, step, self.best_step)
+        tired = step - self.best_step > PATIENCE
+        self.until = torch.where(tired, step + REST, self.until)
+        self.best_step = torch.where(tired, step + REST, self.best_step)
+        self.best = torch.where(tired, torch.inf, self.best)
+
+    def choose(self, accelerated: Tensor, point: Point, averaging: float) -> Tensor:
+        """The accelerated step (b, n), or an averaged one for the samples that rest."""
+        if point.step <= PATIENCE:  # nobody is tired yet
+            return accelerated
+        resting = (point.step < self.until)[:, None]
+        return torch.where(resting, average(point, RESTING_DAMPING * averaging), accelerated)
