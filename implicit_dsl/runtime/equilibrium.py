@@ -1,0 +1,162 @@
+"""One loop of a generated module: its solution as a layer, with exact gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from implicit_dsl.demands import FAILURES, Failure
+from implicit_dsl.runtime.adjoints import Backward, Implicit, Unrolled
+from implicit_dsl.runtime.implicit import captured
+from implicit_dsl.runtime.implicit.functions import Call, Solve
+from implicit_dsl.runtime.implicit.problem import Primal, Settings, Step
+from implicit_dsl.runtime.implicit.unrolling import checked, unrolled
+from implicit_dsl.runtime.solvers import Auto, Solver
+from implicit_dsl.runtime.statistics import Ledger, Stats
+
+
+class Equilibrium(nn.Module):
+    """x = f(x, b, s): the states x that a step f leaves as they are.
+
+        step(*states, *batched, *shared) -> the states once more, a tensor or a tuple
+
+    States and `batched` have the batch as first axis, `shared` (weights) have none. A step is a
+    pure function of its arguments, on a module's top level: what is random, such as a dropout
+    mask, is drawn outside and comes in through `batched`, so that it stands still while the
+    equation is solved and differentiated. Samples must not see each other.
+
+    For splitting solvers give `affine` and `phi` with step = phi ∘ affine, phi elementwise with
+    slopes in [0, 1]. `rate` is a proved factor of contraction in max|·|. `failure` is what happens
+    if there is no convergence, forward or backward: "raise" ConvergenceError, "warn", or
+    "fall_back" to safer solvers before raising. `warm_start` begins where the last solve ended, if
+    that fits; it is no part of the state_dict, and copies and pickles begin anew.
+
+    It computes in the dtype of its states, without autocast; under autocast, half-precision
+    states are solved in float32. It has no parameters and no buffers.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        name: str,
+        line: int = 0,
+        *,
+        affine: Step | None = None,
+        phi: Callable[[Tensor], Tensor] | None = None,
+        solver: Solver | None = None,
+        backward: Backward | None = None,
+        rate: float | None = None,
+        failure: Failure = "raise",
+        warm_start: bool = False,
+    ) -> None:
+        super().__init__()
+        if (affine is None) != (phi is None):
+            raise ValueError("affine and phi come together: step = phi ∘ affine")
+        if failure not in FAILURES:
+            raise ValueError(f"failure must be one of {', '.join(FAILURES)}, not {failure!r}")
+        settings = checked(Settings(name, line, solver or Auto(), backward or Implicit(), failure, rate))
+        split = affine is not None and phi is not None
+        self._problem = Primal(settings, 1, 0, True, affine if split and affine else step, phi)
+        self._warm_start = warm_start
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._key = captured.register(self._problem)
+        self._ledger = Ledger()
+        self._last: tuple[Tensor, ...] = ()
+
+    @property
+    def settings(self) -> Settings:
+        """Name, line, solver, gradient and policy."""
+        return self._problem.settings
+
+    @property
+    def stats(self) -> Stats | None:
+        """What the last solve did; None before the first. Read from the device only when asked."""
+        return self._ledger.stats
+
+    def forward(
+        self,
+        start: tuple[Tensor, ...],
+        batched: tuple[Tensor, ...] = (),
+        shared: tuple[Tensor, ...] = (),
+    ) -> tuple[Tensor, ...]:
+        """The states of the equilibrium, from a first guess `start` of them.
+
+        Raises ConvergenceError (see `failure`), and ValueError for tensors whose batches differ.
+        """
+        dtype = state_dtype(start)
+        start = tuple(state.to(dtype) for state in start)
+        batched, shared = in_dtype(batched, dtype), in_dtype(shared, dtype)
+        if isinstance(self.settings.backward, Unrolled):
+            return unrolled(self._call(start, batched), start, batched, shared)
+        if self._warm_start:
+            start = self._warmer(start)
+        if torch.compiler.is_compiling():
+            found = self._captured(start, batched, shared)
+        else:
+            check_batch(self.settings.name, start, batched)
+            found = Solve.apply(self._call(start, batched), *start, *batched, *shared)
+        if self._warm_start and not torch.compiler.is_exporting():
+            self._last = tuple(state.detach() for state in found)
+        return found
+
+    def _call(self, start: Sequence[Tensor], batched: Sequence[Tensor]) -> Call:
+        return Call(replace(self._problem, states=len(start), batched=len(batched)), self._ledger)
+
+    def _captured(
+        self, start: Sequence[Tensor], batched: Sequence[Tensor], shared: Sequence[Tensor]
+    ) -> tuple[Tensor, ...]:
+        tensors = [*start, *batched, *shared]
+        found, solution = captured.solve(self._key, len(start), len(batched), tensors)
+        if not torch.compiler.is_exporting():
+            self._ledger.enter(solution, self.settings.solver, start[0].dtype, self.settings.rate)
+        return tuple(found)
+
+    def _warmer(self, start: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The last solution, if it is of the same kind as `start`."""
+        kinds = [(state.shape, state.dtype, state.device) for state in start]
+        return self._last if [(s.shape, s.dtype, s.device) for s in self._last] == kinds else start
+
+    def extra_repr(self) -> str:
+        settings = self.settings
+        text = f"{settings.name!r}, solver={settings.solver!r}, backward={settings.backward!r}"
+        return text if settings.rate is None else f"{text}, rate={settings.rate:g}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_ledger", "_last", "_key"):
+            del state[name]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin_anew()
+
+
+def state_dtype(start: Sequence[Tensor]) -> torch.dtype:
+    """The dtype in which states are iterated. Raises TypeError if they are not real numbers."""
+    dtype = start[0].dtype
+    for state in start[1:]:
+        dtype = torch.promote_types(dtype, state.dtype)
+    if not dtype.is_floating_point:
+        raise TypeError(f"the states of an equilibrium are real numbers, not {dtype}")
+    narrow = dtype in (torch.float16, torch.bfloat16)
+    return torch.float32 if narrow and torch.is_autocast_enabled(start[0].device.type) else dtype
+
+
+def in_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Real tensors in one dtype; indices and masks as they are. Gradients come back in the dtype given."""
+    return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
+
+
+def check_batch(name: str, start: Sequence[Tensor], batched: Sequence[Tensor]) -> None:
+    """Raise ValueError unless all have the same first axis."""
+    sizes = [tensor.shape[0] if tensor.ndim else None for tensor in (*start, *batched)]
+    if any(size != sizes[0] or size is None for size in sizes):
+        listed = ", ".join(str(tuple(tensor.shape)) for tensor in (*start, *batched))
+        raise ValueError(f"states and batched tensors of `{name}` need the same first axis, not {listed}")

@@ -1,0 +1,1 @@
+"""How an equilibrium is solved, differentiated and captured: the parts behind `Equilibrium`."""
