@@ -2,6 +2,7 @@
 
 from implicit_dsl.runtime.certificates.cycles import Cycle, Way
 from implicit_dsl.runtime.certificates.prove import certify, certify_system
+from implicit_dsl.runtime.certificates.rescaling import CannotRescale, Rescaled, rescaled
 from implicit_dsl.runtime.certificates.result import (
     Attempt,
     Certificate,
@@ -13,13 +14,16 @@ from implicit_dsl.runtime.certificates.result import (
 
 __all__ = [
     "Attempt",
+    "CannotRescale",
     "Certificate",
     "Cycle",
     "LoopCertificate",
     "Proof",
+    "Rescaled",
     "Rule",
     "Verdict",
     "Way",
     "certify",
     "certify_system",
+    "rescaled",
 ]

@@ -18,7 +18,6 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.runtime.certificates.interval import Interval
 from implicit_dsl.runtime.certificates.rounding import (
     UNIT,
-    is_positive_definite,
     largest_singular_value,
     least_eigenvalue,
     symmetric_part,
@@ -90,9 +89,9 @@ def _in_norm(A: Interval, weights: np.ndarray) -> Monotone:
         error = 1.01 * error * root[:, None] / root + 8 * UNIT * np.abs(K)
     S, off = symmetric_part(K, error)
     least = float(np.linalg.eigvalsh(S)[0]) if np.isfinite(S).all() else -np.inf
-    if not least > 0 or not is_positive_definite(S, off):
+    m = least_eigenvalue(S, off, least) if least > 0 else None
+    if m is None:
         return Monotone(weights, False, 0.0, np.inf, least)
-    m = least_eigenvalue(S, off) or 0.0
     return Monotone(weights, True, m, largest_singular_value(K, error), least)
 
 

@@ -52,8 +52,12 @@ def certify_system(system: System, tolerance: float = TOLERANCE) -> Certificate:
     """The certificate of a system. Raises ValueError if its states stand in no solvable order."""
     if not 0 < tolerance < 1:
         raise ValueError(f"the tolerance must lie between 0 and 1, and {tolerance:g} does not")
-    model, weights = system.model, system.weights
-    check_order(model)
+    check_order(system.model)
+    with np.errstate(all="ignore"):  # infinite bounds prove nothing, and are meant to
+        return _certificate(system.model, system.weights, tolerance)
+
+
+def _certificate(model: ImplicitModel, weights: Weights, tolerance: float) -> Certificate:
     magnitudes = Magnitudes(weights)
     wanted = any(needs_boxes(model.blocks[name]) for loop in model.loops for name in loop.states)
     bounds = boxes(model, weights, magnitudes) if wanted else NO_BOXES

@@ -17,6 +17,7 @@ else:
 
 UNIT = 2.0**-53  # the unit roundoff u of float64
 TINY = 1e-290  # covers what underflow loses, also in sums of many products
+_SMALL, _POWERS = 200, 60  # states with all eigenvalues, and steps to the largest one of more
 SLACK = 64  # roundings that no count of a sum covers: roots, quotients, factors on the way
 
 
@@ -81,11 +82,12 @@ def symmetric_part(K: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, float]
     return S, largest_row_sum((error + error.T) / 2 + 2 * UNIT * np.abs(S))
 
 
-def least_eigenvalue(S: np.ndarray, error: float) -> float | None:
-    """A proved lower bound of the least eigenvalue of all matrices within `error` of S, if it is positive."""
-    if not np.isfinite(S).all():
-        return None
-    guess = float(np.linalg.eigvalsh(S)[0]) - error
+def least_eigenvalue(S: np.ndarray, error: float, computed: float) -> float | None:
+    """A proved lower bound of the least eigenvalue of all matrices within `error` of S, if it is positive.
+
+    `computed` is that of S in floating point; 0 if only the sign is proved.
+    """
+    guess = computed - error
     for share in (1 - 1e-9, 1 - 1e-6, 0.99, 0.5):
         if guess > 0 and exceeds(S, error, share * guess):
             return share * guess
@@ -109,12 +111,22 @@ def largest_singular_value(M: np.ndarray, error: np.ndarray) -> float:
     slack = magnitude - np.abs(M).T @ np.abs(M) + 2 * growth(2 * len(M)) * magnitude
     off = largest_row_sum(np.maximum(slack, 0.0))
     coarse = largest_row_sum(size.T) * largest_row_sum(size)
-    guess = float(np.linalg.norm(M, 2)) ** 2 if np.isfinite(M).all() else np.inf
-    for factor in (1 + 1e-9, 1 + 1e-6, 1.01):
+    guess = _largest_eigenvalue(product) if np.isfinite(product).all() else np.inf
+    for factor in (1 + 1e-9, 1 + 1e-4, 1.02, 1.2):
         bound = factor * (guess + off) + TINY
         if bound < coarse and exceeds_square(product, off, bound):
             return float(np.nextafter(np.sqrt(bound), np.inf))
     return float(np.sqrt(coarse) * (1 + 4 * UNIT))
+
+
+def _largest_eigenvalue(S: np.ndarray) -> float:
+    """That of a positive semidefinite S, as computed; for a large one from below, by the power iteration."""
+    if len(S) <= _SMALL:
+        return float(np.linalg.eigvalsh((S + S.T) / 2)[-1])
+    v = np.random.default_rng(0).standard_normal(len(S))
+    for _ in range(_POWERS):
+        v = S @ (v / np.linalg.norm(v))
+    return float(np.linalg.norm(v))
 
 
 def exceeds_square(product: np.ndarray, error: float, bound: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from implicit_dsl.runtime.certificates.cycles import Cycle, Way
 from implicit_dsl.runtime.certificates.result import Attempt, Certificate, LoopCertificate, Proof, Verdict
 
+_MOST_NAMES = 6
 _HEADER = ("loop", "proved by", "κ", "steps", "")
 
 
@@ -56,7 +57,8 @@ def named(loop: LoopCertificate) -> str:
 
 def refusal(loop: LoopCertificate) -> list[str]:
     """How far each rule got with a loop, its strongest cycle, and what to do."""
-    lines = [f"  the loop {{{', '.join(loop.states)}}} is not proved:"]
+    shown = ", ".join(loop.states[:_MOST_NAMES]) + (", …" if len(loop.states) > _MOST_NAMES else "")
+    lines = [f"  the loop {{{shown}}} is not proved:"]
     width = max((len(attempt.rule.value) for attempt in loop.attempts), default=0)
     lines += [f"    {attempt.rule.value:<{width}}  {_attempt(attempt)}" for attempt in loop.attempts]
     if loop.cycle is not None:
