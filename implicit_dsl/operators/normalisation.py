@@ -32,7 +32,8 @@ class BatchNorm(LinearRule):
     """In evaluation y = g (x − μ) / √(σ² + ε) + b per channel, which is affine.
 
     In training the statistics are those of the batch: samples are coupled, no matrix acts
-    on one sample alone, and `system()` describes the evaluation mode.
+    on one sample alone, and `system()` describes the evaluation mode. Inside of a loop the
+    running statistics are used in training, too: they stand still through a solve and its adjoint.
     """
 
     kind = "batch_norm"
