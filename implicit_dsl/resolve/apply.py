@@ -11,6 +11,7 @@ from implicit_dsl.errors import Label
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
+from implicit_dsl.resolve.mismatch import check_kept
 from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
@@ -295,6 +296,7 @@ def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
 def add(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left + right, of one shape: nothing is repeated silently."""
     if left.shape != right.shape:
+        check_kept(context, (left, right))
         note = "shapes must be equal: nothing is repeated along an axis unless it is written"
         if show(left.shape) == show(right.shape):
             note = "each `_` depends on the size of an input, and these depend on it in different ways"

@@ -70,7 +70,7 @@ class Context:
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
-    introduce: Callable[[Definition], Wire | None] = None  # type: ignore[assignment]
+    introduce: Callable[..., Wire | None] = None  # type: ignore[assignment]
     _attributes: dict[str, tuple[str, Span]] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _labels: dict[str, int] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
 from implicit_dsl.resolve.scope import DeclaredShape
 from implicit_dsl.resolve.values import Definition, Function, Outputs, ParameterValue, describe, outputs_hint
 from implicit_dsl.resolve.wires import Tensor, Wire
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import Shape, show
 
 DEEP = 12  # definitions within definitions, from which on they are put in order first
 
@@ -86,10 +86,12 @@ def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
     raise problem("E0207", message, span, f"this is {describe(value)}", help=hint)
 
 
-def introduce(context: Context, definition: Definition) -> Wire | None:
+def introduce(context: Context, definition: Definition, reads_itself: bool = False) -> Wire | None:
     """The wire of a state whose declaration says its whole shape, made without reading its equation.
 
-    The equation may read what reads the state now; a declared shape is all that is needed of it.
+    The equation may read what reads the state now; a declared shape is all that is needed of it. If
+    the state is known to read itself, sizes left open are those of an input with as many axes; the
+    equation is checked against them later.
     """
     if definition.kind != "~":
         return None
@@ -98,20 +100,33 @@ def introduce(context: Context, definition: Definition) -> Wire | None:
         return definition.wire
     outer, context.frames = context.frames, definition.body.frames
     try:
-        expected = sizes(context, declared)
-        known = tuple(size for size in expected if size is not None)
-        if len(known) != len(expected):
+        shape = _whole(definition, sizes(context, declared), reads_itself)
+        if shape is None:
             return None
-        apply.check_size(known, declared.span, "a state")
+        apply.check_size(shape, declared.span, "a state")
         # where the equation stands, if that is another line
         place = declared.span if declared.span.line == definition.span.line else definition.span
-        definition.wire = context.wire("state", known, place)
+        definition.wire = context.wire("state", shape, place)
         definition.wire.name, definition.wire.declared = definition.body.label(definition.label), True
         return definition.wire
     except Problem:
         return None  # reported when the equation is read
     finally:
         context.frames = outer
+
+
+def _whole(definition: Definition, expected: tuple[int | None, ...], guess: bool) -> Shape | None:
+    """A declared shape without open sizes, or with those of an input of the model or block."""
+    assert definition.body is not None
+    like: Shape = ()
+    if guess and None in expected:
+        inputs = [other.value for other in definition.body.definitions.values() if other.kind == "input"]
+        shapes = [
+            wire.shape for wire in inputs if isinstance(wire, Wire) and len(wire.shape) == len(expected)
+        ]
+        like = shapes[0] if shapes else ()
+    sizes_ = [like[axis] if size is None and like else size for axis, size in enumerate(expected)]
+    return None if None in sizes_ else tuple(size for size in sizes_ if size is not None)
 
 
 def _equation(context: Context, definition: Definition) -> Wire:

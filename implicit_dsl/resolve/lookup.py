@@ -135,22 +135,43 @@ def use(context: Context, definition: Definition, span: Span) -> Any:
     """The value of a definition, which is evaluated if this is its first use."""
     if definition.status == "active":
         if definition.kind == "~":
-            if definition.wire is not None:
-                return definition.wire
-            raise problem(
-                "E0304",
-                f"the shape of `{definition.shown}` cannot be found: it depends on itself",
-                definition.span,
-                labels=(Label(span, "used here"),),
-                notes=("it stands in a loop, which this version cannot solve",),
-                help=f"declare it: `state {definition.shown}[…] ~ …`",
-            )
+            wire = definition.wire or context.introduce(definition, reads_itself=True)
+            if wire is not None:
+                return wire
+            raise _no_shape(definition, span)
         raise _defined_by_itself(context, definition, span)
     if definition.status == "new":
         wire = context.introduce(definition)
         if wire is not None:
             return wire
     return context.force(definition)
+
+
+def _no_shape(definition: Definition, span: Span) -> Problem:
+    """A state in a loop with itself whose whole shape is not declared."""
+    body, name = definition.body, definition.shown
+    declared = definition.declared if definition.local or body is None else body.shapes.get(definition.key)
+    label = Label(span, "used here")
+    if declared is not None:
+        return problem(
+            "E0304",
+            f"the shape of `{name}` cannot be found: it is in a loop with itself",
+            declared.span,
+            "a size is left open",
+            labels=(label,),
+            help="write all sizes of a state that its own equation reads",
+        )
+    if len(definition.key) == 1:
+        help = f"declare it: `state {name}[…] ~ …`"
+    else:
+        help = f"declare the family with its shape: `state {definition.key[0]}[i in …][…]`"
+    return problem(
+        "E0304",
+        f"the shape of `{name}` cannot be found: it is in a loop with itself",
+        definition.span,
+        labels=(label,),
+        help=help,
+    )
 
 
 def _defined_by_itself(context: Context, definition: Definition, span: Span) -> Problem:

@@ -6,11 +6,12 @@ from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import problem, quoted
+from implicit_dsl.resolve.problem import Problem, problem, quoted
 from implicit_dsl.resolve.scope import DeclaredShape
 from implicit_dsl.resolve.values import Definition
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import Shape, count, known, show
+from implicit_dsl.source import Span
 
 Expected = tuple[int | None, ...]
 
@@ -28,9 +29,12 @@ def fits(expected: Expected, shape: Shape) -> bool:
 def check_declared(context: Context, definition: Definition, declared: DeclaredShape, value: Wire) -> None:
     """Raises Problem unless the equation gives the declared shape."""
     expected = sizes(context, declared)
-    if fits(expected, value.shape):
+    own = definition.wire
+    if fits(expected, value.shape) and (own is None or own.shape == value.shape):
         return
     assert definition.expression is not None
+    if own is not None and _reads(value, own):
+        raise _not_kept(definition, value, definition.expression.span, declared.span)
     wanted, given = show_expected(expected), show(value.shape)
     notes, help = _advice(expected, value)
     what = "equation" if definition.kind == "~" else "definition"
@@ -40,6 +44,49 @@ def check_declared(context: Context, definition: Definition, declared: DeclaredS
         definition.expression.span,
         f"gives {given}",
         labels=(Label(declared.span, f"declared {wanted}"),),
+        notes=notes,
+        help=help,
+    )
+
+
+def check_kept(context: Context, sides: tuple[Wire, ...]) -> None:
+    """Raises Problem if two values do not agree as one is a state that comes back in another shape."""
+    for definition in reversed(context.active):
+        own = definition.wire
+        if own is None or own.shape not in (side.shape for side in sides):
+            continue
+        for side in sides:
+            if side.shape != own.shape and _reads(side, own):
+                raise _not_kept(definition, side, side.span, own.span)
+
+
+def _reads(value: Wire, state: Wire) -> bool:
+    """Whether a value depends on a state, as far as the equations are known."""
+    seen: set[Wire] = set()
+    waiting = [value]
+    while waiting:
+        wire = waiting.pop()
+        if wire is state:
+            return True
+        if wire not in seen:
+            seen.add(wire)
+            waiting.extend(wire.sources if wire.drive is None else (wire.drive,))
+    return False
+
+
+def _not_kept(definition: Definition, value: Wire, span: Span, declared: Span) -> Problem:
+    """What comes back to a state in a loop has another shape than the state."""
+    assert definition.wire is not None
+    wanted, given = show(definition.wire.shape), show(value.shape)
+    notes, help = _advice(tuple(s if isinstance(s, int) else None for s in definition.wire.shape), value)
+    if wanted == given:
+        notes = ("each `_` depends on the size of an input, and these depend on it in different ways",)
+    return problem(
+        "E0203",
+        f"`{definition.shown}` must keep its shape {wanted} in the loop, but `{quoted(span)}` is {given}",
+        span,
+        f"has shape {given}",
+        labels=(Label(declared, f"declared {wanted}"),),
         notes=notes,
         help=help,
     )

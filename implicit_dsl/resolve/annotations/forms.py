@@ -67,8 +67,11 @@ def not_a_state(span: Span, text: str) -> Problem:
     )
 
 
-def split(noted: Noted, what: str) -> tuple[s.Expression | None, s.Expression | None]:
-    """The state, if one is named, and the rest: the arguments of an annotation. Raises Problem."""
+def split(noted: Noted, what: str, words: Collection[str]) -> tuple[s.Expression | None, s.Expression | None]:
+    """The state, if one is named, and the rest: the arguments of an annotation. Raises Problem.
+
+    `words` name a `what`, and no state unless the program says so.
+    """
     arguments = noted.annotation.arguments
     if len(arguments) == 1 and isinstance(arguments[0], s.Sequence) and arguments[0].is_tuple:
         name = noted.annotation.name.name
@@ -84,11 +87,13 @@ def split(noted: Noted, what: str) -> tuple[s.Expression | None, s.Expression | 
             return None, None
         case (only,):
             return None, only
-        case (first, second) if isinstance(first, (s.Name, s.Index, s.Field)):
+        case (s.Name(word), _) if word in words and is_free(word, noted.environment):
+            pass
+        case (s.Name() | s.Index() | s.Field() as first, second):
             return first, second
     raise problem(
         "E0702",
-        f"`@{noted.annotation.name.name}` takes {what}, and a state before it if it is about one loop",
+        f"`@{noted.annotation.name.name}` takes one {what}, and before it a state if it is about one loop",
         arguments[1].span,
         "one too many",
         help=f"give each {what} a line of its own",
@@ -105,7 +110,9 @@ def _no_semicolon(noted: Noted) -> None:
             f"`;` ends the annotation `@{noted.annotation.name.name}`",
             Span(span.source, behind.start(1), behind.end()),
             "a statement of its own",
-            help="write `,` in place of `;`",
+            help="write `,` in place of `;`"
+            if noted.annotation.name.name == "wellposed"
+            else "settings stand in brackets behind a name, as in `auto(tol = 1e-3)`",
         )
 
 

@@ -64,8 +64,11 @@ def bounded(context: Context, expression: s.Expression, environment: Environment
     value = context.evaluate(expression, environment)
     if isinstance(value, Wire):
         raise _value(expression, environment, value)
-    if isinstance(value, Layer):
-        return _layer(value, expression.span)
+    scaled = _scaled_layer(value)
+    if scaled is not None:
+        layer, factor = scaled
+        id = _weight(layer, expression.span)
+        return Bounded((MatrixTerm(factor, ((id, False),)),), _shape(layer, expression.span) is None)
     if isinstance(value, ParameterValue) and len(value.tensor.shape) != 2:
         raise problem(
             "E0404",
@@ -140,8 +143,13 @@ def _value(expression: s.Expression, environment: Environment, wire: Wire) -> Pr
 # --------------------------------------------------------------------------- layers and expressions
 
 
-def _layer(layer: Layer, span: Span) -> Bounded:
-    return Bounded((MatrixTerm(1.0, ((_weight(layer, span), False),)),), _shape(layer, span) is None)
+def _scaled_layer(value: Any) -> tuple[Layer, float] | None:
+    """A layer, or a number times one: these need not be matrices."""
+    factors: list[float] = []
+    while isinstance(value, MatrixExpression) and value.operation == "scale":
+        factors.append(value.number)
+        (value,) = value.parts
+    return (value, prod(reversed(factors), start=1.0)) if isinstance(value, Layer) else None
 
 
 def _weight(layer: Layer, span: Span) -> str:

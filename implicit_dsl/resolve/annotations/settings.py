@@ -19,7 +19,7 @@ from implicit_dsl.demands import (
 )
 from implicit_dsl.resolve.annotations.forms import no_keywords, number, split, state, unknown_word
 from implicit_dsl.resolve.annotations.request import Request
-from implicit_dsl.resolve.arguments import MOST
+from implicit_dsl.resolve.arguments import MOST, counted
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import did_you_mean, problem
 from implicit_dsl.resolve.scope import Environment, Noted
@@ -88,7 +88,7 @@ _FOREIGN = {
 
 def read_solver(context: Context, noted: Noted) -> Request:
     """The demand of one `@solver`. Raises Problem, or Poisoned if the cause was reported."""
-    target, form = split(noted, "solver")
+    target, form = split(noted, "solver", SOLVERS)
     no_keywords(noted, (), "settings stand in brackets behind the solver: `@solver auto(tol = 1e-3)`")
     name, settings = _named(context, form, noted, "solver", _OF_SOLVERS, SOLVERS)
     span = noted.annotation.span
@@ -99,7 +99,7 @@ def read_solver(context: Context, noted: Noted) -> Request:
 
 def read_backward(context: Context, noted: Noted) -> Request:
     """The demand of one `@backward`. Raises Problem, or Poisoned if the cause was reported."""
-    target, form = split(noted, "gradient")
+    target, form = split(noted, "gradient", BACKWARDS)
     no_keywords(noted, (), "settings stand in brackets: `@backward phantom(steps = 5)`")
     name, settings = _named(context, form, noted, "gradient", _OF_BACKWARDS, BACKWARDS)
     span = noted.annotation.span
@@ -141,11 +141,13 @@ def _settings(
     found: dict[str, Any] = {}
     own = settings if settings is not _COMMON and name in _OF_BACKWARDS else ()  # those of solvers have names
     if len(form.arguments) > len(own):
-        extra = form.arguments[len(own)]
+        wanted = f"at most {counted(len(own))}" if own else "its settings by name"
+        if not settings:
+            wanted = "no settings"
         raise problem(
             "E0104",
-            f"`{name}` takes {'its settings by name' if settings else 'no settings'}",
-            extra.span,
+            f"`{name}` takes {wanted}",
+            form.arguments[len(own)].span,
             help=_signature(name, settings),
         )
     for setting, argument in zip(own, form.arguments):

@@ -39,7 +39,7 @@ class _Measure:
 
 def read_wellposed(context: Context, noted: Noted) -> Request:
     """The demand of one `@wellposed`. Raises Problem, or Poisoned if the cause was reported."""
-    target, form = split(noted, "bound")
+    target, form = split(noted, "bound", ("unchecked",))
     no_keywords(noted, ("method",), "its keyword is `method`")
     method = _method(context, noted)
     environment = noted.environment
@@ -244,10 +244,9 @@ def _of_norm(context: Context, form: s.Call, environment: Environment) -> Criter
         return "norm"
     if value == 2 and not isinstance(value, bool):
         return "spectral"
+    help = "`norm(X, Inf)` is the largest absolute row sum, `norm(X, 2)` the largest singular value"
     if value == 1 and not isinstance(value, bool):
-        help = f"the columns of X are the rows of X': write `norm({form.arguments[0].span.text}', Inf)`"
-    else:
-        help = "`norm(X, Inf)` is the largest absolute row sum, `norm(X, 2)` the largest singular value"
+        help += ";\nthe columns of a `param` X are the rows of X'"
     raise problem("E0702", "the norm of a bound is that of Inf or of 2", order.span, help=help)
 
 
