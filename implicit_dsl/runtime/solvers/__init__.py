@@ -5,6 +5,7 @@ from implicit_dsl.runtime.solvers.auto import RULES, Auto, Choice, Features, cho
 from implicit_dsl.runtime.solvers.base import Equation, Norm, Point, Solver, State
 from implicit_dsl.runtime.solvers.broyden import Broyden
 from implicit_dsl.runtime.solvers.counting import proved_steps
+from implicit_dsl.runtime.solvers.newton import Newton
 from implicit_dsl.runtime.solvers.picard import Picard
 from implicit_dsl.runtime.solvers.solve import solve
 from implicit_dsl.runtime.solvers.splitting import ForwardBackward, PeacemanRachford
@@ -18,6 +19,7 @@ __all__ = [
     "Equation",
     "Features",
     "ForwardBackward",
+    "Newton",
     "Norm",
     "PeacemanRachford",
     "Picard",

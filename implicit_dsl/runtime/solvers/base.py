@@ -120,7 +120,7 @@ class Point:
 
     x, image   (batch, n); the image is x itself for solvers that did not ask for it and are not measured
     residual   image − x, if it was measured at this step
-    remaining  (batch,) float64: how many further steps the observed rate of each sample predicts;
+    remaining  (batch,) float32: how many further steps the observed rate of each sample predicts;
                inf where it does not fall, nan where it is not known yet
     """
 
@@ -151,6 +151,8 @@ class Solver(ABC):
     # The next check comes after this share of the steps that the observed rate predicts: 1 would save
     # the most checks, and overshoot where convergence is faster than geometric.
     look_ahead: ClassVar[float] = 0.75
+    # Steps without progress, after which a small residual may be one that only rounding keeps up.
+    patience: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not (self.tolerance > 0 and math.isfinite(self.tolerance)):

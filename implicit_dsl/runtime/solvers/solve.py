@@ -47,13 +47,14 @@ def _iterate(equation: Equation, x: Tensor, solver: Solver, norm: Norm) -> Solut
             residual = image - x
             if watch.look(equation, x, image, residual, step):
                 return watch.solution(x, step)
-            remaining = watch.remaining
-            kept = watch.keep() if equation.restrict is not None else None
+            kept = watch.leave() if equation.restrict is not None else None
             if kept is not None:
                 assert equation.restrict is not None
+                kept = kept.to(x.device)
                 equation = equation.restrict(kept)
-                x, image, residual, remaining = x[kept], image[kept], residual[kept], watch.remaining
+                x, image, residual = x[kept], image[kept], residual[kept]
                 state.take(kept)
+            remaining = watch.remaining(x)
         x = solver.advance(equation, state, Point(x, image, step, residual, remaining))
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
+from implicit_dsl._lazy import lazy_module
 from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.solvers.base import Equation, Norm, Solver
 
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
+
 # A residual has fallen if it is this much below the best so far: Picard with a rate of 0.999 falls
-# by more in FLOOR_PATIENCE steps.
+# by more in the 16 steps of its patience.
 PROGRESS = 0.99
-FLOOR_PATIENCE = 16
 # A residual that rests within so many times the noise of f consists of noise. Solvers amplify it:
 # in steady state Picard by 1 + κ at most, accelerated ones by more.
 NOISE_FACTOR = 16
@@ -21,7 +29,40 @@ NOISE_LIMIT = 1e4
 # second half of all steps. Long chains of states may rest for as many sweeps as they have links.
 STALL_PATIENCE = 200
 
-_GOING_ON = -1
+GOING_ON = -1
+
+
+@dataclass(slots=True)
+class Rows:
+    """What is known of each sample (b,) that is still present. On the host: one transfer for each check.
+
+    The numbers of steps belong to: the last look, the best residual, the last test for noise, the
+    next look, and the end.
+    """
+
+    relative: np.ndarray  # residual at the last check, whoever it was for
+    previous: np.ndarray  # and at the last one for this sample
+    best: np.ndarray
+    remaining: np.ndarray  # steps to go by its rate, if it was looked at in the last check, otherwise nan
+    ended: np.ndarray  # a value of Status, or GOING_ON
+    looked_step: np.ndarray
+    best_step: np.ndarray
+    tested_step: np.ndarray
+    due: np.ndarray
+    ended_step: np.ndarray
+
+    @staticmethod
+    def new(batch: int) -> Rows:
+        relative, previous, best, remaining = (
+            np.full(batch, start) for start in (np.nan, np.nan, np.inf, np.nan)
+        )
+        ended = np.full(batch, GOING_ON, np.int8)
+        looked, best_step, tested, due, ended_step = (np.zeros(batch, np.int64) for _ in range(5))
+        return Rows(relative, previous, best, remaining, ended, looked, best_step, tested, due, ended_step)
+
+    def take(self, places: np.ndarray) -> Rows:
+        """Only the samples at these places."""
+        return Rows(*(getattr(self, field.name)[places] for field in fields(Rows)))
 
 
 class Watch:
@@ -36,88 +77,77 @@ class Watch:
         self.solver, self.norm, self.proved = solver, norm, proved
         self.tolerance = solver.tolerance_for(x.dtype)
         self.eps = torch.finfo(x.dtype).eps
-        self.batch = x.shape[0]
         self.next_check = 1
-        self.places: Tensor | None = None  # of the present samples in the whole batch; None: all of them
-        self.alive = self.batch  # how many of the present ones go on
-        self.relative = norm.relative(x, x)  # overwritten at the first check
-        self.ended = torch.full_like(self.relative, _GOING_ON, dtype=torch.int8)
-        self.previous, self.best = (torch.full_like(self.relative, torch.nan) for _ in range(2))
-        self.best.fill_(torch.inf)
-        self.remaining = self.previous.clone()
-        self.previous_step, self.best_step, self.tested_step, self.due, self.ended_step = (
-            torch.zeros_like(self.ended, dtype=torch.int64) for _ in range(5)
-        )
-        self._results: tuple[Tensor, ...] = ()
+        self.rows = Rows.new(x.shape[0])
+        self._places: np.ndarray | None = None  # of the rows in the whole batch; None: all of them
+        self._all: Rows | None = None  # of the whole batch, once a sample has left
+        self._x: Tensor | None = None
 
     # -- looking ---------------------------------------------------------------------------------
 
     def look(self, equation: Equation, x: Tensor, image: Tensor, residual: Tensor, step: int) -> bool:
         """Judge the samples that are due at this step. Whether the solve is over."""
-        self.relative = self.norm.relative(residual, x)
-        self.due = self.due.clamp(max=self.solver.last_step)
-        looked = (self.due <= step) & (self.ended != Status.NOT_FINITE.value)
-        if self.solver.per_sample:
-            looked &= self.ended == _GOING_ON
-        self._note(looked, step)
-        verdict, suspicious = self._judge(step)
-        suspicious &= looked
-        going_on, next_check, doubt = self._read(torch.where(looked, verdict, self.ended), suspicious)
-        if doubt:
-            noise = self.noise(equation, x, image)
-            floor = suspicious & (self.relative <= NOISE_FACTOR * noise) & (verdict == _GOING_ON)
-            verdict = torch.where(floor, Status.FLOOR.value, verdict)
-            self.tested_step = torch.where(suspicious, step, self.tested_step)
-            going_on, next_check, _ = self._read(torch.where(looked, verdict, self.ended), suspicious)
-        self._close(torch.where(looked, verdict, self.ended), x, step)
-        self.next_check = max(next_check, step + 1)
-        before, self.alive = self.alive, going_on
-        if going_on == 0 or step >= self.solver.last_step:
-            return True
-        if self.solver.per_sample and going_on < before:
-            self._file(x, (self.ended != _GOING_ON) & looked)
-        return False
+        rows = self.rows
+        rows.relative = self.norm.relative(residual, x).to("cpu", torch.float64).numpy()
+        looked = rows.due <= step
+        looked &= (
+            (rows.ended == GOING_ON) if self.solver.per_sample else (rows.ended != Status.NOT_FINITE.value)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self._note(looked, step)
+            verdict = self._judge(step)
+        going_on = looked & (verdict == GOING_ON)
+        suspicious = going_on & (step - np.maximum(rows.best_step, rows.tested_step) >= self.solver.patience)
+        suspicious &= rows.relative <= NOISE_LIMIT * self.eps
+        if suspicious.any():
+            noise = self.noise(equation, x, image).to("cpu", torch.float64).numpy()
+            verdict[suspicious & (rows.relative <= NOISE_FACTOR * noise)] = Status.FLOOR.value
+            rows.tested_step[suspicious] = step
+        ending = looked & (verdict != GOING_ON)
+        rows.ended_step[ending & (rows.ended == GOING_ON)] = step
+        rows.ended[looked] = verdict[looked]
+        return self._plan(x, ending, step)
 
-    def _note(self, looked: Tensor, step: int) -> None:
-        """Rates, predictions and the next check of the samples that are looked at."""
-        slope = (self.relative / self.previous).log_() / (step - self.previous_step)
-        missing = (self.tolerance / self.relative).log_()
-        remaining = torch.where(slope < 0, missing / slope, torch.where(slope >= 0, torch.inf, slope))
+    def _note(self, looked: np.ndarray, step: int) -> None:
+        """Rates, predictions and the next look of the samples that are looked at."""
+        rows = self.rows
+        slope = np.log(rows.relative / rows.previous) / (step - rows.looked_step)
+        remaining = np.log(self.tolerance / rows.relative) / slope
+        remaining[slope >= 0] = np.inf
+        rows.remaining = np.where(looked, remaining, np.nan)
         # never further than half as many steps again: rates change
-        most = torch.where(remaining < torch.inf, 1 + step // 2, 1 + step // 8)
-        ahead = (remaining * self.solver.look_ahead).nan_to_num_(1.0).minimum(most).clamp_(min=1).long()
-        self.remaining = torch.where(looked, remaining, torch.nan)
-        self.due = torch.where(looked, step + ahead, self.due)
-        self.previous = torch.where(looked, self.relative, self.previous)
-        self.previous_step = torch.where(looked, step, self.previous_step)
-        better = looked & (self.relative < PROGRESS * self.best)
-        self.best = torch.where(better, self.relative, self.best)
-        self.best_step = torch.where(better, step, self.best_step)
+        most = np.where(np.isinf(remaining), 1 + step // 8, 1 + step // 2)
+        ahead = np.fmax(1, np.fmin(remaining * self.solver.look_ahead, most)).astype(np.int64)
+        ahead[np.isnan(slope)] = 1
+        better = looked & (rows.relative < PROGRESS * rows.best)
+        # those that are not looked at before the last step are looked at then
+        rows.due[looked] = np.minimum(step + ahead, self.solver.last_step)[looked]
+        rows.previous[looked] = rows.relative[looked]
+        rows.looked_step[looked] = step
+        rows.best[better] = rows.relative[better]
+        rows.best_step[better] = step
 
-    def _judge(self, step: int) -> tuple[Tensor, Tensor]:
-        """What each sample would end with, and which may rest on the floor of the number format."""
-        idle = step - self.best_step
-        suspicious = (step - self.best_step.maximum(self.tested_step)) >= FLOOR_PATIENCE
-        suspicious &= (self.relative <= NOISE_LIMIT * self.eps) & (self.relative > self.tolerance)
-        verdict = torch.full_like(self.ended, _GOING_ON)
+    def _judge(self, step: int) -> np.ndarray:
+        """What each sample would end with now."""
+        rows = self.rows
+        verdict = np.full_like(rows.ended, GOING_ON)
         if not self.proved:
-            stalled = idle >= max(STALL_PATIENCE, step // 2)
-            verdict = torch.where(stalled, Status.STALLED.value, verdict)
-        verdict = torch.where(self.relative <= self.tolerance, Status.CONVERGED.value, verdict)
-        return torch.where(self.relative.isfinite(), verdict, Status.NOT_FINITE.value), suspicious
+            verdict[step - rows.best_step >= max(STALL_PATIENCE, step // 2)] = Status.STALLED.value
+        verdict[rows.relative <= self.tolerance] = Status.CONVERGED.value
+        verdict[~np.isfinite(rows.relative)] = Status.NOT_FINITE.value
+        return verdict
 
-    def _read(self, ended: Tensor, suspicious: Tensor) -> tuple[int, int, bool]:
-        """How many go on, the next check, and whether there are suspicious ones: one transfer."""
-        going_on = ended == _GOING_ON
-        far = torch.iinfo(torch.int64).max if self.solver.per_sample else 0
-        due = torch.where(going_on, self.due, far)
-        due = due.amin() if self.solver.per_sample else due.amax()
-        count, check, doubt = torch.stack((going_on.sum(), due, suspicious.sum())).tolist()
-        return count, check, doubt > 0
-
-    def _close(self, ended: Tensor, x: Tensor, step: int) -> None:
-        self.ended_step = torch.where((ended != _GOING_ON) & (self.ended == _GOING_ON), step, self.ended_step)
-        self.ended = ended
+    def _plan(self, x: Tensor, ending: np.ndarray, step: int) -> bool:
+        """When to look next. Whether the solve is over; if not, the results of samples that end are kept."""
+        going_on = self.rows.ended == GOING_ON
+        if not going_on.any() or step >= self.solver.last_step:
+            return True
+        due = self.rows.due[going_on]
+        # all end together: not before the last of them
+        self.next_check = max(step + 1, int(due.min() if self.solver.per_sample else due.max()))
+        if self.solver.per_sample and ending.any():
+            self._keep_results(x, ending)
+        return False
 
     def noise(self, equation: Equation, x: Tensor, image: Tensor) -> Tensor:
         """How much rounding may change f(x), relative as the residual is: f is perturbed by one unit of x.
@@ -130,42 +160,46 @@ class Watch:
         moved = equation.f(x * (1 + self.eps * signs))
         return self.norm.relative(moved - image, x).clamp_(min=self.eps)
 
+    def remaining(self, like: Tensor) -> Tensor:
+        """How many steps each sample has to go by its own rate: see `Point.remaining`."""
+        return torch.from_numpy(self.rows.remaining).to(like.device, torch.float32)
+
     # -- results ---------------------------------------------------------------------------------
 
-    def _file(self, x: Tensor, leaving: Tensor) -> None:
-        """Keep what the leaving samples ended with."""
-        places = leaving.nonzero().squeeze(1)
-        rows = places if self.places is None else self.places[places]
-        made = (x, self.relative, self.ended_step, self.ended)
-        if not self._results:
-            x_all = x.new_empty((self.batch, x.shape[1]))
-            self._results = (x_all, *(given.new_empty(self.batch) for given in made[1:]))
-        for kept, given in zip(self._results, made, strict=True):
-            kept.index_copy_(0, rows, given.index_select(0, places))
-
-    def keep(self) -> Tensor | None:
+    def leave(self) -> Tensor | None:
         """The places of the samples that go on, once these are no more than half; None before."""
-        if 2 * self.alive > len(self.ended) or not self.solver.per_sample:
+        going_on = self.rows.ended == GOING_ON
+        if not self.solver.per_sample or 2 * going_on.sum() > len(going_on):
             return None
-        kept = (self.ended == _GOING_ON).nonzero().squeeze(1)
-        self.places = kept if self.places is None else self.places[kept]
-        for name in ("relative", "ended", "previous", "best", "remaining"):
-            setattr(self, name, getattr(self, name)[kept])
-        for name in ("previous_step", "best_step", "tested_step", "due", "ended_step"):
-            setattr(self, name, getattr(self, name)[kept])
-        return kept
+        kept = going_on.nonzero()[0]
+        self._places = kept if self._places is None else self._places[kept]
+        self.rows = self.rows.take(kept)
+        return torch.from_numpy(kept)
+
+    def _keep_results(self, x: Tensor, leaving: np.ndarray) -> None:
+        """Keep what the leaving samples ended with."""
+        if self._x is None or self._all is None:
+            self._x, self._all = torch.empty_like(x), Rows.new(len(leaving))
+        places = leaving.nonzero()[0]
+        into = places if self._places is None else self._places[places]
+        index, from_index = (torch.from_numpy(given).to(x.device) for given in (into, places))
+        self._x.index_copy_(0, index, x.index_select(0, from_index))
+        for name in ("relative", "ended", "ended_step"):
+            getattr(self._all, name)[into] = getattr(self.rows, name)[places]
 
     def solution(self, x: Tensor, step: int) -> Solution:
         """The results of all samples, of which those still present are at x."""
-        met = self.relative <= self.tolerance
-        if not self.solver.per_sample:  # a sample may have gone on after its own end, and got there
-            self.ended = torch.where(met, Status.CONVERGED.value, self.ended)
-            ran_on = self.ended != Status.NOT_FINITE.value
-            self.ended_step = torch.where(ran_on, step, self.ended_step)
-        out_of_steps = self.ended == _GOING_ON
-        self.ended = torch.where(out_of_steps, Status.MAX_STEPS.value, self.ended)
-        self.ended_step = torch.where(out_of_steps, step, self.ended_step)
-        if not self._results:
-            return Solution(x, self.relative, self.ended_step, self.ended)
-        self._file(x, out_of_steps | (self.ended_step == step))
-        return Solution(*self._results)
+        rows = self.rows
+        if (
+            not self.solver.per_sample
+        ):  # all went on to this step, and some may have got there after their end
+            rows.ended[rows.relative <= self.tolerance] = Status.CONVERGED.value
+            rows.ended_step[rows.ended != Status.NOT_FINITE.value] = step
+        out_of_steps = rows.ended == GOING_ON
+        rows.ended[out_of_steps] = Status.MAX_STEPS.value
+        rows.ended_step[out_of_steps] = step
+        if self._x is not None and self._all is not None:
+            self._keep_results(x, rows.ended_step == step)
+            x, rows = self._x, self._all
+        found = (rows.relative, rows.ended_step, rows.ended)
+        return Solution(x, *(torch.from_numpy(given).to(x.device) for given in found))
