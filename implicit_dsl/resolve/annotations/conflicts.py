@@ -46,7 +46,8 @@ def _reason(first: Assigned, second: Assigned) -> tuple[str, str] | None:
     if not together:
         return None
     what = "solver" if isinstance(one, SolverDemand) else "gradient"
-    return f"a loop has one {what}, and here are two", "name a state in each, `@…(z, …)`, or remove one"
+    help = "remove one" if one.states else "remove one, or write `@…(z, …)` with a state of each loop"
+    return f"a loop has one {what}, and here are two", help
 
 
 def _agree(first: Assigned, second: Assigned) -> bool:
@@ -64,7 +65,7 @@ def _of_one_loop(one: Demand, other: Demand) -> tuple[str, str] | None:
             shown = "`@wellposed unchecked`" if criterion == "unchecked" else "`@wellposed` alone"
             return (
                 f"{shown} {meaning}, and the other line does, for the same loop",
-                "remove one, or name a state in each",
+                "remove one, or write `@wellposed(z, …)` with a state of each loop",
             )
     if one.criterion == other.criterion and one.matrix == other.matrix:
         return "the same matrix is bounded twice", "keep the smaller bound"

@@ -89,7 +89,7 @@ def split(noted: Noted, what: str, words: Collection[str]) -> tuple[s.Expression
             return None, only
         case (s.Name(word), _) if word in words and is_free(word, noted.environment):
             pass
-        case (s.Name() | s.Index() | s.Field() as first, second):
+        case (first, second) if not isinstance(first, (s.Comparison, s.Call)):
             return first, second
     raise problem(
         "E0702",
