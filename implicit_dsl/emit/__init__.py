@@ -13,9 +13,9 @@ import jinja2
 
 from implicit_dsl import __version__, _resources
 from implicit_dsl.emit.equilibria import Network
-from implicit_dsl.emit.inline import functions
+from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers
-from implicit_dsl.emit.solving import constraints, equilibria
+from implicit_dsl.emit.solving import constraints, equilibria, runtime_names
 from implicit_dsl.emit.structure import structures
 from implicit_dsl.emit.wording import class_doc, docstring, forward_doc
 from implicit_dsl.header import source_digest, stamp
@@ -70,7 +70,8 @@ def emit(
     views = [_view(model, forward, standalone) for model, forward in zip(models, forwards)]
     called = {name for forward in forwards for name in forward.runtime_calls}
     called |= {name for forward in forwards for name in forward.fusions.classes.values()}
-    inlined = functions(called) if standalone else []
+    called |= {name for model, forward in zip(models, forwards) for name in runtime_names(model, forward)}
+    carried = inlined(called) if standalone else Inlined([], [])
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         autoescape=False,
@@ -81,10 +82,10 @@ def emit(
     )
     text = environment.get_template("module.py.jinja2").render(
         docstring=_module_doc(models, sources),
-        imports=_imports(views, inlined, standalone),
+        imports=_imports(views, carried, standalone),
         exports=", ".join(f'"{name}"' for view in views for name in _exported(view)),
         models=views,
-        functions=inlined,
+        functions=carried.lines,
         structures=structures(models),
     )
     return stamp(
@@ -165,15 +166,16 @@ def _module_doc(models: tuple[ImplicitModel, ...], sources: tuple[Source, ...]) 
     return "\n".join(docstring(first, ""))
 
 
-def _imports(views: list[_View], inlined: list[str], standalone: bool) -> list[str]:
+def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str]:
     written = (line for view in views for line in (*view.body, *view.attributes, *view.functions))
-    text = "\n".join(written) + "\n".join(inlined)
-    typing = "Any, NamedTuple" if any(view.fields for view in views) else "Any"
-    mapping = ["from collections.abc import Mapping"] if any(view.loops for view in views) else []
-    lines = [*mapping, f"from typing import {typing}", "", "import torch"]
-    if "F." in text:
-        lines.append("import torch.nn.functional as F")
-    lines.append("from torch import Tensor, nn")
+    wanted = {"from typing import Any", "import torch", "from torch import Tensor", "from torch import nn"}
+    if any(view.fields for view in views):
+        wanted.add("from typing import NamedTuple")
+    if any(view.loops for view in views):
+        wanted.add("from collections.abc import Mapping")
+    if "F." in "\n".join(written) + "\n".join(carried.lines):
+        wanted.add("import torch.nn.functional as F")
+    lines = import_block(wanted | set(carried.imports))
     return lines if standalone else [*lines, "", "from implicit_dsl import runtime"]
 
 

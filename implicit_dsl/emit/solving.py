@@ -135,3 +135,26 @@ def _constraint(constraint: Constraint, prefix: str) -> list[str]:
     if constraint.method != "project":
         lines.append(f"    method={quoted(constraint.method)},")
     return [*lines, "),"]
+
+
+def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
+    """What the loops of a module use of the runtime, by name."""
+    if not model.loops:
+        return []
+    names = ["starts", "Stats"]
+    for loop in model.loops:
+        names.append("DenseEquilibrium" if loop.name in network.dense else "Equilibrium")
+        text = _solver("", applying(model.demands.solvers, loop), loop)
+        backward = applying(model.demands.backwards, loop)
+        names += [made.partition("(")[0] for made in (text, _backward("", backward)) if made]
+    if any(
+        op.kind == "batch_norm" for plan in network.plans.values() for t in plan.model.terms for op in t.chain
+    ):
+        names.append("update_statistics")
+    held = [constraint for constraint in model.constraints if constraint.uses]
+    if held:
+        names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]
+    methods = {constraint.method for constraint in held}
+    names += ["require", "project_"] if "project" in methods else []
+    names += ["effective_weights", "add_parameters"] if "parametrize" in methods else []
+    return list(dict.fromkeys(names))

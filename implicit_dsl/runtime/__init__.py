@@ -1,7 +1,53 @@
 """What generated modules import. It knows nouns, operators and matrices, and never the compiler's stages."""
 
+from implicit_dsl.runtime.adjoints import JFB, Backward, Implicit, Neumann, Phantom, Unrolled
 from implicit_dsl.runtime.block_operator import BlockOperator
+from implicit_dsl.runtime.certificates import Certificate, certify
 from implicit_dsl.runtime.convolution import ConvReluMaxPool2d, SingleChannelConv2d, relu_max_pool2d
+from implicit_dsl.runtime.dense import DenseEquilibrium
+from implicit_dsl.runtime.equilibrium import Equilibrium
+from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
+from implicit_dsl.runtime.solvers import (
+    Anderson,
+    Auto,
+    Broyden,
+    ForwardBackward,
+    Newton,
+    PeacemanRachford,
+    Picard,
+    Solver,
+)
+from implicit_dsl.runtime.starting import starts, update_statistics
+from implicit_dsl.runtime.statistics import Stats
 from implicit_dsl.runtime.system import System
 
-__all__ = ["BlockOperator", "ConvReluMaxPool2d", "SingleChannelConv2d", "System", "relu_max_pool2d"]
+__all__ = [
+    "JFB",
+    "Anderson",
+    "Auto",
+    "Backward",
+    "BlockOperator",
+    "Broyden",
+    "Certificate",
+    "ConvReluMaxPool2d",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "DenseEquilibrium",
+    "Equilibrium",
+    "ForwardBackward",
+    "Implicit",
+    "Neumann",
+    "Newton",
+    "PeacemanRachford",
+    "Phantom",
+    "Picard",
+    "SingleChannelConv2d",
+    "Solver",
+    "Stats",
+    "System",
+    "Unrolled",
+    "certify",
+    "relu_max_pool2d",
+    "starts",
+    "update_statistics",
+]
