@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from implicit_dsl.certify.solvers import MOST_INVERTED
 from implicit_dsl.compiler import check, read_source
 from implicit_dsl.demands import (
     BACKWARDS,
@@ -284,6 +285,12 @@ def test_settings_are_those_of_the_runtime() -> None:
                 values = {"whole": [int(setting.low), 50], "number": [1e-6, 1.0], "flag": [True, False]}
                 for value in values[setting.kind]:
                     made(**{setting.stored: value})
+
+
+def test_the_compiler_and_the_runtime_agree_on_what_can_be_inverted() -> None:
+    splitting = pytest.importorskip("implicit_dsl.runtime.solvers.splitting")
+
+    assert MOST_INVERTED == splitting.LARGEST_INVERSE
 
 
 # --------------------------------------------------------------------------- where annotations stand

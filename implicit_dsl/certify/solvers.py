@@ -10,7 +10,7 @@ from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.shapes import count, known, show
 
 SPLITTING = ("forward_backward", "peaceman_rachford")
-MOST_INVERTED = 8192  # unknowns: peaceman_rachford holds an n × n matrix, here of 256 MiB in float32
+MOST_INVERTED = 4096  # unknowns, as in the runtime: peaceman_rachford holds the inverse of an n × n matrix
 
 
 def unsolvable(graph: SignalGraph, loop: Component) -> Diagnostic | None:
