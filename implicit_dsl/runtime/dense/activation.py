@@ -79,7 +79,7 @@ class Activation:
             case "relu":
                 return (x > 0).to(x.dtype)
             case "leaky_relu":
-                return torch.where(x > 0, 1.0, self.negative_slope).to(x.dtype)
+                return torch.full_like(x, self.negative_slope).masked_fill(x > 0, 1.0)
             case "identity":
                 return torch.ones_like(x)
             case "tanh":

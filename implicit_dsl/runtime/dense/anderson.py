@@ -19,6 +19,9 @@ MEMORY = 5
 REGULARISATION = {torch.float32: 1e-8, torch.float64: 1e-14}
 # A residual that has grown by this factor has outrun its model: forget the past, take a plain step.
 RESTART_GROWTH = 3.0
+# Rows whose least residual has not fallen by PROGRESS in PATIENCE steps go on without acceleration.
+PATIENCE = 40
+PROGRESS = 0.98
 # Histories (2 · MEMORY numbers for each number of a state) of one piece of the batch stay in the cache.
 PIECE_NUMBERS = 1 << 15
 PIECE_ROWS = 32
@@ -45,6 +48,9 @@ class Piece:
         self.dr, self.df = rows.c.new_empty(shape), rows.c.new_empty(shape)
         self.products = rows.c.new_empty(shape)
         self.gram = rows.c.new_zeros(shape[1], memory, memory, dtype=torch.float64)
+        self.least = rows.c.new_full(shape[1:2], float("inf"))
+        self.mark, self.tired = self.least, torch.zeros_like(self.least, dtype=torch.bool)
+        self.some_tired = False
         self.regularisation = REGULARISATION.get(rows.c.dtype, 1e-14)
 
     def solve(self, x: Tensor, step: int, last: int) -> None:
@@ -52,7 +58,7 @@ class Piece:
         image = self.front.rows.step(x, torch.empty_like(x)).clone()
         residual, next_x = image - x, image.clone()
         size = self.goal.size(residual)
-        step += 1
+        step, first = step + 1, step + 1
         while True:
             step += 1
             x = next_x
@@ -76,6 +82,9 @@ class Piece:
             self._remember(image, residual, new_image, new_residual)
             self._forget(new_size > RESTART_GROWTH * size)
             next_x = self._mix(new_image, new_residual)
+            self._note(new_size, step - first)
+            if self.some_tired:
+                next_x = torch.where(self.tired[:, None], self._plain(new_image, new_residual), next_x)
             image, residual, size = new_image, new_residual, new_size
 
     def _remember(self, image: Tensor, residual: Tensor, new_image: Tensor, new_residual: Tensor) -> None:
@@ -113,8 +122,21 @@ class Piece:
             self.dr[:, outrun] = 0
             self.gram[outrun] = 0
 
+    def _note(self, size: Tensor, steps: int) -> None:
+        """See, once in PATIENCE steps, whom acceleration does not help."""
+        self.least = torch.minimum(self.least, size)
+        if steps % PATIENCE == 0:
+            self.tired |= ~(self.least < PROGRESS * self.mark)
+            self.mark = self.least
+            self.some_tired = bool(self.tired.any())
+
+    def _plain(self, image: Tensor, residual: Tensor) -> Tensor:
+        """A step without acceleration: the image if such steps are proved to converge, else an average."""
+        return image if self.goal.contracts else image - 0.5 * residual
+
     def _keep(self, kept: Tensor) -> None:
         """Only these rows from now on."""
         self.dr, self.df = self.dr.index_select(1, kept), self.df.index_select(1, kept)
         self.gram = self.gram.index_select(0, kept)
         self.products = self.products[:, : len(kept)]
+        self.least, self.mark, self.tired = self.least[kept], self.mark[kept], self.tired[kept]

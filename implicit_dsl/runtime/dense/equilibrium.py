@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from implicit_dsl.demands import Failure
 from implicit_dsl.runtime.adjoints import Backward, Implicit
 from implicit_dsl.runtime.dense.activation import Activation, Name
-from implicit_dsl.runtime.dense.function import Call, DenseFunction
+from implicit_dsl.runtime.dense.function import Call, equilibrium
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.policy import Policy, Record
 from implicit_dsl.runtime.dense.route import MOST_MEMORY
@@ -22,6 +22,8 @@ from implicit_dsl.runtime.statistics import Stats
 
 # What `Auto` remembers of an equilibrium of one dense matrix.
 MEMORY = 5
+# Half precision is solved in float32: a fixed point of rounded steps is not the fixed point.
+WORKING = (torch.float32, torch.float64)
 
 
 def affine(x: Tensor, c: Tensor, A: Tensor) -> Tensor:
@@ -94,22 +96,30 @@ class DenseEquilibrium(nn.Module):
         TypeError for numbers that are not real. Half precision is solved in float32.
         """
         self._check(A, c, start)
+        if A.dtype == c.dtype and A.dtype in WORKING and c.ndim == 2:
+            return self._rows(A, c, start)
         dtype = torch.promote_types(A.dtype, c.dtype)
-        working = dtype if dtype == torch.float64 else torch.float32
-        A, rows = A.to(working), c.to(working).reshape(-1, c.shape[-1])
-        if start is None:
-            guess = self._last if self._warm_start and fits(self._last, rows) else None
-        else:
-            guess = start.to(working).reshape(rows.shape)
+        working = dtype if dtype in WORKING else torch.float32
+        rows = c.to(working).reshape(-1, c.shape[-1])
+        guess = None if start is None else start.to(working).reshape(rows.shape)
+        x = self._rows(A.to(working), rows, guess).reshape(c.shape)
+        return x if dtype == working or torch.is_autocast_enabled(c.device.type) else x.to(dtype)
+
+    def _rows(self, A: Tensor, c: Tensor, start: Tensor | None) -> Tensor:
+        """x (batch, n) for c (batch, n), all of one working dtype."""
+        if start is None and self._warm_start and fits(self._last, c):
+            start = self._last
         self._was_general = self._memory is None or torch.compiler.is_compiling()
         if self._was_general:
-            first = self.activation(rows) if guess is None else guess
-            (x,) = self.general((first,), (rows,), (A,))
+            x: Tensor = self.general((self.activation(c) if start is None else start,), (c,), (A,))[0]
+        elif torch.is_autocast_enabled(c.device.type):
+            with torch.autocast(c.device.type, enabled=False):
+                x = equilibrium(A, c, start, self._call(c.dtype))
         else:
-            x = DenseFunction.apply(A, rows, guess, self._call(working))  # type: ignore[no-untyped-call]
+            x = equilibrium(A, c, start, self._call(c.dtype))
         if self._warm_start and not torch.compiler.is_exporting():
             self._last = x.detach()
-        return x.reshape(c.shape) if dtype == working or autocast(c) else x.reshape(c.shape).to(dtype)
+        return x
 
     def _call(self, dtype: torch.dtype) -> Call:
         """What the function carries, made once for each dtype."""
@@ -178,8 +188,3 @@ def memory_of(solver: Solver) -> int | None:
 def fits(last: Tensor | None, rows: Tensor) -> bool:
     """Whether the last solution can be where the next solve starts."""
     return last is not None and (last.shape, last.dtype, last.device) == (rows.shape, rows.dtype, rows.device)
-
-
-def autocast(tensor: Tensor) -> bool:
-    """Whether results are expected in float32, whatever came in."""
-    return torch.is_autocast_enabled(tensor.device.type)

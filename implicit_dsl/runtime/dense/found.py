@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from implicit_dsl.runtime.dense.goal import FLOOR_UNITS
 from implicit_dsl.runtime.solution import Solution, Status
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class Found(NamedTuple):
     """x (batch, n) with the relative residual and the steps of each row, as numbers if they are all equal.
 
     `norm` is ‖A‖ = max_i Σ_j |A_ij| where it was computed on the way. `counted`: the residual is
@@ -21,21 +20,18 @@ class Found:
 
     x: Tensor
     residual: Tensor | float
-    steps: Tensor | int
+    steps: Tensor | int  # of any dtype
     norm: float | None = None
     counted: bool = False
     worst: float | None = None
 
     def solved(self, tolerance: float) -> bool:
-        """Whether every row is as good as was asked, or as its dtype allows. Reads from the device."""
-        if self.counted:
-            return True
-        enough = max(tolerance, FLOOR_UNITS * torch.finfo(self.x.dtype).eps)
+        """Whether every row is within the tolerance. Reads from the device."""
         if self.worst is not None:
-            return self.worst <= enough
+            return self.worst <= tolerance
         if isinstance(self.residual, Tensor):
-            return self.residual.numel() == 0 or bool(self.residual.max() <= enough)
-        return self.residual <= enough
+            return bool(self.residual.max() <= tolerance)
+        return self.residual <= tolerance
 
     def solution(self, tolerance: float) -> Solution:
         """The same with a status for each row."""

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.plan import Plan
-from implicit_dsl.runtime.dense.policy import Policy, Record, judged, tell_floor
+from implicit_dsl.runtime.dense.policy import Policy, Record, judged
 from implicit_dsl.runtime.dense.solve import solve
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.implicit.solving import unautocast
@@ -31,28 +32,43 @@ class Call:
 
     def solve(self, system: System) -> Found:
         """The solution under the policy. Raises ConvergenceError, or warns, as that demands."""
-        found = judged(solve(system, self.plan), system, self.plan, self.policy)
-        if self.policy.tolerance_asked:
-            tell_floor(found, self.plan.tolerance, self.record, self.policy)
+        found = solve(system, self.plan)
+        if found.counted or found.solved(self.plan.tolerance):
+            return found
+        return judged(found, system, self.plan, self.policy, self.record)
+
+    def equilibrium(self, A: Tensor, c: Tensor, start: Tensor | None) -> Found:
+        """The solution for plain tensors, entered in the record."""
+        record = self.record
+        found = record.forward = self.solve(System(A, c, start))
+        record.adjoint, record.tolerance = None, self.plan.tolerance
         return found
 
 
+def equilibrium(A: Tensor, c: Tensor, start: Tensor | None, call: Call) -> Tensor:
+    """x (batch, n) for A (n, n) and c (batch, n), differentiable. The start has no gradient."""
+    if torch._C._are_functorch_transforms_active():
+        x: Tensor = MappedFunction.apply(A, c, start, call)  # type: ignore[no-untyped-call]
+    elif torch.is_grad_enabled() or forward_ad._current_level >= 0:
+        x = DenseFunction.apply(A, c, start, call)  # type: ignore[no-untyped-call]
+    else:
+        x = call.equilibrium(A, c, start).x
+    return x
+
+
 class DenseFunction(torch.autograd.Function):
-    """(A (n, n), c (batch, n), start, call) -> x (batch, n). The start has no gradient."""
+    """(A (n, n), c (batch, n), start, call) -> x (batch, n), outside of the transforms of torch.func.
+
+    Those need `setup_context`, with which PyTorch inspects the signature at every call: 40 µs.
+    """
 
     @staticmethod
-    def forward(A: Tensor, c: Tensor, start: Tensor | None, call: Call) -> Tensor:
-        found = call.solve(System(A, c, start))
-        call.record.forward, call.record.adjoint = found, None
+    def forward(ctx: Any, A: Tensor, c: Tensor, start: Tensor | None, call: Call) -> Tensor:
+        found = call.equilibrium(A, c, start)
+        ctx.call, ctx.norm = call, found.norm
+        ctx.save_for_backward(A, found.x)
+        ctx.save_for_forward(A, found.x)
         return found.x
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        A, _, _, ctx.call = inputs
-        found = ctx.call.record.forward
-        ctx.norm = None if found is None else found.norm
-        ctx.save_for_backward(A, output)
-        ctx.save_for_forward(A, output)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -61,11 +77,11 @@ class DenseFunction(torch.autograd.Function):
         with unautocast(x.device):
             if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
                 slope = call.plan.activation.slope(x)
-                adjoint = LinearFunction.apply(A, slope, g, True, call)
+                adjoint = LinearFunction.apply(A, slope, g, True, call)  # type: ignore[no-untyped-call]
             else:
                 found = call.solve(System(A, g.contiguous(), at=x, transposed=True, norm=ctx.norm))
                 call.record.adjoint, adjoint = found, found.x
-            dA = adjoint.T @ x if ctx.needs_input_grad[0] else None
+            dA = torch.mm(adjoint.T, x) if ctx.needs_input_grad[0] else None
         return dA, adjoint, None, None
 
     @staticmethod
@@ -78,13 +94,28 @@ class DenseFunction(torch.autograd.Function):
             if dA is not None:
                 source = x @ dA.T if dc is None else dc + x @ dA.T
             slope = ctx.call.plan.activation.slope(x)
-            tangent: Tensor = LinearFunction.apply(A, slope, source, False, ctx.call)
+            tangent: Tensor = LinearFunction.apply(A, slope, source, False, ctx.call)  # type: ignore[no-untyped-call]
         return tangent
+
+
+class MappedFunction(DenseFunction):
+    """The same for the transforms of torch.func."""
+
+    @staticmethod
+    def forward(A: Tensor, c: Tensor, start: Tensor | None, call: Call) -> Tensor:  # type: ignore[override]
+        return call.equilibrium(A, c, start).x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        A, _, _, ctx.call = inputs
+        ctx.norm = None
+        ctx.save_for_backward(A, output)
+        ctx.save_for_forward(A, output)
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         A, *rows = move_front(inputs[:3], dims, info.batch_size)
-        return map_rows(DenseFunction, (A,), rows, inputs[3:], dims[0] is None)
+        return map_rows(MappedFunction, A, rows, inputs[3:], dims[0] is None)
 
 
 class LinearFunction(torch.autograd.Function):
@@ -92,7 +123,8 @@ class LinearFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(A: Tensor, slope: Tensor, g: Tensor, transposed: bool, call: Call) -> Tensor:
-        found = call.solve(System(A, g.contiguous(), slope=slope, transposed=transposed))
+        with unautocast(g.device):
+            found = call.solve(System(A, g.contiguous(), slope=slope, transposed=transposed))
         call.record.adjoint = found
         return found.x
 
@@ -108,7 +140,7 @@ class LinearFunction(torch.autograd.Function):
         A, slope, g, w = ctx.saved_tensors
         right = A if ctx.transposed else A.T
         with unautocast(w.device):
-            back = LinearFunction.apply(A, slope, h, not ctx.transposed, ctx.call)
+            back = LinearFunction.apply(A, slope, h, not ctx.transposed, ctx.call)  # type: ignore[no-untyped-call]
             dA = dslope = None
             if ctx.needs_input_grad[0]:
                 dA = w.T @ back if ctx.transposed else back.T @ w
@@ -126,13 +158,14 @@ class LinearFunction(torch.autograd.Function):
             if dA is not None:
                 source = source + w @ (dA if ctx.transposed else dA.T)
             offset = torch.zeros_like(g) if dslope is None else dslope * (w @ right + g)
-            inner = LinearFunction.apply(A, slope, source + offset @ right, ctx.transposed, ctx.call)
-        return inner + offset
+            inner = LinearFunction.apply(A, slope, source + offset @ right, ctx.transposed, ctx.call)  # type: ignore[no-untyped-call]
+        tangent: Tensor = inner + offset
+        return tangent
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, ...], *inputs: Any) -> tuple[Tensor, int]:
         A, *rows = move_front(inputs[:3], dims, info.batch_size)
-        return map_rows(LinearFunction, (A,), rows, inputs[3:], dims[0] is None)
+        return map_rows(LinearFunction, A, rows, inputs[3:], dims[0] is None)
 
 
 def move_front(tensors: Any, dims: Any, size: int) -> list[Tensor | None]:
@@ -148,9 +181,8 @@ def move_front(tensors: Any, dims: Any, size: int) -> list[Tensor | None]:
     return moved
 
 
-def map_rows(function: Any, shared: Any, rows: Any, settings: Any, one_matrix: bool) -> tuple[Tensor, int]:
+def map_rows(function: Any, A: Any, rows: Any, settings: Any, one_matrix: bool) -> tuple[Tensor, int]:
     """Mapped rows are more rows of one batch; mapped matrices are solved one by one."""
-    (A,) = shared
     if one_matrix:
         flat = [None if given is None else given.reshape(-1, given.shape[-1]) for given in rows]
         found: Tensor = function.apply(A, *flat, *settings)

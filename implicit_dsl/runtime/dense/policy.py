@@ -13,7 +13,7 @@ from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.solve import rescue
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.failure import ConvergenceWarning, Report, floor_text
-from implicit_dsl.runtime.solution import Status
+from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.statistics import Stats
 
 
@@ -45,32 +45,33 @@ class Record:
         return Stats(solver, self.tolerance, self.forward.solution(self.tolerance), adjoint, rate)
 
 
-def judged(found: Found, system: System, plan: Plan, policy: Policy) -> Found:
-    """What was found if it is good, or something better; raises or warns as the policy demands."""
-    if found.counted or found.solved(plan.tolerance):
+def judged(found: Found, system: System, plan: Plan, policy: Policy, record: Record) -> Found:
+    """What was found outside of the tolerance, or better; raises or warns as the policy demands."""
+    solution = found.solution(plan.tolerance)
+    if solution.solved:
+        tell_floor(solution, plan.tolerance, policy, record)
         return found
-    if system.linear and only_overflow(found, system.c):
+    if system.linear and only_overflow(solution, system.c):
         return found
     if policy.failure == "fall_back":
         found = rescue(found, system.rows(plan), plan, system.linear)
-        if found.solved(plan.tolerance):
+        solution = found.solution(plan.tolerance)
+        if solution.solved:
             return found
-    report = reported(found, system, plan, policy)
+    report = reported(solution, system, plan, policy)
     if policy.failure != "warn":
         raise report.error()
     warnings.warn(report.text, ConvergenceWarning, stacklevel=2)
     return found
 
 
-def only_overflow(found: Found, g: Tensor) -> bool:
-    """Whether an adjoint failed only in rows whose gradient came in not finite, as a GradScaler makes them."""
-    solution = found.solution(0.0)
+def only_overflow(solution: Solution, g: Tensor) -> bool:
+    """Whether an adjoint failed only where the gradient came in not finite, as a GradScaler makes them."""
     return not bool(((solution.status > Status.FLOOR.value) & g.isfinite().all(1)).any())
 
 
-def reported(found: Found, system: System, plan: Plan, policy: Policy) -> Report:
+def reported(solution: Solution, system: System, plan: Plan, policy: Policy) -> Report:
     """The failure in numbers."""
-    solution = found.solution(plan.tolerance)
     unsolved = int((solution.status > Status.FLOOR.value).sum())
     role = "adjoint" if system.linear else "equilibrium"
     return Report(
@@ -94,13 +95,10 @@ def findings(system: System) -> list[str]:
     return found
 
 
-def tell_floor(found: Found, tolerance: float, record: Record, policy: Policy) -> None:
+def tell_floor(solution: Solution, tolerance: float, policy: Policy, record: Record) -> None:
     """Warn once about a tolerance that was asked for and is below the precision of the numbers."""
-    if record.floor_told or found.counted:
-        return
-    solution = found.solution(tolerance)
-    if solution.worst_status is Status.FLOOR:
+    if policy.tolerance_asked and not record.floor_told:
         record.floor_told = True
-        dtype = str(found.x.dtype).removeprefix("torch.")
+        dtype = str(solution.x.dtype).removeprefix("torch.")
         text = floor_text(policy.name, policy.line, tolerance, solution.worst_residual, dtype)
         warnings.warn(text, ConvergenceWarning, stacklevel=3)

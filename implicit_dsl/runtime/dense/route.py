@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 import torch
 
@@ -55,6 +56,7 @@ class Route:
         return f"{', '.join(words)} ({self.reason})"
 
 
+@lru_cache(256)  # it is asked at every solve
 def dispatch(
     n: int,
     batch: int,

@@ -11,10 +11,10 @@ from implicit_dsl.runtime.dense.anderson import anderson
 from implicit_dsl.runtime.dense.compiled import solve_compiled
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.goal import Goal
-from implicit_dsl.runtime.dense.results import Results
 from implicit_dsl.runtime.dense.picard import picard
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.probe import packed_faster
+from implicit_dsl.runtime.dense.results import Results
 from implicit_dsl.runtime.dense.route import (
     NORM_ROWS,
     PACKED_ROWS,
@@ -42,6 +42,7 @@ def solve(system: System, plan: Plan) -> Found:
         found = solve_compiled(system, plan, compiled)
         if found is not None:
             return found
+        route = choose(A, c, plan)  # there was no memory for it
     goal = Goal(plan.tolerance, plan.max_steps, system.linear, contracts(system, plan))
     rows = system.rows(plan)
     if route.packed:
@@ -132,7 +133,7 @@ def rescue(found: Found, rows: Rows, plan: Plan, adjoint: bool) -> Found:
     residual = torch.as_tensor(found.residual, dtype=found.x.dtype).expand(len(found.x)).clone()
     steps = torch.as_tensor(found.steps).expand(len(found.x)).clone()
     x = found.x.clone()
-    for number in (~(residual <= plan.tolerance)).nonzero().squeeze(1).split(1):
+    for number in torch.split((~(residual <= plan.tolerance)).nonzero().squeeze(1), 1):
         row = rows.take(number)
         better = newton(row, Found(row.first(), float("inf"), plan.max_steps), goal)
         if better is not None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-SOURCES = ("kernels.cpp", "solve.hpp", "single.hpp", "panel.hpp", "problem.hpp", "products.hpp", "activations.hpp",
-           "vectors.hpp")  # fmt: skip
+SOURCES = ("kernels.cpp", "solve.hpp", "single.hpp", "panel.hpp", "problem.hpp", "products.hpp",
+           "activations.hpp", "vectors.hpp")  # fmt: skip
 COMPILERS = ("c++", "g++", "clang++")
 # The second where a compiler does not know its own machine; then the kernels use what every machine has.
 TARGETS = (("-march=native",), ("-mcpu=native",), ())
@@ -56,7 +56,7 @@ def find_compiler() -> str | None:
 
 
 def compile_to(path: Path, real: str, compiler: str) -> Built:
-    """Compile beside `path` and move there in one step: two processes may do so at once, and both be right."""
+    """Compile beside `path` and move there in one step: two processes may do so at once."""
     complaint = ""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as work:
         for name in SOURCES:
@@ -114,7 +114,7 @@ def instructions() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where libraries are kept. Raises OSError unless this user alone can write there: what lies there is run."""
+    """Where libraries are kept. Raises OSError unless this user alone can write there, since they are run."""
     home = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     if not home or not os.path.isabs(home):
         home = os.path.join(os.path.expanduser("~"), ".cache")

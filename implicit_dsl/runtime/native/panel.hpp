@@ -11,6 +11,7 @@ template <class T> struct Panel {
     int64_t row[L];       // of the batch; -1: the lane is free
     int32_t steps[L];
     T before[L];          // the residual of the step before
+    Progress<T> progress[L];
     int live = 0;
     T *x, *f, *c, *d;     // iterate, image, offset, slope: (n, L)
     T *r, *past;          // residual and image of the step before
@@ -56,7 +57,7 @@ template <class T> struct Panel {
             for (int i = 0; i < here; i++) c[(k + i) * L + lane] = z[i];
             for (int i = 0; i < here; i++) x[(k + i) * L + lane] = p.started ? given[k + i] : y[i];
         }
-        row[lane] = number, steps[lane] = 0, before[lane] = T(INFINITY), live++;
+        row[lane] = number, steps[lane] = 0, before[lane] = T(INFINITY), progress[lane] = {}, live++;
         if (recorded) forget(lane, n);
     }
 
@@ -81,6 +82,7 @@ template <class T> struct Panel {
     // Take over a lane of another panel, with its history.
     void adopt(const Problem<T>& p, int lane, Panel& from, int other) {
         row[lane] = from.row[other], steps[lane] = from.steps[other], before[lane] = from.before[other];
+        progress[lane] = from.progress[other];
         from.row[other] = -1, from.live--, live++;
         auto copy = [&](T* to, const T* source) {
             for (int64_t k = 0; k < p.n; k++) to[k * L + lane] = source[k * L + other];
@@ -116,7 +118,7 @@ template <class T> struct Panel {
     // After f = image of x: let the rows go that are done, and make the next iterate of the others.
     void advance(const Problem<T>& p) {
         bool recording = false;
-        I running = {}, outrun = {};
+        I running = {}, outrun = {}, tired = {};
         for (int i = 0; i < L; i++) {
             if (row[i] < 0) continue;
             const T now = size[i], reference = p.adjoint ? scale[i] : std::max(T(1), scale[i]);
@@ -126,16 +128,18 @@ template <class T> struct Panel {
                 continue;
             }
             if (p.memory && steps[i] >= kAccelerateFrom - 1) recording = true;
-            if (p.memory && steps[i] >= kAccelerateFrom) running[i] = -1;
+            if (p.memory) progress[i].note(steps[i], now);
+            if (p.memory && steps[i] >= kAccelerateFrom && !progress[i].tired) running[i] = -1;
+            if (progress[i].tired) tired[i] = -1;
             if (now > T(kRestartGrowth) * before[i]) outrun[i] = -1;
             before[i] = now;
         }
         if (!live) return;
-        if (recording) accelerate(p, running, outrun);
+        if (recording) accelerate(p, running, outrun, tired);
         else std::swap(x, f);
     }
 
-    void accelerate(const Problem<T>& p, I running, I outrun) {
+    void accelerate(const Problem<T>& p, I running, I outrun, I tired) {
         const int64_t count = p.n * L;
         if (!recorded) clear(p.n);
         slot = (slot + 1) % std::min(p.memory, kMemory);
@@ -153,8 +157,11 @@ template <class T> struct Panel {
         V gamma[kMemory];
         coefficients<T>(G, h, gamma);
         std::swap(f, past);
+        // where acceleration does not help: plain steps if they are proved to converge, averages otherwise
+        const V kept = choose<T>(tired, splat(p.contracts ? T(0) : T(0.5)), V{});
         for (int64_t k = 0; k < count; k += L) {
             V y = load(past + k);
+            y += kept * (load(x + k) - y);
             for (int i = 0; i < kMemory; i++) y -= gamma[i] * load(df[i] + k);
             store(x + k, y);
         }

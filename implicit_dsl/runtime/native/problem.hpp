@@ -1,5 +1,6 @@
 // What is to be solved, and what a solve reports.
 #pragma once
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <memory>
@@ -8,6 +9,8 @@
 constexpr int kMemory = 5;              // of Anderson acceleration
 constexpr int kAccelerateFrom = 8;      // steps before it: models at initialisation are done by then
 constexpr double kRestartGrowth = 3.0;  // a residual that has grown so much outruns its model
+constexpr int kPatience = 40;           // accelerated steps without progress after which it is given up
+constexpr double kProgress = 0.98;
 constexpr double kRegularisation = 1e-9;
 
 // x = φ(A x + c) or, with kind = kLinear, w = slope ⊙ (Aᵀ w + g) or slope ⊙ (A w + g), for each row.
@@ -17,7 +20,7 @@ template <class T> struct Problem {
     const T* slope;      // (batch, n) kLinear: x, or the slopes themselves
     T* x;                // (batch, n) start and result
     T* residual;         // (batch,) relative
-    int32_t* steps;      // (batch,)
+    T* steps;            // (batch,)
     int64_t n, batch;
     int kind;            // of φ
     int slope_kind;      // how slopes follow from `slope`
@@ -38,6 +41,17 @@ template <class T> INLINE bool is_done(const Problem<T>& p, int steps, T size, T
     if (steps >= p.max_steps || !(size < T(INFINITY))) return true;
     return size <= T(p.floor) * scale && size >= before;
 }
+// Whether acceleration does not help a row: told once in kPatience steps, from the least residual so far.
+template <class T> struct Progress {
+    T least = T(INFINITY), mark = T(INFINITY);
+    bool tired = false;
+    void note(int steps, T size) {
+        least = std::min(least, size);
+        if (steps < kAccelerateFrom || (steps - kAccelerateFrom) % kPatience) return;
+        tired |= steps > kAccelerateFrom && !(least < T(kProgress) * mark);
+        mark = least;
+    }
+};
 template <class T> INLINE T relative(T size, T scale) { return size == 0 ? T(0) : size / scale; }
 
 struct Free {

@@ -55,7 +55,7 @@ template <class T> double norm_of(const T* A, int64_t n) {
             for (int u = 0; u < 4; u++) s[u] += absolute<T>(load(row + j + u * L));
         double total = sum<T>((s[0] + s[1]) + (s[2] + s[3]));
         for (; j < n; j++) total += std::fabs(row[j]);
-        largest = total <= largest ? largest : total;  // NaN stays
+        largest = largest != largest || total <= largest ? largest : total;  // NaN stays
     }
     return largest;
 }

@@ -130,6 +130,7 @@ template <class T> struct Row {
             store(x + j, kind == kLinear ? load(c + j) * load(d + j) : activate<T, kind>(load(c + j), p.negative_slope));
         if (p.started) std::memcpy(x, p.x + number * n, n * sizeof(T));
         T size, scale, before = T(INFINITY);
+        Progress<T> progress;
         for (int step = 1;; step++) {
             image<kind>(size, scale);
             if (!p.adjoint) scale = std::max(T(1), scale);
@@ -138,10 +139,18 @@ template <class T> struct Row {
                 p.residual[number] = relative(size, scale), p.steps[number] = step;
                 return;
             }
-            if (p.memory && step >= kAccelerateFrom - 1) accelerate(step, size > T(kRestartGrowth) * before);
+            if (p.memory) progress.note(step, size);
+            if (progress.tired) average();
+            else if (p.memory && step >= kAccelerateFrom - 1) accelerate(step, size > T(kRestartGrowth) * before);
             else std::swap(x, f);
             before = size;
         }
+    }
+
+    // Where acceleration does not help: a plain step if those are proved to converge, else an average.
+    void average() {
+        const T kept = p.contracts ? T(0) : T(0.5);
+        for (int64_t j = 0; j < padded; j += L) store(x + j, load(f + j) + kept * (load(x + j) - load(f + j)));
     }
 
     void accelerate(int step, bool outrun) {
