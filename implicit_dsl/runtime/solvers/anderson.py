@@ -22,6 +22,7 @@ REGULARISATION = {torch.float64: 1e-14}
 COARSE_REGULARISATION = 1e-9
 # A residual that has grown by this factor has outrun its model: forget the past, take a plain step.
 RESTART_GROWTH = 3.0
+NOISE_UNITS = 32
 _TINY = 1e-300  # keeps an empty history solvable, and is zero in float32
 
 
@@ -148,7 +149,10 @@ def _update(history: History, dr: Tensor, residual: Tensor, step: int) -> None:
     size = _dot(residual, residual).to(wide)
     # written so that a size that is not a number forgets as well
     lasting = (size <= RESTART_GROWTH**2 * history.size).unsqueeze(1)
-    history.valid[:, slot] = True if history.woken is None else history.woken < step
+    # a difference that is as small as the rounding of r would point anywhere
+    noise = (NOISE_UNITS * torch.finfo(residual.dtype).eps) ** 2 * size
+    sound = row[:, slot] > noise
+    history.valid[:, slot] = sound if history.woken is None else sound & (history.woken < step)
     history.valid &= lasting
     history.gram[:, slot, :used] = row
     history.gram[:, :used, slot] = row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import torch
@@ -88,6 +88,12 @@ class Equation:
         if not 0 < self.averaging <= 1:
             raise ValueError(f"averaging must be in (0, 1], not {self.averaging}")
 
+    def only(self, places: Tensor) -> Equation:
+        """The equation of the samples at these places, with what is proved of this one."""
+        assert self.restrict is not None
+        proved = {name: getattr(self, name) for name in ("homogeneous", "rate", "averaging", "monotone")}
+        return replace(self.restrict(places), **proved)
+
     def split(self, solver: str) -> tuple[Map, Map]:
         """(affine, phi). Raises ValueError if f is not given in this form, which `solver` needs."""
         if self.affine is None or self.phi is None:
@@ -153,6 +159,9 @@ class Solver(ABC):
     look_ahead: ClassVar[float] = 0.75
     # Steps without progress, after which a small residual may be one that only rounding keeps up.
     patience: ClassVar[int] = 16
+    # Without a proof of convergence, a sample ends that made no progress in so many steps, and in half of
+    # all its steps. Long chains of states may rest for as many sweeps as they have links.
+    endurance: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and not (self.tolerance > 0 and math.isfinite(self.tolerance)):

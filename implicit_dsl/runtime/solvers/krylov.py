@@ -30,12 +30,17 @@ class Linearised:
             self._image = f(self._leaf)
         self._pair: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def image(self) -> Tensor:
+        """f(x)."""
+        return self._image.detach()
+
     def pulled_back(self, u: Tensor) -> Tensor:
-        """Jᵀu_k for many u (k, batch, n)."""
+        """Jᵀu for u (batch, n), or for many of them (k, batch, n)."""
         if not self._image.requires_grad:  # f does not depend on x
             return torch.zeros_like(u)
         (product,) = torch.autograd.grad(
-            self._image, self._leaf, u, retain_graph=True, is_grads_batched=True, allow_unused=True
+            self._image, self._leaf, u, retain_graph=True, is_grads_batched=u.ndim == 3, allow_unused=True
         )
         return torch.zeros_like(u) if product is None else product
 

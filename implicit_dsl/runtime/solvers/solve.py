@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.solution import Solution, Status
-from implicit_dsl.runtime.solvers.base import Equation, Norm, Point, Solver
+from implicit_dsl.runtime.solvers.base import Equation, Norm, Point, Solver, wide_dtype
 from implicit_dsl.runtime.solvers.counting import counted_steps, solve_counted
 from implicit_dsl.runtime.solvers.watch import Watch
 
@@ -49,9 +49,8 @@ def _iterate(equation: Equation, x: Tensor, solver: Solver, norm: Norm) -> Solut
                 return watch.solution(x, step)
             kept = watch.leave() if equation.restrict is not None else None
             if kept is not None:
-                assert equation.restrict is not None
                 kept = kept.to(x.device)
-                equation = equation.restrict(kept)
+                equation = equation.only(kept)
                 x, image, residual = x[kept], image[kept], residual[kept]
                 state.take(kept)
             remaining = watch.remaining(x)
@@ -69,4 +68,4 @@ def _nothing(start: Tensor) -> Solution:
     batch = start.shape[0]
     steps = start.new_zeros(batch, dtype=torch.int64)
     status = torch.full_like(steps, Status.CONVERGED.value, dtype=torch.int8)
-    return Solution(start, start.new_zeros(batch, dtype=torch.float32), steps, status)
+    return Solution(start, start.new_zeros(batch, dtype=wide_dtype(start)), steps, status)

@@ -38,6 +38,8 @@ class ForwardBackward(Solver):
 
     name: ClassVar[str] = "forward_backward"
     default_steps: ClassVar[int] = 5000
+    # ‖z⁺ − z‖₂ falls in every step, while ‖z − f(z)‖ may rest for long where f expands
+    endurance: ClassVar[int] = 2000
 
     def __post_init__(self) -> None:
         Solver.__post_init__(self)
@@ -130,6 +132,7 @@ class PeacemanRachford(Solver):
 
     name: ClassVar[str] = "peaceman_rachford"
     default_steps: ClassVar[int] = 1000
+    endurance: ClassVar[int] = 500
     reads_image: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

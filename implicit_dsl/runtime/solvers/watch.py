@@ -25,9 +25,6 @@ PROGRESS = 0.99
 NOISE_FACTOR = 16
 # Above this many units of rounding noise is not looked for, which would cost an evaluation of f.
 NOISE_LIMIT = 1e4
-# Without a proof of convergence, a solve ends that made no progress in so many steps, or in the
-# second half of all steps. Long chains of states may rest for as many sweeps as they have links.
-STALL_PATIENCE = 200
 
 GOING_ON = -1
 
@@ -96,13 +93,16 @@ class Watch:
         with np.errstate(divide="ignore", invalid="ignore"):
             self._note(looked, step)
             verdict = self._judge(step)
-        going_on = looked & (verdict == GOING_ON)
-        suspicious = going_on & (step - np.maximum(rows.best_step, rows.tested_step) >= self.solver.patience)
+        short = looked & ((verdict == GOING_ON) | (verdict == Status.STALLED.value))
+        suspicious = short & (step - np.maximum(rows.best_step, rows.tested_step) >= self.solver.patience)
         suspicious &= rows.relative <= NOISE_LIMIT * self.eps
         if suspicious.any():
             noise = self.noise(equation, x, image).to("cpu", torch.float64).numpy()
             verdict[suspicious & (rows.relative <= NOISE_FACTOR * noise)] = Status.FLOOR.value
             rows.tested_step[suspicious] = step
+        # all go on to the end: what a sample was found to be stays, unless it gets better or worse
+        stays = (verdict == GOING_ON) & (rows.ended > Status.CONVERGED.value)
+        verdict[stays] = rows.ended[stays]
         ending = looked & (verdict != GOING_ON)
         rows.ended_step[ending & (rows.ended == GOING_ON)] = step
         rows.ended[looked] = verdict[looked]
@@ -132,7 +132,8 @@ class Watch:
         rows = self.rows
         verdict = np.full_like(rows.ended, GOING_ON)
         if not self.proved:
-            verdict[step - rows.best_step >= max(STALL_PATIENCE, step // 2)] = Status.STALLED.value
+            longest = max(self.solver.endurance, step // 2)
+            verdict[step - rows.best_step >= longest] = Status.STALLED.value
         verdict[rows.relative <= self.tolerance] = Status.CONVERGED.value
         verdict[~np.isfinite(rows.relative)] = Status.NOT_FINITE.value
         return verdict
