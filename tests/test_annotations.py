@@ -18,6 +18,7 @@ from implicit_dsl.demands import (
 )
 from implicit_dsl.errors import Diagnostic, Findings
 from implicit_dsl.graph import SignalGraph
+from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.parse import parse
 from implicit_dsl.resolve import resolve
 from implicit_dsl.resolve.annotations.loops import loops_of
@@ -588,6 +589,38 @@ def test_a_message_about_a_block_tells_the_instance() -> None:
 def test_what_is_wrong_elsewhere_is_said_once() -> None:
     assert codes("layer Q = Dense(missing)\n@wellposed norm(Q, Inf) <= 0.9") == ["E0101"]
     assert codes("state w[n] ~ missing\n@solver(w, picard)") == ["E0101"]
+
+
+@pytest.mark.parametrize("bound", ["spectral(A) <= 0.9", "monotone(A; m = 0.1)", "nemon(A; m = 0.9)"])
+@pytest.mark.parametrize("equation", ["K*z", "Upsample(2)*(AvgPool(2)*z)"])
+def test_a_criterion_of_the_matrix_itself_is_not_one_of_kernels(bound: str, equation: str) -> None:
+    """The singular values of the kernels of a convolution are not those of its matrix, and so on."""
+    body = f"input u[2, 6, 6]\nlayer K = Conv(2, 3; pad = 1)\nstate z[2, 6, 6] ~ relu({equation} + u)"
+    body += "\noutput y = z"
+    found = check(Source(f"model M()\n{body}\n@wellposed {bound}\nend\n")).diagnostics
+
+    assert [d.code for d in found] == ["E0404"]
+
+
+def test_a_loop_that_is_unchecked_is_not_bounded() -> None:
+    """What names a state goes before what is said of all loops, in both directions."""
+    body = """input u[4]
+    param W[4, 4], V[4, 4]
+    state x[4] ~ relu(W*x + u)
+    state h[4] ~ LayerNorm()(V*h + x)
+    output y = h"""
+    for lines in (
+        "@wellposed norm(A, Inf) <= 0.9\n@wellposed(h, unchecked)",
+        "@wellposed unchecked\n@wellposed(x, norm(A, Inf) <= 0.9)",
+    ):
+        checked = check(Source(f"model M()\n{body}\n{lines}\nend\n"))
+        (certified,) = checked.certified
+        assert checked.diagnostics == ()
+        assert [(g.states[-1], g.guarantee) for g in certified.groups if g.iterated] == [
+            ("x", Guarantee.GAIN),
+            ("h", Guarantee.UNCHECKED),
+        ]
+        assert [constraint.tensors for constraint in certified.constraints] == [("W",)]
 
 
 # --------------------------------------------------------------------------- loops

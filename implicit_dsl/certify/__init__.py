@@ -65,7 +65,8 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
             refused = True
             continue
         groups.append(Group(component.states, found.guarantee, component.iterated, found.rate))
-    loops = [component for component in components if component.iterated]
+    unchecked = {group.states for group in groups if group.guarantee is Guarantee.UNCHECKED}
+    loops = [one for one in components if one.iterated and one.states not in unchecked]
     constraints = None if refused else _constraints(graph, loops, findings)
     return None if constraints is None else Certified(graph, tuple(groups), constraints)
 
@@ -73,7 +74,10 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
 def _applying(graph: SignalGraph, loop: Component) -> list[Demand]:
     """The demands that concern a loop; those that name it go first, and stand alone with `unchecked`."""
     named = [d for d in graph.demands.wellposed if d.states and set(d.states) & set(loop.states)]
-    return [*named, *(d for d in graph.demands.wellposed if not d.states)]
+    general = [d for d in graph.demands.wellposed if not d.states]
+    if named:
+        general = [d for d in general if d.criterion != "unchecked"]
+    return [*named, *general]
 
 
 def _constraints(

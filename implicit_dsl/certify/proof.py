@@ -151,7 +151,9 @@ def _by_criterion(
         if matrix is None or not _mentions(demand.matrix, matrix):
             return None
         return not_this_matrix(graph, loop, demand)
-    if len(found) != 1:
+    exact = all(way.sign is not None for listed in found.values() for way in listed)
+    if len(found) != 1 or (demand.criterion != "pf" and not exact):
+        # of a convolution or an upsampling, the parameter is not the matrix
         return not_this_matrix(graph, loop, demand)
     (name,) = found
     activation = graph.by_name[name].activation
