@@ -3,6 +3,20 @@
 from implicit_dsl.runtime.adjoints import JFB, Backward, Implicit, Neumann, Phantom, Unrolled
 from implicit_dsl.runtime.block_operator import BlockOperator
 from implicit_dsl.runtime.certificates import Certificate, certify
+from implicit_dsl.runtime.constraints import (
+    Block,
+    ConstraintError,
+    MeasureBound,
+    MonotoneBound,
+    PerronBound,
+    RowBound,
+    SpectralBound,
+    add_parameters,
+    effective_weights,
+    project_,
+    project_after,
+    require,
+)
 from implicit_dsl.runtime.convolution import ConvReluMaxPool2d, SingleChannelConv2d, relu_max_pool2d
 from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
@@ -26,9 +40,11 @@ __all__ = [
     "Anderson",
     "Auto",
     "Backward",
+    "Block",
     "BlockOperator",
     "Broyden",
     "Certificate",
+    "ConstraintError",
     "ConvReluMaxPool2d",
     "ConvergenceError",
     "ConvergenceWarning",
@@ -36,18 +52,28 @@ __all__ = [
     "Equilibrium",
     "ForwardBackward",
     "Implicit",
+    "MeasureBound",
+    "MonotoneBound",
     "Neumann",
     "Newton",
     "PeacemanRachford",
+    "PerronBound",
     "Phantom",
     "Picard",
+    "RowBound",
     "SingleChannelConv2d",
     "Solver",
+    "SpectralBound",
     "Stats",
     "System",
     "Unrolled",
+    "add_parameters",
     "certify",
+    "effective_weights",
+    "project_",
+    "project_after",
     "relu_max_pool2d",
+    "require",
     "starts",
     "update_statistics",
 ]

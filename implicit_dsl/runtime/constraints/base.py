@@ -1,0 +1,134 @@
+"""What a set of feasible weights is: a constraint of the source on tensors of a module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from implicit_dsl.demands import Method
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A tensor in a block of A: `axis` is the one that counts its rows, `factor` multiplies its entries.
+
+    Dense weights [out, in] and kernels [out, in, …] have axis 0, a transposed matrix 1. The
+    absolute row sums of a convolution are those of its kernel, Σ|K[o]|: rows at a border have less.
+    """
+
+    row: str
+    column: str
+    tensor: str
+    axis: int = 0
+    factor: float = 1.0
+
+
+class ConstraintError(ValueError):
+    """Weights are outside of the set that the source demands, or no weights are in it."""
+
+
+@dataclass(frozen=True)
+class Constraint(ABC):
+    """A set of weights. `text` and `line` are where the source demands it, `bound` is its number.
+
+    `fixed` is what constant operators use of the budget of a row block. With `method`
+    "project" the parameters are the weights; with "parametrize" the weights are computed
+    from the parameters, and `project_` has nothing to do.
+    """
+
+    text: str
+    line: int = 0
+    bound: float = 1.0
+    blocks: tuple[Block, ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    method: Method = "project"
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The ids of the tensors, each once."""
+        return tuple(dict.fromkeys(block.tensor for block in self.blocks))
+
+    @abstractmethod
+    def measured(self, weights: Mapping[str, Tensor]) -> float:
+        """The number that must not exceed `limit`, in float64."""
+
+    @property
+    def limit(self) -> float:
+        """What `measured` must not exceed."""
+        return self.bound
+
+    @property
+    @abstractmethod
+    def measure(self) -> str:
+        """What `measured` is, in words."""
+
+    @abstractmethod
+    def nearest(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights in the set, as near as each class says, in the dtypes given."""
+
+    @abstractmethod
+    def made(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights in the set, differentiable in the given tensors and in the extra parameters."""
+
+    def extra_shapes(self, weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+        """The parameters, by attribute, that `made` needs beside the tensors; they start at zero."""
+        return {}
+
+    def weights(self, module: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a module by id."""
+        return {id: tensor_of(module, id) for id in self.tensors}
+
+    def violation(self, module: nn.Module) -> float:
+        """How far the current weights are outside, relative to the bound; at most 0 inside."""
+        with torch.no_grad():
+            scale = max(abs(self.limit), 1e-12)
+            return (self.measured(self.weights(module)) - self.limit) / scale
+
+    def project_(self, module: nn.Module) -> None:
+        """Move the weights of a module into the set, in place."""
+        if self.method != "project":
+            return
+        with torch.no_grad():
+            weights = self.weights(module)
+            if any(weight.is_meta for weight in weights.values()):
+                return
+            for id, weight in self.nearest(weights).items():
+                weights[id].copy_(weight)
+
+    def effective(self, module: nn.Module) -> dict[str, Tensor]:
+        """The weights that the loops use, by tensor id."""
+        if self.method == "project":
+            return self.weights(module)
+        weights = self.weights(module)
+        extra = {name: tensor_of(module, name) for name in self.extra_shapes(weights)}
+        return self.made({**weights, **extra})
+
+
+def tensor_of(module: nn.Module, id: str) -> Tensor:
+    """The tensor with an id of the state_dict, such as `K.weight`. Raises AttributeError."""
+    found: object = module
+    for name in id.split("."):
+        found = getattr(found, name)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def inward(bound: float, dtype: torch.dtype) -> float:
+    """A little below a bound, so that rounding to a dtype does not lead out again."""
+    return bound * (1 - 4 * torch.finfo(dtype).eps)
+
+
+def rows_of(weight: Tensor, axis: int) -> Tensor:
+    """A tensor as a matrix [rows, entries] of the rows that an axis counts."""
+    return weight.movedim(axis, 0).flatten(1) if weight.ndim > 1 else weight[:, None]
+
+
+def like_rows(rows: Tensor, weight: Tensor, axis: int) -> Tensor:
+    """The inverse of `rows_of`: a matrix in the shape of the tensor."""
+    if weight.ndim == 1:
+        return rows[:, 0]
+    return rows.reshape(weight.movedim(axis, 0).shape).movedim(0, axis)

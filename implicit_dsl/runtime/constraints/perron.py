@@ -1,0 +1,180 @@
+"""The Perron root of |A| at most κ, through a positive vector v with |A| v ≤ κ v."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from implicit_dsl.runtime.constraints.base import (
+    Block,
+    Constraint,
+    ConstraintError,
+    inward,
+    like_rows,
+    rows_of,
+)
+from implicit_dsl.runtime.constraints.rows import Group, Part, dtype_of, nearest_in_all
+
+Weights = Mapping[str, Tensor]
+_STEPS = 2000  # of the power iteration
+_TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which it ends
+_ROOM = 1e-5  # by which a projection stays below κ, so that this iteration sees that it is
+_UNIFORM = 1e-6  # of the constant vector, so that v stays positive where |A| is reducible
+
+
+@dataclass(frozen=True)
+class PerronBound(Constraint):
+    """The Perron root (spectral radius) of |A| over the given blocks is at most `bound`.
+
+    A convolution counts by its channels, N[o, c] = Σ|K[o, c]|: v is constant on a channel, so
+    that |A| v ≤ N v. `nearest` takes v, the Perron vector of N, and projects rows onto
+    Σⱼ |Aᵢⱼ| vⱼ ≤ κ vᵢ, which is the nearest point for this v; the set itself is not convex (Tsai,
+    Gu and El Ghaoui 2024). `made` conjugates rows within their budget by e^d, with free d.
+    """
+
+    @property
+    def measure(self) -> str:
+        return "an upper bound of the Perron root"
+
+    def measured(self, weights: Weights) -> float:
+        N, places = self._matrix(weights)
+        return _perron(N, self._used(N, places), self.bound)[1]
+
+    def nearest(self, weights: Weights) -> dict[str, Tensor]:
+        N, places = self._matrix(weights)
+        v, upper = _perron(N, self._used(N, places), self.bound)
+        if upper <= self.bound:
+            return dict(weights)
+        target = inward(self.bound, dtype_of(weights)) * (1 - _ROOM)
+        groups = self._groups(weights, v, places, target)
+        found = nearest_in_all(groups, weights)
+        return {id: found[id].to(weights[id].dtype) for id in weights}
+
+    def made(self, weights: Weights) -> dict[str, Tensor]:
+        rows: dict[str, list[Block]] = {}
+        for block in self.blocks:
+            rows.setdefault(block.row, []).append(block)
+        found = dict(weights)
+        target = inward(1.0, dtype_of({block.tensor: weights[block.tensor] for block in self.blocks}))
+        for row, blocks in rows.items():
+            budget = (self.bound - float(self.fixed.get(row, 0.0))) * target
+            sums = torch.stack(
+                [rows_of(weights[b.tensor], b.axis).abs().sum(1) * abs(b.factor) for b in blocks]
+            ).sum(0)
+            factor = budget / sums.clamp_min(budget)
+            for block in blocks:
+                made = rows_of(weights[block.tensor], block.axis) * factor[:, None]
+                left, right = weights[_scale(block.row)], weights[_scale(block.column)]
+                spread = (left[:, None] - _per_entry(right, weights[block.tensor], block)).exp()
+                found[block.tensor] = like_rows(made * spread, weights[block.tensor], block.axis)
+        return found
+
+    def extra_shapes(self, weights: Weights) -> dict[str, tuple[int, ...]]:
+        if any(self.fixed.values()):
+            raise ConstraintError(f'`{self.text}`: constant operators in the loop need method = "project"')
+        if len(self.tensors) < len(self.blocks):
+            raise ConstraintError(
+                f'`{self.text}`: a tensor that stands in two places needs method = "project"'
+            )
+        _, places = self._matrix(weights)
+        return {_scale(name): (size,) for name, (_, size) in places.items()}
+
+    def _matrix(self, weights: Weights) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+        """N over all channels, and where the channels of each state are: first and how many."""
+        sizes: dict[str, int] = {}
+        for block in self.blocks:
+            N = _channels(weights[block.tensor], block.axis)
+            for name, size in ((block.row, N.shape[0]), (block.column, N.shape[1])):
+                if sizes.setdefault(name, size) != size:
+                    raise ConstraintError(
+                        f"`{self.text}` (line {self.line}): the blocks of `{name}` have {sizes[name]} and "
+                        f"{size} channels; bound the matrices one by one"
+                    )
+        places: dict[str, tuple[int, int]] = {}
+        total = 0
+        for name, size in sizes.items():
+            places[name] = (total, size)
+            total += size
+        device = next(iter(weights.values())).device
+        whole = torch.zeros(total, total, dtype=torch.float64, device=device)
+        for block in self.blocks:
+            (i, rows), (j, cols) = places[block.row], places[block.column]
+            whole[i : i + rows, j : j + cols] += abs(block.factor) * _channels(
+                weights[block.tensor], block.axis
+            )
+        return whole, places
+
+    def _used(self, N: Tensor, places: Mapping[str, tuple[int, int]]) -> Tensor:
+        """The gains of constant operators for each channel: they may read any state, so that they count
+        with the largest entry of v."""
+        used = N.new_zeros(len(N))
+        for name, gain in self.fixed.items():
+            if name in places:
+                start, size = places[name]
+                used[start : start + size] = gain
+        return used
+
+    def _groups(
+        self, weights: Weights, v: Tensor, places: Mapping[str, tuple[int, int]], target: float
+    ) -> list[Group]:
+        rows: dict[str, dict[tuple[str, int], Tensor]] = {}
+        for block in self.blocks:
+            weight = weights[block.tensor]
+            start, size = places[block.column]
+            entries = _per_entry(v[start : start + size], weight, block) * abs(block.factor)
+            parts = rows.setdefault(block.row, {})
+            key = (block.tensor, block.axis)
+            parts[key] = parts[key] + entries if key in parts else entries
+        found = []
+        for row, parts in rows.items():
+            start, size = places[row]
+            radius = target * v[start : start + size] - float(self.fixed.get(row, 0.0)) * v.max()
+            if not bool((radius > 0).all()):
+                raise ConstraintError(
+                    f"`{self.text}` (line {self.line}) cannot be projected onto: constant operators use up "
+                    f"the rows of `{row}`"
+                )
+            listed = tuple(Part(id, axis, entries) for (id, axis), entries in parts.items())
+            found.append(Group(listed, radius))
+        return found
+
+
+def _scale(name: str) -> str:
+    """The attribute of the free d of a state."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name).strip("_") + "_scale"
+
+
+def _channels(weight: Tensor, axis: int) -> Tensor:
+    """|T| as rows × columns, the sizes of a kernel's taps added up; the groups of a kernel side by side."""
+    matrix = weight.detach().double().movedim(axis, 0).abs()
+    return matrix.flatten(2).sum(2) if matrix.ndim > 2 else matrix
+
+
+def _per_entry(vector: Tensor, weight: Tensor, block: Block) -> Tensor:
+    """For each entry of the rows of a tensor [rows, entries], the number of its column."""
+    shape = weight.movedim(block.axis, 0).shape
+    taps = weight.numel() // (shape[0] * shape[1])
+    return vector.repeat_interleave(taps).expand(shape[0], -1)
+
+
+def _perron(N: Tensor, used: Tensor, wanted: float) -> tuple[Tensor, float]:
+    """v > 0 and max (M v)ᵢ / vᵢ for M v = N v + used · max v: an upper bound of the Perron root.
+
+    Power iteration between the bounds of Collatz and Wielandt, which hold for M too: it is
+    monotone and homogeneous.
+    """
+    v = torch.ones(len(N), dtype=N.dtype, device=N.device)
+    best, upper = v, float("inf")
+    for _ in range(_STEPS):
+        image = N @ v + used * v.max()
+        ratios = image / v
+        if float(ratios.max()) < upper:
+            best, upper = v, float(ratios.max())
+        if upper <= wanted or upper - float(ratios.min()) <= _TIGHT * upper:
+            break
+        image = image + v  # shifted: periodic matrices converge too
+        v = image / image.max() + _UNIFORM
+    return best, upper * (1 + (len(N) + 2) * torch.finfo(torch.float64).eps)

@@ -1,0 +1,228 @@
+"""Bounds on absolute row sums, with weights: ‖A‖∞ ≤ κ, and Σⱼ |Aᵢⱼ| vⱼ ≤ κ vᵢ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from implicit_dsl.runtime.constraints.balls import onto_balls
+from implicit_dsl.runtime.constraints.base import (
+    Block,
+    Constraint,
+    ConstraintError,
+    inward,
+    like_rows,
+    rows_of,
+)
+
+Weights = Mapping[str, Tensor]
+_SWEEPS = 10_000  # of Dykstra's method, which ties need
+_SETTLED = 1e-12  # relative change at which it has converged
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor in the rows of a group; `weights` [rows, entries] are those of its entries' sizes."""
+
+    tensor: str
+    axis: int
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that share their budgets: for each row o, Σ over parts and entries of w|T[o, …]| ≤ radius[o]."""
+
+    parts: tuple[Part, ...]
+    radius: Tensor  # [rows]
+
+    def sums(self, weights: Weights) -> Tensor:
+        """The weighted row sums [rows], in float64."""
+        return torch.stack(
+            [(rows_of(weights[p.tensor].double(), p.axis).abs() * p.weights).sum(1) for p in self.parts]
+        ).sum(0)
+
+    def nearest(self, weights: Weights) -> dict[str, Tensor]:
+        """The nearest tensors whose rows are within their budgets, in float64."""
+        rows = [rows_of(weights[part.tensor], part.axis) for part in self.parts]
+        joined = onto_balls(
+            torch.cat(rows, 1), self.radius, torch.cat([part.weights for part in self.parts], 1)
+        )
+        pieces = torch.split(joined, [row.shape[1] for row in rows], 1)
+        return {
+            part.tensor: like_rows(piece, weights[part.tensor], part.axis)
+            for part, piece in zip(self.parts, pieces)
+        }
+
+
+def nearest_in_all(groups: list[Group], weights: Weights) -> dict[str, Tensor]:
+    """The nearest tensors in the sets of all groups, in float64.
+
+    Groups without a tensor in common are done one by one. For ties across groups it is the limit of
+    Dykstra's alternating projections (Boyle and Dykstra 1986), to 1e-12.
+    """
+    current = {id: weight.double() for id, weight in weights.items()}
+    owners: dict[str, int] = {}
+    for group in groups:
+        for part in group.parts:
+            owners[part.tensor] = owners.get(part.tensor, 0) + 1
+    if all(count == 1 for count in owners.values()):
+        for group in groups:
+            current.update(group.nearest(current))
+        return current
+    return _dykstra(groups, current)
+
+
+def _dykstra(groups: list[Group], current: dict[str, Tensor]) -> dict[str, Tensor]:
+    memory = [{part.tensor: torch.zeros_like(current[part.tensor]) for part in g.parts} for g in groups]
+    scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
+    for _ in range(_SWEEPS):
+        change = 0.0
+        for group, kept in zip(groups, memory):
+            moved = {id: current[id] + kept[id] for id in kept}
+            found = group.nearest(moved)
+            for id, weight in found.items():
+                change = max(change, float((weight - current[id]).abs().max()))
+                kept[id] = moved[id] - weight
+                current[id] = weight
+        if change <= _SETTLED * scale:
+            break
+    return _scaled_inside(groups, current)
+
+
+def _scaled_inside(groups: list[Group], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is left outside of a set by stopping early is scaled into all of them."""
+    worst = max(float((group.sums(weights) / group.radius).max()) for group in groups)
+    return weights if worst <= 1 else {id: weight / worst for id, weight in weights.items()}
+
+
+def dtype_of(weights: Weights) -> torch.dtype:
+    """The coarsest dtype among some tensors."""
+    return max((weight.dtype for weight in weights.values()), key=lambda dtype: torch.finfo(dtype).eps)
+
+
+@dataclass(frozen=True)
+class RowBound(Constraint):
+    """‖A‖∞ ≤ κ: the absolute sum of each row, over all its blocks, is at most `bound`.
+
+    `nearest` is the Euclidean projection, exact where no tensor is tied across row blocks (for
+    ties, the limit of Dykstra's method). Blocks of a row whose tensors count different rows, such
+    as a kernel beside a full matrix, share the budget in proportion to their largest rows: feasible,
+    not nearest. `made` multiplies rows by min(1, κ / sum), and leaves those within their budget alone.
+    """
+
+    @property
+    def measure(self) -> str:
+        return "the largest absolute row sum"
+
+    def measured(self, weights: Weights) -> float:
+        sums = [float(g.sums(weights).max()) + self._fixed(key) for key, g in self._joint(weights)]
+        return max(sums, default=0.0) if not self._split(weights) else self._measured_split(weights)
+
+    def nearest(self, weights: Weights) -> dict[str, Tensor]:
+        groups = [group for _, group in self._groups(weights)]
+        if all(bool((group.sums(weights) <= self._whole(group, weights)).all()) for group in groups):
+            return dict(weights)
+        found = nearest_in_all(groups, weights)
+        return {id: found[id].to(weights[id].dtype) for id in weights}
+
+    def made(self, weights: Weights) -> dict[str, Tensor]:
+        factors: dict[tuple[str, int], Tensor] = {}
+        for _, group in self._groups(weights):
+            sums = torch.stack(
+                [
+                    (rows_of(weights[p.tensor], p.axis).abs() * p.weights.to(weights[p.tensor])).sum(1)
+                    for p in group.parts
+                ]
+            ).sum(0)
+            radius = group.radius.to(sums)
+            factor = radius / torch.maximum(sums, radius)
+            for part in group.parts:
+                key = (part.tensor, part.axis)
+                factors[key] = torch.minimum(factors[key], factor) if key in factors else factor
+        found = dict(weights)
+        for (id, axis), factor in factors.items():
+            found[id] = like_rows(rows_of(found[id], axis) * factor[:, None], found[id], axis)
+        return found
+
+    def _fixed(self, row: str) -> float:
+        return float(self.fixed.get(row, 0.0))
+
+    def _budget(self, row: str) -> float:
+        left = self.bound - self._fixed(row)
+        if not left > 0:
+            raise ConstraintError(
+                f"`{self.text}` (line {self.line}) cannot hold: constant operators already use "
+                f"{self._fixed(row):g} of the rows of `{row}`"
+            )
+        return left
+
+    def _by_row(self) -> dict[str, dict[tuple[str, int], float]]:
+        """The factors of the tensors of each row block; a tensor that stands there twice counts twice."""
+        rows: dict[str, dict[tuple[str, int], float]] = {}
+        for block in self.blocks:
+            parts = rows.setdefault(block.row, {})
+            key = (block.tensor, block.axis)
+            parts[key] = parts.get(key, 0.0) + abs(block.factor)
+        return rows
+
+    def _split(self, weights: Weights) -> bool:
+        return any(
+            len({weights[id].shape[axis] for id, axis in parts}) > 1 for parts in self._by_row().values()
+        )
+
+    def _measured_split(self, weights: Weights) -> float:
+        totals = []
+        for row, parts in self._by_row().items():
+            sums = [
+                factor * float(rows_of(weights[id].double(), axis).abs().sum(1).max())
+                for (id, axis), factor in parts.items()
+            ]
+            totals.append(sum(sums) + self._fixed(row))
+        return max(totals, default=0.0)
+
+    def _joint(self, weights: Weights) -> list[tuple[str, Group]]:
+        return [] if self._split(weights) else self._groups(weights)
+
+    def _whole(self, group: Group, weights: Weights) -> Tensor:
+        """The budget before it was moved inwards: rows within it stay as they are."""
+        return group.radius / inward(1.0, dtype_of(weights))
+
+    def _groups(self, weights: Weights) -> list[tuple[str, Group]]:
+        """The rows of each row block, with budgets a little inwards."""
+        found = []
+        target = inward(1.0, dtype_of(weights))
+        for row, parts in self._by_row().items():
+            budget = self._budget(row) * target
+            sets = [list(parts.items())]
+            shares = [budget]
+            if len({weights[id].shape[axis] for id, axis in parts}) > 1:
+                sets = [[item] for item in parts.items()]
+                tops = [
+                    f * float(rows_of(weights[id].double(), axis).abs().sum(1).max())
+                    for (id, axis), f in parts.items()
+                ]
+                total = max(sum(tops), 1e-300)
+                shares = (
+                    [budget * max(top / total, 1e-12) for top in tops]
+                    if total > budget
+                    else [max(t, 1e-300) for t in tops]
+                )
+            for members, share in zip(sets, shares):
+                listed = tuple(Part(id, axis, _ones(weights[id], axis) * f) for (id, axis), f in members)
+                rows = weights[members[0][0][0]].shape[members[0][0][1]]
+                device = weights[members[0][0][0]].device
+                radius = torch.full((rows,), share, dtype=torch.float64, device=device)
+                found.append((row, Group(listed, radius)))
+        return found
+
+
+def _ones(weight: Tensor, axis: int) -> Tensor:
+    rows = weight.shape[axis]
+    return torch.ones(rows, max(1, weight.numel() // max(1, rows)), dtype=torch.float64, device=weight.device)
+
+
+__all__ = ["Block", "Group", "Part", "RowBound", "nearest_in_all"]
