@@ -38,7 +38,7 @@ def solve_compiled(system: System, plan: Plan, kernels: Kernels) -> Found | None
     assert A.shape == (n, n) and x.shape == c.shape and (slope is None or slope.shape == c.shape)
     floor = FLOOR_UNITS * _EPS[kernels.dtype]
     floor = floor if plan.tolerance < floor else 0.0
-    report = c.new_empty((2, batch))
+    residual, steps = c.new_empty(batch), c.new_empty(batch)
     norm = known_norm(system, plan)
     settings = _Settings(
         n, batch, kind, number, phi.negative_slope, system.transposed, system.start is not None,
@@ -46,12 +46,12 @@ def solve_compiled(system: System, plan: Plan, kernels: Kernels) -> Found | None
     )  # fmt: skip
     failed = kernels.solve(
         A.data_ptr(), c.data_ptr(), 0 if slope is None else slope.data_ptr(), x.data_ptr(),
-        report.data_ptr(), settings,
+        residual.data_ptr(), steps.data_ptr(), settings,
     )  # fmt: skip
     if failed:
         return None
     norm = settings[_NORM]
-    return Found(x, report[0], report[1], norm if norm >= 0 else None, worst=settings[_WORST])
+    return Found(x, residual, steps, norm if norm >= 0 else None, worst=settings[_WORST])
 
 
 def known_norm(system: System, plan: Plan) -> float:

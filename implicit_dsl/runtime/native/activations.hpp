@@ -72,14 +72,15 @@ template <class T> Vec<T> activate_as(int kind, Vec<T> z, T slope) {
     }
 }
 
-// φ' as a function of x = φ(z)
-template <class T> INLINE T slope_of(int kind, T x, T slope) {
+// φ' as a function of x = φ(z). NaN stays.
+template <class T> INLINE Vec<T> slope_of(int kind, Vec<T> x, T slope) {
+    const Vec<T> one = splat(T(1)), other = splat(kind == kLeakyRelu ? slope : T(0));
     switch (kind) {
-        case kRelu: return x > 0 ? T(1) : x == x ? T(0) : x;
-        case kLeakyRelu: return x > 0 ? T(1) : x == x ? slope : x;
-        case kTanh: return 1 - x * x;
-        case kSigmoid: return x * (1 - x);
+        case kRelu:
+        case kLeakyRelu: return choose<T>(x > T(0), one, choose<T>(x == x, other, x));
+        case kTanh: return one - x * x;
+        case kSigmoid: return x * (one - x);
         case kLinear: return x;  // what is given is the slope itself
-        default: return T(1);
+        default: return one;
     }
 }

@@ -7,13 +7,13 @@
 #include "solve.hpp"
 
 template <class T> static int solve(Problem<T>& p, double* norm) {
-    if (*norm < 0 && p.batch >= kNormFrom) *norm = norm_of(p.A, p.n);
-    p.contracts = *norm >= 0 && *norm * (p.kind == kSigmoid ? 0.25 : 1) <= 1;
     if (p.batch * 2 < Lanes<T>::count) {
         for (int64_t row = 0; row < p.batch; row++)
-            if (!solve_row(p, row)) return 1;
+            if (!solve_row(p, row, norm)) return 1;
         return 0;
     }
+    if (*norm < 0) *norm = norm_of(p.A, p.n);
+    p.contracts = p.contracts_at(*norm);
     Buffer<T> packed = buffer<T>(packed_size(p.n));
     if (!packed) return 1;
     pack(p.A, p.n, p.transposed, packed.get());
@@ -22,23 +22,23 @@ template <class T> static int solve(Problem<T>& p, double* norm) {
 
 // Settings as they come from Python: one array of doubles, so that no signature grows.
 template <class T>
-static int solve_from(const T* A, const T* c, const T* slope, T* x, T* report, double* settings) {
+static int solve_from(const T* A, const T* c, const T* slope, T* x, T* residual, T* steps, double* settings) {
     Problem<T> p{};
     p.A = A, p.c = c, p.slope = slope, p.x = x, 
     p.n = int64_t(settings[0]), p.batch = int64_t(settings[1]);
-    p.residual = report, p.steps = report + p.batch;
+    p.residual = residual, p.steps = steps;
     p.kind = int(settings[2]), p.slope_kind = int(settings[3]), p.negative_slope = T(settings[4]);
     p.transposed = settings[5] != 0, p.started = settings[6] != 0, p.adjoint = p.kind == kLinear;
     p.tolerance = settings[7], p.floor = settings[8], p.max_steps = int(settings[9]), p.memory = int(settings[10]);
     p.threads = int(settings[11]);
     const int failed = solve(p, settings + 12);  // ‖A‖, negative if it is not known: filled in if it is found
     T worst = 0;
-    for (int64_t i = 0; i < p.batch && !failed; i++) worst = worst != worst || report[i] <= worst ? worst : report[i];
+    for (int64_t i = 0; i < p.batch && !failed; i++) worst = worst != worst || residual[i] <= worst ? worst : residual[i];
     settings[13] = worst;
     return failed;
 }
 
-extern "C" int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* report,
-                               double* settings) {
-    return solve_from(A, c, slope, x, report, settings);
+extern "C" int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* residual,
+                               REAL* steps, double* settings) {
+    return solve_from(A, c, slope, x, residual, steps, settings);
 }

@@ -22,7 +22,7 @@ class Kernels:
     """The functions of one library, for one dtype. They release the lock of the interpreter."""
 
     dtype: torch.dtype
-    solve: Any  # (A, c, slope, x, report, settings) -> 0, or not if memory ran out
+    solve: Any  # (A, c, slope, x, residual, steps, settings) -> 0, or not if memory ran out
 
 
 def kernels(dtype: torch.dtype) -> Kernels | None:
@@ -50,5 +50,5 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
         solve = library.implicitc_solve
     except (OSError, AttributeError) as error:
         return None, f"{built.path} cannot be loaded: {error}"
-    solve.argtypes, solve.restype = (_POINTER,) * 6, ctypes.c_int
+    solve.argtypes, solve.restype = (_POINTER,) * 7, ctypes.c_int
     return Kernels(dtype, solve), built.reason

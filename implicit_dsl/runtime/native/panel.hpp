@@ -9,16 +9,18 @@ template <class T> struct Panel {
     typedef Int<T> I;
 
     int64_t row[L];       // of the batch; -1: the lane is free
-    int32_t steps[L];
-    T before[L];          // the residual of the step before
-    Progress<T> progress[L];
+    I held = {};          // the lanes that are not free
+    I steps = {};
+    V before = {};        // the residual of the step before
+    V least = {}, mark = {};  // the least residual so far, and that at the last look
+    I tired = {};         // the lanes that acceleration does not help
     int live = 0;
     T *x, *f, *c, *d;     // iterate, image, offset, slope: (n, L)
     T *r, *past;          // residual and image of the step before
     T *dr[kMemory], *df[kMemory];
     V size, scale;        // of this step, as sums or as the bits of maxima
-    Wide<T> gram[kMemory][kMemory];
-    WideInt<T> valid[kMemory];
+    Wide<T> gram[kMemory][kMemory];  // the lower triangle
+    I valid[kMemory];                // which lanes have a difference in a slot
     int slot = 0;
     bool recorded = false;  // whether histories are cleared and in use
 
@@ -32,66 +34,96 @@ template <class T> struct Panel {
             r = next(), past = next();
             for (int i = 0; i < kMemory; i++) dr[i] = next(), df[i] = next();
         }
-        for (int i = 0; i < L; i++) row[i] = -1, steps[i] = 0, before[i] = 0;
+        for (int i = 0; i < L; i++) row[i] = -1;
         std::memset(c, 0, n * L * sizeof(T));  // lanes that are never filled stay finite
         std::memset(x, 0, n * L * sizeof(T));
         if (d) std::memset(d, 0, n * L * sizeof(T));
     }
 
-    // Take a row of the batch into a free lane.
-    void fill(const Problem<T>& p, int lane, int64_t number) {
+    // Take rows of the batch into free lanes: number[lane] < 0 leaves a lane as it is.
+    void fill(const Problem<T>& p, const int64_t (&number)[L]) {
         const int64_t n = p.n;
-        const T *source = p.c + number * n, *given = p.x + number * n;
-        for (int64_t k = 0; k < n; k += L) {
-            const int here = int(std::min<int64_t>(L, n - k));
-            V z = {}, y;
-            for (int i = 0; i < here; i++) z[i] = source[k + i];
-            if (p.kind == kLinear) {
-                V s = {};
-                for (int i = 0; i < here; i++) s[i] = slope_of(p.slope_kind, p.slope[number * n + k + i], p.negative_slope);
-                for (int i = 0; i < here; i++) d[(k + i) * L + lane] = s[i];
-                y = z * s;
-            } else {
-                y = activate_as(p.kind, z, p.negative_slope);
+        I taken = {};
+        for (int i = 0; i < L; i++)
+            if (number[i] >= 0) {
+                taken[i] = held[i] = -1, row[i] = number[i], steps[i] = 0, tired[i] = 0;
+                before[i] = least[i] = mark[i] = T(INFINITY), live++;
+                if (recorded) for (int m = 0; m < kMemory; m++) valid[m][i] = 0;
             }
-            for (int i = 0; i < here; i++) c[(k + i) * L + lane] = z[i];
-            for (int i = 0; i < here; i++) x[(k + i) * L + lane] = p.started ? given[k + i] : y[i];
+        auto block = [&](const T* source, int64_t k, V* v) {  // columns k… of these rows, one column in each vector
+            const int64_t here = std::min<int64_t>(L, n - k);
+            for (int i = 0; i < L; i++) {
+                v[i] = V{};
+                if (number[i] < 0) continue;
+                if (here == L) v[i] = load(source + number[i] * n + k);
+                else std::memcpy(&v[i], source + number[i] * n + k, here * sizeof(T));
+            }
+            transpose<T>(v);
+            return here;
+        };
+        for (int64_t k = 0; k < n; k += L) {
+            V z[L], s[L], y[L];
+            const int64_t here = block(p.c, k, z);
+            if (p.kind == kLinear) block(p.slope, k, s);
+            if (p.started) block(p.x, k, y);
+            for (int64_t i = 0; i < here; i++) {
+                const int64_t at = (k + i) * L;
+                if (p.kind == kLinear) {
+                    s[i] = slope_of<T>(p.slope_kind, s[i], p.negative_slope);
+                    store(d + at, choose<T>(taken, s[i], load(d + at)));
+                    if (!p.started) y[i] = z[i] * s[i];
+                } else if (!p.started) {
+                    y[i] = activate_as(p.kind, z[i], p.negative_slope);
+                }
+                store(c + at, choose<T>(taken, z[i], load(c + at)));
+                store(x + at, choose<T>(taken, y[i], load(x + at)));
+            }
         }
-        row[lane] = number, steps[lane] = 0, before[lane] = T(INFINITY), progress[lane] = {}, live++;
-        if (recorded) forget(lane, n);
+    }
+
+    // Rows that are done, given by their lanes, to where results go.
+    void write(const Problem<T>& p, const bool (&done)[L]) {
+        const T* from = p.contracts ? f : x;
+        for (int64_t k = 0; k < p.n; k += L) {
+            const int64_t here = std::min<int64_t>(L, p.n - k);
+            V v[L];
+            for (int64_t i = 0; i < here; i++) v[i] = load(from + (k + i) * L);
+            for (int64_t i = here; i < L; i++) v[i] = V{};
+            transpose<T>(v);
+            for (int i = 0; i < L; i++)
+                if (done[i]) {
+                    if (here == L) store(p.x + row[i] * p.n + k, v[i]);
+                    else std::memcpy(p.x + row[i] * p.n + k, &v[i], here * sizeof(T));
+                }
+        }
+        for (int i = 0; i < L; i++)
+            if (done[i]) {
+                if (!(before[i] < T(INFINITY)) && recorded) forget(i, p.n);
+                row[i] = -1, held[i] = 0, live--;
+            }
     }
 
     // No history for this lane, and nothing in it that is not finite.
     void forget(int lane, int64_t n) {
         for (int i = 0; i < kMemory; i++) valid[i][lane] = 0;
         for (int64_t k = 0; k < n; k++) {
-            r[k * L + lane] = past[k * L + lane] = 0;
+            x[k * L + lane] = f[k * L + lane] = r[k * L + lane] = past[k * L + lane] = 0;
             for (int i = 0; i < kMemory; i++) dr[i][k * L + lane] = df[i][k * L + lane] = 0;
         }
-    }
-
-    void write(const Problem<T>& p, int lane, T size, T scale) {
-        const T* from = p.contracts ? f : x;
-        T* to = p.x + row[lane] * p.n;
-        for (int64_t k = 0; k < p.n; k++) to[k] = from[k * L + lane];
-        p.residual[row[lane]] = relative(size, scale);
-        p.steps[row[lane]] = steps[lane];
-        row[lane] = -1, live--;
     }
 
     // Take over a lane of another panel, with its history.
     void adopt(const Problem<T>& p, int lane, Panel& from, int other) {
         row[lane] = from.row[other], steps[lane] = from.steps[other], before[lane] = from.before[other];
-        progress[lane] = from.progress[other];
-        from.row[other] = -1, from.live--, live++;
+        least[lane] = from.least[other], mark[lane] = from.mark[other], tired[lane] = from.tired[other];
+        from.row[other] = -1, from.held[other] = 0, from.live--, held[lane] = -1, live++;
         auto copy = [&](T* to, const T* source) {
             for (int64_t k = 0; k < p.n; k++) to[k * L + lane] = source[k * L + other];
         };
+        if (from.recorded && !recorded) clear(p.n);
+        if (recorded) forget(lane, p.n);
         copy(x, from.x), copy(c, from.c);
         if (d) copy(d, from.d);
-        if (from.recorded && !recorded) clear(p.n);
-        if (!recorded) return;
-        forget(lane, p.n);
         if (!from.recorded) return;
         const int used = std::min(p.memory, kMemory);
         copy(r, from.r), copy(past, from.past);
@@ -100,9 +132,11 @@ template <class T> struct Panel {
             if (!from.valid[i][other]) continue;
             copy(dr[here(i)], from.dr[i]), copy(df[here(i)], from.df[i]);
             valid[here(i)][lane] = -1;
-            for (int j = 0; j < used; j++) gram[here(i)][here(j)][lane] = from.gram[i][j][other];
+            for (int j = 0; j < used; j++) entry(here(i), here(j))[lane] = from.entry(i, j)[other];
         }
     }
+
+    double* entry(int i, int j) { return (double*)&gram[std::max(i, j)][std::min(i, j)]; }
 
     void clear(int64_t n) {
         recorded = true;
@@ -110,59 +144,69 @@ template <class T> struct Panel {
         std::memset(r, 0, bytes), std::memset(past, 0, bytes);
         for (int i = 0; i < kMemory; i++) {
             std::memset(dr[i], 0, bytes), std::memset(df[i], 0, bytes);
-            valid[i] = WideInt<T>{};
+            valid[i] = I{};
             for (int j = 0; j < kMemory; j++) gram[i][j] = Wide<T>{};
         }
     }
 
     // After f = image of x: let the rows go that are done, and make the next iterate of the others.
     void advance(const Problem<T>& p) {
-        bool recording = false;
-        I running = {}, outrun = {}, tired = {};
-        for (int i = 0; i < L; i++) {
-            if (row[i] < 0) continue;
-            const T now = size[i], reference = p.adjoint ? scale[i] : std::max(T(1), scale[i]);
-            steps[i]++;
-            if (is_done(p, steps[i], now, reference, before[i])) {
-                write(p, i, now, reference);
-                continue;
+        const V one = splat(T(1)), reference = p.adjoint ? scale : choose<T>(scale < one, one, scale);
+        steps += 1;
+        I done = ~(size > T(p.tolerance) * reference) | ~(size < T(INFINITY)) | (steps >= p.max_steps);
+        if (p.floor > 0) done |= (size <= T(p.floor) * reference) & (size >= before);
+        done &= held;
+        const V previous = before;
+        before = size;
+        if (any(done)) {
+            bool leaving[L];
+            for (int i = 0; i < L; i++) {
+                leaving[i] = done[i] != 0;
+                if (leaving[i]) p.residual[row[i]] = relative(size[i], reference[i]), p.steps[row[i]] = T(steps[i]);
             }
-            if (p.memory && steps[i] >= kAccelerateFrom - 1) recording = true;
-            if (p.memory) progress[i].note(steps[i], now);
-            if (p.memory && steps[i] >= kAccelerateFrom && !progress[i].tired) running[i] = -1;
-            if (progress[i].tired) tired[i] = -1;
-            if (now > T(kRestartGrowth) * before[i]) outrun[i] = -1;
-            before[i] = now;
+            write(p, leaving);
+            if (!live) return;
         }
-        if (!live) return;
-        if (recording) accelerate(p, running, outrun, tired);
-        else std::swap(x, f);
+        if (!p.memory || !any(held & (steps >= kAccelerateFrom - 1))) return std::swap(x, f);
+        least = choose<T>(size < least, size, least);
+        const I look = held & ((steps - kAccelerateFrom) % kPatience == 0);
+        if (any(look)) {
+            tired |= look & (steps > kAccelerateFrom) & ~(least < T(kProgress) * mark);
+            mark = choose<T>(look, least, mark);
+        }
+        accelerate(p, held & ~tired & (steps >= kAccelerateFrom), size > T(kRestartGrowth) * previous);
     }
 
-    void accelerate(const Problem<T>& p, I running, I outrun, I tired) {
+    void accelerate(const Problem<T>& p, I running, I outrun) {
         const int64_t count = p.n * L;
         if (!recorded) clear(p.n);
         slot = (slot + 1) % std::min(p.memory, kMemory);
+        const I lanes = running & ~outrun;
         Wide<T> newest[kMemory] = {}, h[kMemory] = {};
-        remember(p.n, running & ~outrun, newest, h);
-        const WideInt<T> lanes = __builtin_convertvector(running & ~outrun, WideInt<T>);
+        remember(p.n, lanes, newest, h);
         for (int i = 0; i < kMemory; i++) valid[i] &= lanes;
         valid[slot] = lanes;
-        Wide<T> G[kMemory][kMemory];
-        for (int i = 0; i < kMemory; i++) gram[slot][i] = gram[i][slot] = newest[i];
-        for (int i = 0; i < kMemory; i++) {
-            h[i] = (Wide<T>)((WideInt<T>)h[i] & valid[i]);
-            for (int j = 0; j < kMemory; j++) G[i][j] = (Wide<T>)((WideInt<T>)gram[i][j] & valid[i] & valid[j]);
+        for (int i = 0; i < kMemory; i++) gram[std::max(i, slot)][std::min(i, slot)] = newest[i];
+        for (int part = 0; part < Wide<T>::parts; part++) {
+            Vec<double> G[kMemory][kMemory], b[kMemory];
+            Int<double> mask[kMemory];
+            for (int i = 0; i < kMemory; i++) {
+                b[i] = h[i].part[part];
+                for (int j = 0; j <= i; j++) G[i][j] = gram[i][j].part[part];
+                mask[i] = wide_mask(valid[i], part, T());
+            }
+            coefficients_part(G, b, mask);
+            for (int i = 0; i < kMemory; i++) h[i].part[part] = b[i];
         }
         V gamma[kMemory];
-        coefficients<T>(G, h, gamma);
+        for (int i = 0; i < kMemory; i++) gamma[i] = narrow(h[i]);
         std::swap(f, past);
         // where acceleration does not help: plain steps if they are proved to converge, averages otherwise
         const V kept = choose<T>(tired, splat(p.contracts ? T(0) : T(0.5)), V{});
         for (int64_t k = 0; k < count; k += L) {
             V y = load(past + k);
             y += kept * (load(x + k) - y);
-            for (int i = 0; i < kMemory; i++) y -= gamma[i] * load(df[i] + k);
+            UNROLL for (int i = 0; i < kMemory; i++) y -= gamma[i] * load(df[i] + k);
             store(x + k, y);
         }
     }
@@ -180,13 +224,13 @@ template <class T> struct Panel {
                 store(newest + k, step);
                 store(image + k, choose<T>(lanes, y - load(past + k), V{}));
                 store(r + k, now);
-                for (int i = 0; i < kMemory; i++) {
+                UNROLL for (int i = 0; i < kMemory; i++) {
                     const V v = load(dr[i] + k);
                     g[i] += v * step;
                     b[i] += v * now;
                 }
             }
-            for (int i = 0; i < kMemory; i++) with[i] += widen<T>(g[i]), h[i] += widen<T>(b[i]);
+            for (int i = 0; i < kMemory; i++) add_wide(with[i], g[i]), add_wide(h[i], b[i]);
         }
     }
 };

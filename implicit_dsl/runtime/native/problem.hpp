@@ -33,6 +33,9 @@ template <class T> struct Problem {
     int max_steps;
     int memory;          // 0: plain steps
     int threads;
+
+    // Whether f does not expand, by ‖A‖ = max_i Σ_j |A_ij|; negative: it is not known.
+    bool contracts_at(double norm) const { return norm >= 0 && norm * (kind == kSigmoid ? 0.25 : 1) <= 1; }
 };
 
 // Whether a row is done. Below `floor` it is once the residual stops falling: that is rounding.
@@ -41,17 +44,6 @@ template <class T> INLINE bool is_done(const Problem<T>& p, int steps, T size, T
     if (steps >= p.max_steps || !(size < T(INFINITY))) return true;
     return size <= T(p.floor) * scale && size >= before;
 }
-// Whether acceleration does not help a row: told once in kPatience steps, from the least residual so far.
-template <class T> struct Progress {
-    T least = T(INFINITY), mark = T(INFINITY);
-    bool tired = false;
-    void note(int steps, T size) {
-        least = std::min(least, size);
-        if (steps < kAccelerateFrom || (steps - kAccelerateFrom) % kPatience) return;
-        tired |= steps > kAccelerateFrom && !(least < T(kProgress) * mark);
-        mark = least;
-    }
-};
 template <class T> INLINE T relative(T size, T scale) { return size == 0 ? T(0) : size / scale; }
 
 struct Free {
@@ -63,34 +55,34 @@ template <class T> Buffer<T> buffer(size_t count) {
     return Buffer<T>((T*)std::aligned_alloc(64, (count * sizeof(T) + 127) / 64 * 64));
 }
 
-// γ with G γ = h for each lane, by L D Lᵀ; directions that are numerically dependent get 0
-template <class T> void coefficients(Wide<T> (&G)[kMemory][kMemory], Wide<T> (&h)[kMemory], Vec<T> (&gamma)[kMemory]) {
-    typedef Wide<T> D;
-    typedef WideInt<T> J;
-    auto pick = [](J mask, D yes) { return (D)(mask & (J)yes); };
-    D largest = G[0][0];
-    for (int i = 1; i < kMemory; i++) largest = (D)(((J)(G[i][i] > largest) & (J)G[i][i]) | (~(J)(G[i][i] > largest) & (J)largest));
-    D shift = largest * kRegularisation, l[kMemory][kMemory], d[kMemory], inverse[kMemory], y[kMemory];
-    for (int j = 0; j < kMemory; j++) {
+// γ with G γ = h for each lane, by L D Lᵀ. Only directions whose mask is set take part, and of those not
+// the ones that depend on others numerically: they get 0.
+INLINE void coefficients_part(Vec<double> (&G)[kMemory][kMemory], Vec<double> (&h)[kMemory], const Int<double>* valid) {
+    typedef Vec<double> D;
+    typedef Int<double> I;
+    D largest = {}, l[kMemory][kMemory], d[kMemory], inverse[kMemory];
+    UNROLL for (int i = 0; i < kMemory; i++) {
+        h[i] = (D)((I)h[i] & valid[i]);
+        UNROLL for (int j = 0; j <= i; j++) G[i][j] = (D)((I)G[i][j] & valid[i] & valid[j]);
+        largest = choose<double>(G[i][i] > largest, G[i][i], largest);
+    }
+    const D shift = largest * kRegularisation;
+    UNROLL for (int j = 0; j < kMemory; j++) {
         D pivot = G[j][j] + shift;
-        for (int k = 0; k < j; k++) pivot -= l[j][k] * l[j][k] * d[k];
-        J usable = (J)(pivot > shift * 0.5);
+        UNROLL for (int k = 0; k < j; k++) pivot -= l[j][k] * l[j][k] * d[k];
         d[j] = pivot;
-        inverse[j] = pick(usable, 1.0 / pivot);
-        for (int i = j + 1; i < kMemory; i++) {
+        inverse[j] = choose<double>((pivot > shift * 0.5) & valid[j], 1.0 / pivot, D{});
+        UNROLL for (int i = j + 1; i < kMemory; i++) {
             D v = G[i][j];
-            for (int k = 0; k < j; k++) v -= l[i][k] * l[j][k] * d[k];
+            UNROLL for (int k = 0; k < j; k++) v -= l[i][k] * l[j][k] * d[k];
             l[i][j] = v * inverse[j];
         }
     }
-    for (int i = 0; i < kMemory; i++) {
-        y[i] = h[i];
-        for (int k = 0; k < i; k++) y[i] -= l[i][k] * y[k];
-    }
-    for (int i = kMemory - 1; i >= 0; i--) {
-        D v = y[i] * inverse[i];
-        for (int k = i + 1; k < kMemory; k++) v -= l[k][i] * h[k];
-        h[i] = pick((J)(inverse[i] != 0.0), v);
-        gamma[i] = __builtin_convertvector(h[i], Vec<T>);
+    UNROLL for (int i = 0; i < kMemory; i++)
+        UNROLL for (int k = 0; k < i; k++) h[i] -= l[i][k] * h[k];
+    UNROLL for (int i = kMemory - 1; i >= 0; i--) {
+        D v = h[i] * inverse[i];
+        UNROLL for (int k = i + 1; k < kMemory; k++) v -= l[k][i] * h[k];
+        h[i] = choose<double>(inverse[i] != 0.0, v, D{});
     }
 }

@@ -40,9 +40,6 @@ template <class T> void pack(const T* A, int64_t n, bool transposed, T* packed) 
     }
 }
 
-// From so many rows on ‖A‖, two thirds of a step for one row, costs less than a step of all for nothing.
-constexpr int64_t kNormFrom = 4;
-
 // max_i Σ_j |A_ij|: whether x ↦ φ(A x + c) contracts in the ∞-norm, and its adjoint in the 1-norm
 template <class T> double norm_of(const T* A, int64_t n) {
     constexpr int L = Lanes<T>::count;
@@ -71,20 +68,15 @@ INLINE void multiply_block(const T* packed, int64_t n, const T* panel, int64_t p
     const T* x1 = panel + (W - 1) * panel_size;
     for (int64_t k = 0; k < n; k++, p0 += R, p1 += R, x0 += L, x1 += L) {
         Vec<T> x[2] = {load(x0), W > 1 ? load(x1) : Vec<T>{}};
-#pragma GCC unroll 12
-        for (int i = 0; i < R; i++) {
+        UNROLL for (int i = 0; i < R; i++) {
             Vec<T> m = splat(p0[i]);
-#pragma GCC unroll 2
-            for (int w = 0; w < W; w++) a[0][i][w] += m * x[w];
+            UNROLL for (int w = 0; w < W; w++) a[0][i][w] += m * x[w];
             if (B > 1) a[B - 1][i][0] += splat(p1[i]) * x[0];
         }
     }
-#pragma GCC unroll 2
-    for (int b = 0; b < B; b++)
-#pragma GCC unroll 12
-        for (int i = 0; i < R; i++)
-#pragma GCC unroll 2
-            for (int w = 0; w < W; w++) tile[(b * R + i) * W + w] = a[b][i][w];
+    UNROLL for (int b = 0; b < B; b++)
+        UNROLL for (int i = 0; i < R; i++)
+            UNROLL for (int w = 0; w < W; w++) tile[(b * R + i) * W + w] = a[b][i][w];
 }
 
 template <class T, int B, int W>

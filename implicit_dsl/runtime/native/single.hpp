@@ -2,34 +2,34 @@
 #pragma once
 #include "problem.hpp"
 
-// out_i = Σ_j A_ij x_j
-template <class T> void multiply_row(const T* A, int64_t n, const T* x, T* out) {
+// out_i = Σ_j A_ij x_j, and with `measured` max_i Σ_j |A_ij| on the way: the matrix is read once for both.
+template <class T, bool measured> double multiply_row(const T* A, int64_t n, const T* x, T* out) {
     constexpr int L = Lanes<T>::count, R = 4;
-    int64_t i = 0;
-    for (; i + R <= n; i += R) {
-        Vec<T> s[R] = {}, t[R] = {};
+    double largest = 0;
+    auto rows = [&](int64_t i, auto together) {
+        constexpr int many = decltype(together)::value;
+        Vec<T> s[many] = {}, t[many] = {}, m[many] = {};
         const T* a = A + i * n;
         int64_t j = 0;
         for (; j + 2 * L <= n; j += 2 * L)
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++) {
-                s[r] += load(a + r * n + j) * load(x + j);
-                t[r] += load(a + r * n + j + L) * load(x + j + L);
+            UNROLL for (int r = 0; r < many; r++) {
+                const Vec<T> v = load(a + r * n + j), w = load(a + r * n + j + L);
+                s[r] += v * load(x + j), t[r] += w * load(x + j + L);
+                if (measured) m[r] += absolute<T>(v) + absolute<T>(w);
             }
-        for (int r = 0; r < R; r++) {
-            T rest = 0;
-            for (int64_t k = j; k < n; k++) rest += a[r * n + k] * x[k];
+        for (int r = 0; r < many; r++) {
+            T rest = 0, size = 0;
+            for (int64_t k = j; k < n; k++) rest += a[r * n + k] * x[k], size += std::fabs(a[r * n + k]);
             out[i + r] = sum<T>(s[r] + t[r]) + rest;
+            if (!measured) continue;
+            const double total = sum<T>(m[r]) + size;
+            largest = largest != largest || total <= largest ? largest : total;  // NaN stays
         }
-    }
-    for (; i < n; i++) {
-        Vec<T> s = {};
-        int64_t j = 0;
-        for (; j + L <= n; j += L) s += load(A + i * n + j) * load(x + j);
-        T total = sum<T>(s);
-        for (; j < n; j++) total += A[i * n + j] * x[j];
-        out[i] = total;
-    }
+    };
+    int64_t i = 0;
+    for (; i + R <= n; i += R) rows(i, std::integral_constant<int, R>{});
+    for (; i < n; i++) rows(i, std::integral_constant<int, 1>{});
+    return largest;
 }
 
 // out_j = Σ_i A_ij x_i. Rows whose x_i is zero, as half of them are behind relu, are not read.
@@ -46,8 +46,7 @@ template <class T> void multiply_row_transposed(const T* A, int64_t n, const T* 
         int64_t j = 0;
         for (; j + L <= n; j += L) {
             Vec<T> s = load(out + j), t = {};
-#pragma GCC unroll 8
-            for (int r = 0; r < many; r++) (r & 1 ? t : s) += splat(factor[r]) * load(a[r] + j);
+            UNROLL for (int r = 0; r < many; r++) (r & 1 ? t : s) += splat(factor[r]) * load(a[r] + j);
             store(out + j, s + t);
         }
         for (; j < n; j++)
@@ -67,6 +66,7 @@ template <class T> T dot(const T* a, const T* b, int64_t padded) {
 template <class T> struct Row {
     static constexpr int L = Lanes<T>::count;
     const Problem<T>& p;
+    double norm;  // ‖A‖, negative until it is known
     int64_t n, padded;
     T *x, *f, *c, *d, *r, *past, *dr[kMemory], *df[kMemory];
     double gram[kMemory][kMemory] = {};
@@ -74,7 +74,8 @@ template <class T> struct Row {
 
     template <int kind> void image(T& size, T& scale) {
         if (kind == kLinear && p.transposed) multiply_row_transposed(p.A, n, x, f, active.get());
-        else multiply_row(p.A, n, x, f);
+        else if (norm >= 0) multiply_row<T, false>(p.A, n, x, f);
+        else norm = multiply_row<T, true>(p.A, n, x, f);
         for (int64_t j = n; j < padded; j++) f[j] = 0;  // then φ(0) in the padding, from the start on
         Int<T> largest = {}, extent = {};
         Vec<T> total = {}, all = {};
@@ -125,22 +126,29 @@ template <class T> struct Row {
         used = 0, slot = -1;
         std::memcpy(c, p.c + number * n, n * sizeof(T));
         if (kind == kLinear)
-            for (int64_t j = 0; j < n; j++) d[j] = slope_of(p.slope_kind, p.slope[number * n + j], p.negative_slope);
+            std::memcpy(d, p.slope + number * n, n * sizeof(T));
+        if (kind == kLinear)
+            for (int64_t j = 0; j < padded; j += L) store(d + j, slope_of<T>(p.slope_kind, load(d + j), p.negative_slope));
         for (int64_t j = 0; j < padded; j += L)
             store(x + j, kind == kLinear ? load(c + j) * load(d + j) : activate<T, kind>(load(c + j), p.negative_slope));
         if (p.started) std::memcpy(x, p.x + number * n, n * sizeof(T));
         T size, scale, before = T(INFINITY);
-        Progress<T> progress;
+        T least = T(INFINITY), mark = least;
+        bool tired = false;
         for (int step = 1;; step++) {
             image<kind>(size, scale);
             if (!p.adjoint) scale = std::max(T(1), scale);
             if (is_done(p, step, size, scale, before)) {
-                std::memcpy(p.x + number * n, p.contracts ? f : x, n * sizeof(T));
+                std::memcpy(p.x + number * n, p.contracts_at(norm) ? f : x, n * sizeof(T));
                 p.residual[number] = relative(size, scale), p.steps[number] = step;
                 return;
             }
-            if (p.memory) progress.note(step, size);
-            if (progress.tired) average();
+            least = std::min(least, size);
+            if (p.memory && step >= kAccelerateFrom && (step - kAccelerateFrom) % kPatience == 0) {
+                tired |= step > kAccelerateFrom && !(least < T(kProgress) * mark);
+                mark = least;
+            }
+            if (tired) average();
             else if (p.memory && step >= kAccelerateFrom - 1) accelerate(step, size > T(kRestartGrowth) * before);
             else std::swap(x, f);
             before = size;
@@ -149,7 +157,7 @@ template <class T> struct Row {
 
     // Where acceleration does not help: a plain step if those are proved to converge, else an average.
     void average() {
-        const T kept = p.contracts ? T(0) : T(0.5);
+        const T kept = p.contracts_at(norm) ? T(0) : T(0.5);
         for (int64_t j = 0; j < padded; j += L) store(x + j, load(f + j) + kept * (load(x + j) - load(f + j)));
     }
 
@@ -167,26 +175,26 @@ template <class T> struct Row {
             const Vec<T> y = load(f + j), now = y - load(x + j);
             store(dr[slot] + j, now - load(r + j)), store(df[slot] + j, y - load(past + j)), store(r + j, now);
         }
-        Wide<T> G[kMemory][kMemory] = {}, h[kMemory] = {};
+        Vec<double> G[kMemory][kMemory] = {}, h[kMemory] = {};
+        Int<double> valid[kMemory] = {};
         for (int i = 0; i < used; i++) {
             gram[slot][i] = gram[i][slot] = dot(dr[i], dr[slot], padded);
-            h[i][0] = dot(dr[i], r, padded);
+            h[i][0] = dot(dr[i], r, padded), valid[i][0] = -1;
         }
         for (int i = 0; i < used; i++)
             for (int j = 0; j < used; j++) G[i][j][0] = gram[i][j];
-        Vec<T> gamma[kMemory];
-        coefficients<T>(G, h, gamma);
+        coefficients_part(G, h, valid);
         std::swap(past, f);
         for (int64_t j = 0; j < padded; j += L) {
             Vec<T> y = load(past + j);
-            for (int i = 0; i < used; i++) y -= gamma[i][0] * load(df[i] + j);
+            for (int i = 0; i < used; i++) y -= T(h[i][0]) * load(df[i] + j);
             store(x + j, y);
         }
     }
 };
 
-template <class T> bool solve_row(const Problem<T>& p, int64_t number) {
-    Row<T> row{p, p.n, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, 0, -1, nullptr, nullptr};
+template <class T> bool solve_row(const Problem<T>& p, int64_t number, double* norm) {
+    Row<T> row{p, *norm, p.n, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}, {}, 0, -1, nullptr, nullptr};
     if (!row.place()) return false;
     switch (p.kind) {
         case kRelu: row.template solve<kRelu>(number); break;
@@ -196,5 +204,6 @@ template <class T> bool solve_row(const Problem<T>& p, int64_t number) {
         case kLinear: row.template solve<kLinear>(number); break;
         default: row.template solve<kIdentity>(number);
     }
+    *norm = row.norm;
     return true;
 }

@@ -20,7 +20,7 @@ template <class T, int kind, int W> void sweep(const Problem<T>& p, const T* pac
         else multiply<T, B, W>(rows, packed + first * n, n, panels[0]->x, apart, tile);
         const int64_t here = std::min<int64_t>(B * rows, n - first);
         for (int64_t i = 0; i < here; i++)
-            for (int w = 0; w < W; w++) {
+            UNROLL for (int w = 0; w < W; w++) {
                 const int64_t at = (first + i) * L;
                 const Vec<T> z = tile[i * W + w] + load(panels[w]->c + at);
                 const Vec<T> y = kind == kLinear ? z * load(panels[w]->d + at) : activate<T, kind>(z, p.negative_slope);
@@ -68,12 +68,13 @@ template <class T> struct Worker {
 
     // Fill the free lanes of a panel.
     void refill(Panel<T>& panel) {
+        int64_t number[L];
+        bool any = false;
         for (int lane = 0; lane < L; lane++) {
-            if (panel.row[lane] >= 0) continue;
-            const int64_t number = take();
-            if (number < 0) return;
-            panel.fill(p, lane, number);
+            number[lane] = panel.row[lane] < 0 ? take() : -1;
+            any |= number[lane] >= 0;
         }
+        if (any) panel.fill(p, number);
     }
 
     // When the batch is used up: empty the emptiest panel into free lanes of others, if that pays.
