@@ -30,11 +30,14 @@ from implicit_dsl.runtime.solvers import (
     Norm,
     PeacemanRachford,
     Picard,
+    Point,
     Solver,
     choose,
     proved_steps,
     solve,
 )
+from implicit_dsl.runtime.solvers.anderson import History, anderson_mix
+from implicit_dsl.runtime.solvers.broyden import Secants
 from implicit_dsl.runtime.solvers.matrix import materialise
 from implicit_dsl.runtime.solvers.proximal import proximal
 
@@ -158,7 +161,7 @@ def test_solution_in_a_weighted_norm(solver: Solver) -> None:
     torch.testing.assert_close(solution.x, by_active_sets(W, c), rtol=0, atol=1e-7)
 
 
-@every([Picard(damping=1 / 7), *SPLITTING])
+@every([Picard(damping=1 / 7), ForwardBackward(memory=0), *SPLITTING])
 @pytest.mark.parametrize("phi", ["relu", "tanh", "sigmoid"])
 def test_loops_with_a_negative_diagonal(solver: Solver, phi: str) -> None:
     W, c = measure(6, 2), data(4, 6, 2)
@@ -378,7 +381,7 @@ def test_d1_divergence_is_reported(solver: Solver, per_sample: bool) -> None:
         assert not bool((solution.status <= Status.FLOOR.value).any())
 
 
-@every([Picard(), ForwardBackward(step=1.0)])
+@every([Picard(), ForwardBackward(step=1.0, memory=0)])
 def test_three_z_plus_one_diverges(solver: Solver) -> None:
     equation = Equation(lambda z: 3 * z + 1, lambda z: 3 * z + 1, lambda z: z)
     assert solve(equation, started(2, 3, torch.float32), solver).worst_status is Status.NOT_FINITE
@@ -535,6 +538,36 @@ def test_acceleration_pays_where_picard_is_slow(solver: Solver) -> None:
     assert fast.most_steps < plain.most_steps / 4
 
 
+def test_anderson_forgets_what_has_been_outrun() -> None:
+    """Per sample: a residual that has tripled restarts, with a plain step."""
+    history = History(memory=3, first=1)
+    x = data(2, 5, 31)
+    for step, growth in ((2, 1.0), (3, 0.5), (4, 0.3), (5, 100.0)):
+        residual = data(2, 5, 40 + step) * torch.tensor([[growth], [0.5**step]])
+        mixed = anderson_mix(history, x + residual, residual, step)
+    assert history.valid.any(1).tolist() == [False, True]
+    assert torch.equal(mixed[0], (x + residual)[0])
+    assert not torch.equal(mixed[1], (x + residual)[1])
+
+
+@pytest.mark.parametrize("memory", [1, 2, 5])
+def test_the_newest_secant_of_broyden_holds(memory: int) -> None:
+    """H dr = dx, also after older terms have been overwritten."""
+    W, c = contraction(6, 0.9, 32).abs(), data(2, 6, 32)
+    secants = Secants(c, memory)
+    x = torch.zeros_like(c)
+    previous = None
+    for step in range(1, 12):
+        image = torch.tanh(x @ W.T + c)
+        ahead = secants.step(Point(x, image, step), 1.0)
+        if previous is not None and bool(secants.valid[:, (step - 2) % memory].all()):
+            last_x, last_residual = previous
+            moved = -secants._apply(image - x - last_residual)
+            torch.testing.assert_close(moved, x - last_x, rtol=1e-8, atol=1e-14)
+        previous, x = (x, image - x), ahead
+    assert float((torch.tanh(x @ W.T + c) - x).abs().max()) < 1e-4
+
+
 def test_accelerated_solvers_rest_where_they_make_no_progress() -> None:
     """Where a secant model is useless, averaged steps still converge."""
     generator = torch.Generator().manual_seed(0)
@@ -622,7 +655,7 @@ def test_counted_steps_read_nothing(solver: Solver) -> None:
     size=st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
     start=st.sampled_from([0.0, 1.0, 1e9]),
     seed=st.integers(0, 10_000),
-    family=st.sampled_from(["signs", "positive", "identity"]),
+    family=st.sampled_from(["signs", "positive", "negative"]),
 )
 def test_the_proved_number_of_steps_suffices(
     rate: float, damping: float, size: float, start: float, seed: int, family: str
@@ -632,7 +665,7 @@ def test_the_proved_number_of_steps_suffices(
     W = {
         "signs": contraction(n, rate, seed),
         "positive": contraction(n, rate, seed).abs(),
-        "identity": rate * torch.eye(n, dtype=torch.float64),
+        "negative": -rate * torch.eye(n, dtype=torch.float64),  # for which the bound is attained
     }[family]
     c = data(3, n, seed) * size
     equation = dataclasses.replace(affine_equation(W, c, lambda z: z), rate=rate)
@@ -640,6 +673,16 @@ def test_the_proved_number_of_steps_suffices(
     solution = solve(equation, data(3, n, seed + 1) * start, solver, Norm(unit=0.0), counted=True)
     assert solution.worst_status is Status.COUNTED
     assert int(solution.steps[0]) == proved_steps(1 - damping * (1 - rate), 1e-5, damping)
+
+
+def test_one_step_less_than_proved_may_not_suffice() -> None:
+    """x = 1 − κ x from zero: ‖x_t − f(x_t)‖ = κᵗ (1 + κ) ‖x*‖."""
+    for rate in (0.5, 0.9, 0.99):
+        steps = proved_steps(rate, 1e-5)
+        equation = Equation(lambda z, rate=rate: 1 - rate * z)
+        measured = Picard(tolerance=1e-30, max_steps=steps)  # its last step measures x_{steps − 1}
+        solution = solve(equation, started(1, 2), measured, Norm(unit=0.0))
+        assert float(solution.residual[0]) > 0.99e-5
 
 
 def test_counting_knows_its_limits() -> None:

@@ -50,11 +50,12 @@ def proximal(phi: Map, u: Tensor, alpha: Tensor, w: Tensor) -> tuple[Tensor, Ten
         high = torch.minimum(high, w - excess.clamp(max=0) / least)
         step = excess / (alpha + (1 - alpha) * slope).clamp(min=least, max=most)
         rounding = 2 * torch.finfo(u.dtype).eps * (alpha * w.abs() + u.abs())
-        if bool((excess.abs() <= rounding).all()):
+        done = excess.abs() <= rounding  # an entry that is done stays, whatever the others need
+        if bool((done | excess.isnan()).all()):
             return image, w
         moved = w - step
         inside = (moved >= low) & (moved <= high)
-        w = torch.where(inside, moved, (low + high) / 2)
+        w = torch.where(done, w, torch.where(inside, moved, (low + high) / 2))
     return phi(w), w
 
 

@@ -12,9 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from implicit_dsl.runtime.solvers.anderson import History, anderson_mix
 from implicit_dsl.runtime.solvers.base import Equation, Map, Point, Solver, State, in_range
 from implicit_dsl.runtime.solvers.matrix import Affine, materialise
 from implicit_dsl.runtime.solvers.proximal import is_homogeneous, proximal
+from implicit_dsl.runtime.solvers.stamina import Stamina
 
 LARGEST_INVERSE = 4096  # unknowns, above which (I + α (I − W))⁻¹ is not made
 # A step that is short enough never lets ‖z⁺ − z‖₂ grow; a growth by rounding does not count.
@@ -22,6 +24,9 @@ GROWTH = 1.001
 # A step may be short enough and still far from the best: where a block of steps has reduced ‖z⁺ − z‖₂
 # by less than SLOW each, half of it is tried.
 BLOCK, SLOW = 12, 0.8
+CIRCLING = 0.99999  # above this rate nothing falls: the step is too long, though nothing grows either
+_NEVER = 1 << 40
+REST = 2 * BLOCK + 1  # steps with one α before it is accelerated: those of a block that tells its rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,25 +35,30 @@ class ForwardBackward(Solver):
 
     It contracts for α < 2 m / L², L = ‖I − W‖₂, fastest for α = m / L² as far as m and L know.
     `step` α: None starts with 1, and halves it for a sample whenever its ‖z⁺ − z‖₂ grows, which
-    ends below 2 m / L² at the latest. For φ other than relu and its like prox_{αf} is not φ, and
-    is computed entry by entry.
+    ends below 2 m / L² at the latest. Once α has rested, the contraction is accelerated as Anderson
+    does, with `memory` differences; 0: it is not. For φ other than relu and its like prox_{αf} is
+    not φ, and is computed entry by entry.
     """
 
     step: float | None = None
+    memory: int = 5
 
     name: ClassVar[str] = "forward_backward"
     default_steps: ClassVar[int] = 5000
     # ‖z⁺ − z‖₂ falls in every step, while ‖z − f(z)‖ may rest for long where f expands
     endurance: ClassVar[int] = 2000
+    look_ahead: ClassVar[float] = 0.5
 
     def __post_init__(self) -> None:
         Solver.__post_init__(self)
+        in_range("memory", self.memory, -1, 100)
         if self.step is not None:
             in_range("step", self.step, 0, float("inf"))
 
     def init(self, equation: Equation, start: Tensor) -> State:
         equation.split(self.name)
-        return Forward(start, self.step, None if is_homogeneous(equation, start) else start)
+        w = None if is_homogeneous(equation, start) else start
+        return Forward(start, self.step, self.memory, w)
 
     def evaluate(self, equation: Equation, state: State, x: Tensor) -> Tensor:
         assert isinstance(state, Forward)
@@ -58,26 +68,34 @@ class ForwardBackward(Solver):
 
     def advance(self, equation: Equation, state: State, point: Point) -> Tensor:
         assert isinstance(state, Forward) and equation.phi is not None
-        if self.step is not None:
-            return state.towards(equation.phi, point.x)
-        return state.controlled(equation.phi, point)
+        ahead = state.towards(equation.phi, point.x)
+        if self.step is None:
+            ahead = state.controlled(equation.phi, point, ahead)
+        return state.accelerated(point, ahead) if self.memory else ahead
 
 
 class Forward:
     """W z + c, the step α (b, 1) of each sample, and what controls it. `w`: φ(w) = z, for φ that needs it."""
 
-    def __init__(self, start: Tensor, step: float | None, w: Tensor | None) -> None:
+    def __init__(self, start: Tensor, step: float | None, memory: int, w: Tensor | None) -> None:
         self.affine, self.w = start, w
         self.alpha = start.new_full((start.shape[0], 1), 1.0 if step is None else step)
-        self.moved = torch.full_like(self.alpha, torch.inf)  # ‖z⁺ − z‖₂ of the last step, with this α
+        self.moved = torch.full_like(self.alpha, torch.inf)  # ‖z⁺ − z‖₂ of the last plain step with this α
         self.block = self.moved.clone()  # the same at the beginning of this block
         self.rate = torch.ones_like(self.alpha)  # over the last block, with 2 α
         self.settled = torch.zeros_like(self.alpha, dtype=torch.bool)
+        self.history = History(max(1, memory), first=0)
+        # how many steps a sample rests with one α, and the step after which it is accelerated
+        self.rest = REST if memory else _NEVER
+        self.woken = torch.full_like(self.alpha[:, 0], self.rest if step is None else 0, dtype=torch.int64)
+        self.stamina = Stamina(start)
 
     def take(self, places: Tensor) -> None:
-        for name in ("affine", "alpha", "moved", "block", "rate", "settled"):
+        for name in ("affine", "alpha", "moved", "block", "rate", "settled", "woken"):
             setattr(self, name, getattr(self, name)[places])
         self.w = None if self.w is None else self.w[places]
+        self.history.take(places)
+        self.stamina.take(places)
 
     def towards(self, phi: Map, z: Tensor) -> Tensor:
         """prox_{αf}((1 − α) z + α (W z + c))."""
@@ -87,36 +105,54 @@ class Forward:
         image, self.w = proximal(phi, u, self.alpha, self.w)
         return image
 
-    def controlled(self, phi: Map, point: Point) -> Tensor:
-        """The next z, by half of the step where it would have moved further than before."""
+    def controlled(self, phi: Map, point: Point, ahead: Tensor) -> Tensor:
+        """The next z, by half of the step where a plain step would have moved further than the one before."""
         z = point.x
-        ahead = self.towards(phi, z)
         moved = _length(ahead - z)
         noise = 8 * torch.finfo(z.dtype).eps * _length(z)
-        grown = (moved > GROWTH * self.moved) & (moved > noise)
+        plain = ((point.step <= self.woken) | self.stamina.rests(point.step - 1))[:, None]
+        grown = plain & (moved > GROWTH * self.moved) & (moved > noise)
         if bool(grown.any()):
-            self.alpha = torch.where(grown, self.alpha / 2, self.alpha)
             self.settled |= grown
-            self.block = torch.where(grown, torch.inf, self.block)
+            self._change(grown, 0.5, point.step)
             ahead = self.towards(phi, z)
             moved = _length(ahead - z)
-        self.moved = moved
+        self.moved = torch.where(plain, moved, torch.inf)
         if point.step % BLOCK == 0:
-            self._tune()
+            self._tune(point.step)
         return ahead
 
-    def _tune(self) -> None:
+    def _tune(self, step: int) -> None:
         """Once in a block of steps: try half of α if the block was slow, and go back if that is slower."""
-        rate = (self.moved / self.block).pow(1 / BLOCK)  # zero in the first block after a change
-        known = self.block < torch.inf
-        slow = known & (rate > SLOW) & ~self.settled & (rate <= self.rate)
-        worse = known & ~self.settled & (rate > self.rate)
+        rate = (self.moved / self.block).pow(1 / BLOCK)
+        known = (self.block < torch.inf) & (self.moved < torch.inf) & ~self.settled
+        slow = known & (rate > SLOW) & (rate <= self.rate)
+        worse = known & (rate > self.rate)
+        circling = (self.block < torch.inf) & (self.moved < torch.inf) & self.settled & (rate > CIRCLING)
         self.rate = torch.where(slow, rate, self.rate)
         self.settled |= worse
-        self.alpha = torch.where(slow, self.alpha / 2, torch.where(worse, self.alpha * 2, self.alpha))
-        changed = slow | worse
-        self.moved = torch.where(changed, torch.inf, self.moved)
-        self.block = torch.where(changed, torch.inf, self.moved)
+        self.block = self.moved
+        self._change(slow | circling, 0.5, step)
+        self._change(worse, 2.0, step)
+
+    def _change(self, chosen: Tensor, factor: float, step: int) -> None:
+        """Another α for the chosen samples (b, 1), and a new beginning."""
+        self.alpha = torch.where(chosen, self.alpha * factor, self.alpha)
+        self.moved = torch.where(chosen, torch.inf, self.moved)
+        self.block = torch.where(chosen, torch.inf, self.block)
+        self.woken = torch.where(chosen[:, 0], step + self.rest, self.woken)
+
+    def accelerated(self, point: Point, ahead: Tensor) -> Tensor:
+        """The next z, mixed with the last ones where α has rested."""
+        history = self.history
+        if point.step < REST and not bool((self.woken < REST).any()):
+            return ahead
+        history.woken = self.woken
+        if history.residual is not None:
+            history.valid &= (self.woken < point.step)[:, None]
+        mixed = anderson_mix(history, ahead, ahead - point.x, point.step)
+        self.stamina.spend(history.size.sqrt(), point.step, self.woken < point.step)
+        return torch.where(self.stamina.rests(point.step)[:, None], ahead, mixed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,9 +39,13 @@ class Stamina:
         self.best_step = torch.where(tired, step + REST, self.best_step)
         self.best = torch.where(tired, torch.inf, self.best)
 
+    def rests(self, step: int) -> Tensor:
+        """Which samples rest at this step, (b,)."""
+        return step < self.until
+
     def choose(self, accelerated: Tensor, point: Point, averaging: float) -> Tensor:
         """The accelerated step (b, n), or an averaged one for the samples that rest."""
         if point.step <= PATIENCE:  # nobody is tired yet
             return accelerated
-        resting = (point.step < self.until)[:, None]
+        resting = self.rests(point.step)[:, None]
         return torch.where(resting, average(point, RESTING_DAMPING * averaging), accelerated)
