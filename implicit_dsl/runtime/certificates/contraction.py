@@ -113,10 +113,15 @@ def _lower_bound(M: Map, v: np.ndarray, image: np.ndarray, thorough: bool) -> fl
     simple = float((image / v).min()) if (v > 0).all() else 0.0
     support = image > 0.5 * float(image.max(initial=0.0)) * v
     if not thorough or support.all() or not support.any():
-        return simple * (1 - 1e-9)
+        return _downwards(simple)
     w = np.where(support, v, 0.0)
     inner = M(w)
-    return max(simple, float((inner[support] / w[support]).min())) * (1 - 1e-9)
+    return _downwards(max(simple, float((inner[support] / w[support]).min())))
+
+
+def _downwards(ratio: float) -> float:
+    """A lower bound of a ratio that was rounded up: by far less than this, in parts of it and in all."""
+    return max(0.0, ratio * (1 - 1e-9) - 1e-200)
 
 
 def candidates(N: np.ndarray) -> tuple[np.ndarray, ...]:
