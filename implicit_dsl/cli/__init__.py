@@ -1,7 +1,7 @@
 """`implicitc`: one file per command, and here what they share a door with.
 
 Nothing is imported before it is needed: `implicitc --help` loads no command, a command
-only what it uses, and only `matrices` loads torch.
+only what it uses, and only `matrices` and `verify` load torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ COMMANDS = {
     "plot": "draw where the matrices A, B, C, D have entries",
     "graph": "draw the network as a diagram",
     "matrices": "compute A, B, C, D, b, d with the weights",
+    "verify": "prove that each loop has one equilibrium, with the weights",
     "explain": "tell about a message or an operator",
     "version": "print the version",
 }

@@ -100,7 +100,8 @@ def _certified(sweep: Sweep, weights: Weights, tolerance: float) -> Certified:
             return Certified(made, case.folded, case.row_sum)
     cycle = strongest_cycle(sweep)
     lower = next((dict(tried.figures).get("λ ≥") for tried in attempts if tried.rule is Rule.PERRON), None)
-    said = advice(cycle, lower, case.unbounded)
+    steep = next((block.name for block in sweep.blocks(loop.states) if needs_boxes(block)), "")
+    said = advice(cycle, lower, bool(case.unbounded), steep)
     return Certified(
         LoopCertificate(loop.states, loop.iterated, None, tuple(attempts), cycle, said),
         case.folded,

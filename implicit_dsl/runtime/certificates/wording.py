@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from implicit_dsl.runtime.certificates.cycles import Cycle, Way
 from implicit_dsl.runtime.certificates.result import Attempt, Certificate, LoopCertificate, Proof, Verdict
 
@@ -75,7 +77,7 @@ def _attempt(attempt: Attempt) -> str:
 
 def _cycle(cycle: Cycle) -> list[str]:
     head = f"its strongest cycle has the gain {cycle.gain:.4g}"
-    if len(cycle.ways) > 1:
+    if len(cycle.ways) > 1 and math.isfinite(cycle.gain):
         head += f", {cycle.mean:.4g} for each state"
     names = [way.source for way in cycle.ways] + [cycle.ways[-1].target]
     return [f"{head}: {' → '.join(names)}", *(f"  {_way(way)}" for way in cycle.ways)]
@@ -94,8 +96,12 @@ def _verdict(verdict: Verdict) -> str:
     return f"@wellposed {verdict.text or '…'}{line} {mark}{value}{why}"
 
 
-def advice(cycle: Cycle | None, root: float | None, unbounded: str) -> str:
-    """What to do about a loop that is refused, for the lower bound of its Perron root."""
+def advice(cycle: Cycle | None, root: float | None, unbounded: bool, steep: str) -> str:
+    """What to do about a loop that is refused.
+
+    `root` is the lower bound of its Perron root; `unbounded`: an activation has no majorant at
+    all; `steep` is a state whose activation has none of use.
+    """
     if unbounded:
         return (
             "put a bounded activation in front of it (tanh, sigmoid, a normalisation), move it out of the\n"
@@ -104,10 +110,19 @@ def advice(cycle: Cycle | None, root: float | None, unbounded: str) -> str:
     lines = []
     if cycle is not None and 1 <= cycle.gain < float("inf"):
         tensors = tuple(dict.fromkeys(id for way in cycle.ways for id in way.tensors))
-        named = f" ({', '.join(tensors)})" if tensors else ""
+        shown = ", ".join(tensors[:_MOST_NAMES]) + (", …" if len(tensors) > _MOST_NAMES else "")
+        named = f" ({shown})" if tensors else ""
         lines.append(f"the gains of this cycle{named} have to shrink by {1 / cycle.gain:.3g} in product")
     elif cycle is not None:
         lines.append("no single cycle has a gain of 1: it is what states read in parallel that adds up")
+    if steep:
+        lines.append(
+            f"`{steep}` may be very steep, as normalisations are where their input hardly varies: without"
+        )
+        lines.append(
+            "it in the loop there may be a proof; `@wellposed unchecked` checks the residual at every call"
+        )
+        return "\n".join(lines)
     lines.append("to enforce a contraction while training, write `@wellposed norm(A, Inf) <= 0.95`, and call")
     lines.append("`project_()` after each step of the optimiser")
     if root is not None and root < 1:
