@@ -323,6 +323,28 @@ def test_d18_a_sample_does_not_depend_on_its_batch_mates(solver: Solver, leaving
         assert alone.residual[0] == solution.residual[row]
 
 
+@every([*GENERAL, ForwardBackward(), ForwardBackward(memory=0)])
+@pytest.mark.parametrize("leaving", [True, False], ids=["leaving", "frozen"])
+def test_d18_nor_on_when_others_are_looked_at(solver: Solver, leaving: bool) -> None:
+    """Mates of quite different rates, so that residuals are measured at many steps that are not its own."""
+    rates = torch.tensor([[0.2], [0.6], [0.9], [-0.9], [0.97], [0.99], [0.995]])
+
+    def of(rates: Tensor, c: Tensor) -> Equation:
+        def affine(z: Tensor) -> Tensor:
+            return rates * z * torch.linspace(0.5, 1, 5) + c
+
+        restrict = (lambda places: of(rates[places], c[places])) if leaving else None
+        return Equation(lambda z: torch.tanh(affine(z)), affine, torch.tanh, restrict=restrict)
+
+    c = 0.05 * data(7, 5, 33, torch.float32)
+    solution = solve(of(rates, c), torch.zeros(7, 5), solver)
+    for row in range(7):
+        own = slice(row, row + 1)
+        alone = solve(of(rates[own], c[own]), torch.zeros(1, 5), solver)
+        assert alone.steps[0] == solution.steps[row]
+        assert torch.equal(alone.x[0], solution.x[row])
+
+
 @every([solver for solver in EVERY if solver != Newton()])
 def test_samples_that_are_done_leave(solver: Solver) -> None:
     n, seen = 8, []
@@ -355,6 +377,15 @@ def test_batchwise_all_go_on_until_the_last_is_done(solver: Solver) -> None:
     assert solution.worst_status is Status.CONVERGED
     assert solution.steps.unique().numel() == 1
     torch.testing.assert_close(solution.x, by_active_sets(W, c), rtol=1e-7, atol=1e-4)
+
+
+def test_batchwise_a_sample_that_has_left_its_solution_is_not_converged() -> None:
+    """The first starts near an unstable equilibrium, and drifts away while the second is slow."""
+    rates, c = torch.tensor([[1.5], [0.9]]), torch.tensor([[0.0], [1.0]])
+    start = torch.tensor([[1e-7], [0.0]])
+    solution = solve(Equation(lambda z: rates * z + c), start, Picard(per_sample=False, max_steps=150))
+    assert int(solution.status[0]) != Status.CONVERGED.value
+    assert float(solution.residual[0]) > 0.1
 
 
 def test_d22_tolerance_does_not_depend_on_the_dimension() -> None:
@@ -683,6 +714,9 @@ def test_one_step_less_than_proved_may_not_suffice() -> None:
         measured = Picard(tolerance=1e-30, max_steps=steps)  # its last step measures x_{steps − 1}
         solution = solve(equation, started(1, 2), measured, Norm(unit=0.0))
         assert float(solution.residual[0]) > 0.99e-5
+        equation = dataclasses.replace(equation, rate=rate)
+        counted = solve(equation, started(1, 2), Picard(tolerance=1e-5), Norm(unit=0.0), counted=True)
+        assert counted.worst_status is Status.COUNTED
 
 
 def test_counting_knows_its_limits() -> None:
