@@ -173,7 +173,8 @@ def ours(cell: Cell, c: int, inner: int, groups: int) -> Solve:
         return runtime.Equilibrium(generated._ResidualDEQ_z, "z", solver=solver)
 
     def solve(forward: float, backward: float, e: Tensor) -> Tensor:
-        (z,) = loop(min(forward, backward))((torch.zeros_like(e),), (e,), weights)
+        injected = e.contiguous(memory_format=torch.channels_last)  # as the generated module does
+        (z,) = loop(min(forward, backward))((torch.zeros_like(e),), (injected,), weights)
         return z
 
     return solve

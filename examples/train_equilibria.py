@@ -10,6 +10,7 @@ chain has, so that a network has to carry it along as many edges as the chain is
 from __future__ import annotations
 
 import argparse
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -113,11 +114,13 @@ def report(name: str, path: Path, epochs: int, seed: int) -> None:
         model = make()
         reached, seconds = train(model, data_for(model, name), epochs)
         proof = model.certify()  # type: ignore[operator]
-        stats = "; ".join(f"{loop}: {found}" for loop, found in model.stats.items())  # type: ignore[union-attr, operator]
         size = sum(weight.numel() for weight in model.parameters())
         print(f"{title:<18} {size:>7,} parameters  test accuracy {reached:.2%}  {seconds:.2f} s an epoch")
-        print(f"{'':<18} {proof.summary}")
-        print(f"{'':<18} {stats}", flush=True)
+        print(textwrap.indent(str(proof), "    "))
+        for loop, found in model.stats.items():  # type: ignore[union-attr, operator]
+            print(
+                f"    {loop}: {found.steps} steps, residual {found.residual:.1e}, {found.solver}", flush=True
+            )
 
 
 def main() -> None:

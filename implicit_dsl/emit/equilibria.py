@@ -34,6 +34,7 @@ class Network(Forward):
         self.attributes = _attributes(model)
         self._loop_of = {name: loop for loop in model.loops for name in loop.states}
         self._started: set[str] = set()
+        self._incoming: dict[str, Expression] = {}  # what each loop gets from outside
         for name in ("x0", "starts", "weights"):
             self._taken.add(name)
 
@@ -71,14 +72,21 @@ class Network(Forward):
         for name in loop.states:
             if self.model.blocks[name].declared or name in loop.iterated:
                 self._remark(self.model.blocks[name])
+        last = _channels_last(sweep)
         for made in sweep.injections:
             for term in made.terms:
                 self._release(term.source)
-            if not made.is_plain:
-                variable = self._variable(made.name)
+            images = last and len(made.shape) == 3
+            if not made.is_plain or images:
+                variable = self._variable(f"{loop.name}.in" if made.is_plain else made.name)
                 value = self._sum(Block(made.name, made.shape), made.terms)
+                if images:  # convolutions are faster so, and the loop keeps the format that it is given
+                    value = Expression(f"{value.atom}.contiguous(memory_format=torch.channels_last)")
                 self._assign(variable, value, "")
-                self._values[made.name] = Expression(variable)
+                self._incoming[made.name] = Expression(variable)
+            else:
+                self._incoming[made.name] = self._values[made.name]
+            self._values.setdefault(made.name, self._incoming[made.name])
         first = next(iter(self.inputs.values()))
         for mask in sweep.masks:
             variable = self._variable(mask.id)
@@ -112,7 +120,7 @@ class Network(Forward):
 
     def _call(self, loop: Loop, sweep: SweepPlan) -> None:
         starts = [f'starts["{name}"]' for name in loop.iterated]
-        batched = [self._values[made.name].text for made in sweep.injections]
+        batched = [self._incoming[made.name].text for made in sweep.injections]
         batched += [self.explicit[mask.id] for mask in sweep.masks]
         shared = [self.explicit.get(id, f"self.{id}") for id in sweep.tensors]
         variables = [self._variable(name) for name in loop.iterated]
@@ -129,7 +137,7 @@ class Network(Forward):
             variable = self._variable(f"{loop.name}_matrix")
             self._assign(variable, made, "")
             matrix = variable
-        incoming = self._values[sweep.injections[0].name].text
+        incoming = self._incoming[sweep.injections[0].name].text
         if dense.bias:
             incoming += " + " + " + ".join(self.explicit.get(id, f"self.{id}") for id in dense.bias)
         variable = self._variable(loop.name)
@@ -247,6 +255,11 @@ class _Sweep(Forward):
         if len(results) == 1 and last.startswith(f"{results[0]} = "):
             return [*self._lines[:-1], f"return {last.partition(' = ')[2]}"]
         return [*self._lines, f"return {', '.join(results)}"]
+
+
+def _channels_last(sweep: SweepPlan) -> bool:
+    """Whether a loop convolves images."""
+    return any(op.kind == "conv" and len(op.source) == 3 for term in sweep.model.terms for op in term.chain)
 
 
 def _attributes(model: ImplicitModel) -> dict[str, str]:
