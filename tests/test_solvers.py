@@ -40,6 +40,7 @@ from implicit_dsl.runtime.solvers.anderson import History, anderson_mix
 from implicit_dsl.runtime.solvers.broyden import Secants
 from implicit_dsl.runtime.solvers.matrix import materialise
 from implicit_dsl.runtime.solvers.proximal import proximal
+from implicit_dsl.runtime.solvers.stamina import Stamina
 
 ACCELERATED = [Anderson(), Anderson(memory=1), Anderson(damping=0.7), Broyden(), Broyden(memory=1), Auto()]
 GENERAL: list[Solver] = [Picard(), *ACCELERATED, Newton()]
@@ -599,16 +600,18 @@ def test_the_newest_secant_of_broyden_holds(memory: int) -> None:
     assert float((torch.tanh(x @ W.T + c) - x).abs().max()) < 1e-4
 
 
-def test_accelerated_solvers_rest_where_they_make_no_progress() -> None:
-    """Where a secant model is useless, averaged steps still converge."""
-    generator = torch.Generator().manual_seed(0)
-
-    def f(z: Tensor) -> Tensor:
-        rough = 0.4 * torch.sin(40 * z) / 40 * 2
-        return 0.1 * z.roll(1, 1) + rough + 1 + 0 * torch.rand(1, generator=generator)
-
-    for solver in (Anderson(), Broyden(), Auto()):
-        assert solve(Equation(f), started(3, 30), solver).solved
+def test_acceleration_rests_where_it_makes_no_progress() -> None:
+    """Per sample, by averaged steps, and for a while only."""
+    stamina = Stamina(torch.zeros(2, 1))
+    point = Point(torch.zeros(2, 1), torch.ones(2, 1), 0)
+    resting = []
+    for step in range(1, 140):
+        stamina.spend(torch.tensor([1.0, 0.9**step]), step)
+        made = stamina.choose(torch.full((2, 1), 7.0), dataclasses.replace(point, step=step), 1.0)
+        assert float(made[1]) == 7
+        assert float(made[0]) in (7.0, 0.5)
+        resting += [step] if float(made[0]) == 0.5 else []
+    assert resting == [*range(42, 82), *range(123, 140)]
 
 
 # -- norms ----------------------------------------------------------------------------------------
@@ -648,6 +651,9 @@ def test_an_adjoint_is_solved_relative_to_itself() -> None:
         assert float(((solution.x - exact).abs().sum(1) / exact.abs().sum(1)).max()) < 1e-8
         steps.add(tuple(solution.steps.tolist()))
     assert len(steps) == 1
+    # also from zero, which is infinitely far off relative to itself
+    again = solve(Equation(lambda y: (slope * y) @ A + g), started(3, 20), Picard(), norm)
+    torch.testing.assert_close(again.x, solution.x, rtol=1e-7, atol=0)
     zero = solve(Equation(lambda y: (slope * y) @ A), started(3, 20), Picard(), norm)
     assert zero.worst_status is Status.CONVERGED
     assert zero.worst_residual == 0

@@ -16,7 +16,7 @@ from implicit_dsl.runtime.solvers.picard import average
 from implicit_dsl.runtime.solvers.stamina import Stamina
 
 # A residual that has grown by this factor has outrun the model: forget it, take a plain step.
-RESTART_GROWTH = 1.2
+BROYDEN_RESTART_GROWTH = 1.2
 # Below this cosine the new secant says nothing about the inverse, and its division would be noise.
 SMALLEST_COSINE = 1e-6
 
@@ -72,7 +72,7 @@ class Secants:
         residual = point.image - point.x if point.residual is None else point.residual
         residual = residual.to(self.u.dtype)
         size = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
-        lasting = size <= RESTART_GROWTH * self.size  # false for nan
+        lasting = size <= BROYDEN_RESTART_GROWTH * self.size  # false for nan
         self.valid &= lasting
         if self.count > 0:  # the oldest term makes room before anything is computed with H
             self.valid[:, (self.count - 1) % self.memory] = False

@@ -9,8 +9,8 @@ from implicit_dsl.runtime.solvers.base import Point
 from implicit_dsl.runtime.solvers.picard import average
 
 # Steps without progress, after which a sample goes on by plain averaged steps, and for how many.
-PATIENCE = REST = 40
-PROGRESS = 0.99
+PATIENCE = STAMINA_REST = 40
+STAMINA_PROGRESS = 0.99
 RESTING_DAMPING = 0.5
 
 
@@ -29,14 +29,14 @@ class Stamina:
     def spend(self, size: Tensor, step: int, accelerated: Tensor | None = None) -> None:
         """Note the sizes (b,) of the residuals at this step; samples that are not accelerated do not tire."""
         size = size.to(self.best.dtype)
-        better = size < PROGRESS * self.best  # false for nan
+        better = size < STAMINA_PROGRESS * self.best  # false for nan
         if accelerated is not None:
             better |= ~accelerated
         self.best = torch.where(better, size, self.best)
         self.best_step = torch.where(better, step, self.best_step)
         tired = step - self.best_step > PATIENCE
-        self.until = torch.where(tired, step + REST, self.until)
-        self.best_step = torch.where(tired, step + REST, self.best_step)
+        self.until = torch.where(tired, step + STAMINA_REST, self.until)
+        self.best_step = torch.where(tired, step + STAMINA_REST, self.best_step)
         self.best = torch.where(tired, torch.inf, self.best)
 
     def rests(self, step: int) -> Tensor:
