@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 
 SOURCES = ("kernels.cpp", "solve.hpp", "single.hpp", "panel.hpp", "problem.hpp", "products.hpp",
-           "activations.hpp", "vectors.hpp")  # fmt: skip
+           "activations.hpp", "mixing.hpp", "projection.hpp", "threads.hpp", "vectors.hpp")  # fmt: skip
 COMPILERS = ("c++", "g++", "clang++")
 # The second where a compiler does not know its own machine; then the kernels use what every machine has.
 TARGETS = (("-march=native",), ("-mcpu=native",), ())

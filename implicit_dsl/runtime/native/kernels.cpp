@@ -3,6 +3,8 @@
 #ifndef REAL
 #define REAL float
 #endif
+#include "mixing.hpp"
+#include "projection.hpp"
 #include "single.hpp"
 #include "solve.hpp"
 
@@ -38,7 +40,22 @@ static int solve_from(const T* A, const T* c, const T* slope, T* x, T* residual,
     return failed;
 }
 
-extern "C" int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* residual,
-                               REAL* steps, double* settings) {
+extern "C" {
+int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* residual, REAL* steps,
+                    double* settings) {
     return solve_from(A, c, slope, x, residual, steps, settings);
+}
+void implicitc_differences(const REAL* r, const REAL* r_before, const REAL* t, const REAL* t_before, REAL* dr,
+                           REAL* dt, double* found, int64_t batch, int64_t n, int64_t memory, int64_t used,
+                           int64_t slot, int64_t threads) {
+    differences(r, r_before, t, t_before, dr, dt, found, batch, n, memory, used, slot, threads);
+}
+void implicitc_combine(const REAL* t, const REAL* dt, const double* gamma, REAL* out, int64_t batch, int64_t n,
+                       int64_t memory, int64_t used, int64_t threads) {
+    combine(t, dt, gamma, out, batch, n, memory, used, threads);
+}
+int implicitc_project(const REAL* a, const REAL* radius, const REAL* weights, int64_t row_weights, REAL* out,
+                      int64_t rows, int64_t n, int64_t threads) {
+    return project(a, radius, weights, row_weights != 0, out, rows, n, threads) ? 0 : 1;
+}
 }

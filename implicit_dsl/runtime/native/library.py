@@ -14,15 +14,21 @@ from implicit_dsl.runtime.native.build import build
 
 SWITCH = "IMPLICITC_NATIVE"
 REALS = {torch.float32: "float", torch.float64: "double"}
-_POINTER = ctypes.c_void_p
+_POINTER, _COUNT = ctypes.c_void_p, ctypes.c_int64
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """The functions of one library, for one dtype. They release the lock of the interpreter."""
+    """The functions of one library, for one dtype. They release the lock of the interpreter.
+
+    They take addresses of contiguous tensors and trust them: see `kernels.cpp` for their arguments.
+    """
 
     dtype: torch.dtype
-    solve: Any  # (A, c, slope, x, residual, steps, settings) -> 0, or not if memory ran out
+    solve: Any
+    differences: Any
+    combine: Any
+    project: Any
 
 
 def kernels(dtype: torch.dtype) -> Kernels | None:
@@ -47,8 +53,13 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
         return None, built.reason
     try:
         library = ctypes.CDLL(os.fspath(built.path))
-        solve = library.implicitc_solve
+        solve, project = library.implicitc_solve, library.implicitc_project
+        differences, combine = library.implicitc_differences, library.implicitc_combine
     except (OSError, AttributeError) as error:
         return None, f"{built.path} cannot be loaded: {error}"
     solve.argtypes, solve.restype = (_POINTER,) * 7, ctypes.c_int
-    return Kernels(dtype, solve), built.reason
+    differences.argtypes, differences.restype = (_POINTER,) * 7 + (_COUNT,) * 6, None
+    combine.argtypes, combine.restype = (_POINTER,) * 4 + (_COUNT,) * 5, None
+    project.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT)
+    project.restype = ctypes.c_int
+    return Kernels(dtype, solve, differences, combine, project), built.reason

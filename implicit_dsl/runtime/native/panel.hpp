@@ -203,29 +203,34 @@ template <class T> struct Panel {
         std::swap(f, past);
         // where acceleration does not help: plain steps if they are proved to converge, averages otherwise
         const V kept = choose<T>(tired, splat(p.contracts ? T(0) : T(0.5)), V{});
+        const T *image = past, *difference[kMemory];  // kept in registers: a store may change members
+        T* next = x;
+        std::copy(df, df + kMemory, difference);
         for (int64_t k = 0; k < count; k += L) {
-            V y = load(past + k);
-            y += kept * (load(x + k) - y);
-            UNROLL for (int i = 0; i < kMemory; i++) y -= gamma[i] * load(df[i] + k);
-            store(x + k, y);
+            const V y = load(image + k);
+            V mixed = y + kept * (load(next + k) - y), other = {};
+            UNROLL for (int i = 0; i < kMemory; i++) (i & 1 ? other : mixed) -= gamma[i] * load(difference[i] + k);
+            store(next + k, mixed + other);
         }
     }
 
     // The newest differences in place of the oldest, and their products with all and with the residual.
     void remember(int64_t n, I lanes, Wide<T> (&with)[kMemory], Wide<T> (&h)[kMemory]) {
         constexpr int64_t chunk = 128;  // numbers added in single precision
-        T *newest = dr[slot], *image = df[slot];
+        T *newest = dr[slot], *image = df[slot], *residual = r;
+        const T *y_ = f, *x_ = x, *past_ = past, *older[kMemory];  // in registers: a store may change members
+        std::copy(dr, dr + kMemory, older);
         for (int64_t from = 0; from < n; from += chunk) {
             V g[kMemory] = {}, b[kMemory] = {};
             const int64_t until = std::min(n, from + chunk) * L;
             for (int64_t k = from * L; k < until; k += L) {
-                const V y = load(f + k), now = y - load(x + k);
-                const V step = choose<T>(lanes, now - load(r + k), V{});
+                const V y = load(y_ + k), now = y - load(x_ + k);
+                const V step = choose<T>(lanes, now - load(residual + k), V{});
                 store(newest + k, step);
-                store(image + k, choose<T>(lanes, y - load(past + k), V{}));
-                store(r + k, now);
+                store(image + k, choose<T>(lanes, y - load(past_ + k), V{}));
+                store(residual + k, now);
                 UNROLL for (int i = 0; i < kMemory; i++) {
-                    const V v = load(dr[i] + k);
+                    const V v = load(older[i] + k);
                     g[i] += v * step;
                     b[i] += v * now;
                 }

@@ -83,6 +83,15 @@ INLINE void add_wide(Wide<float>& to, Vec<float> v) {
     to.part[0] += __builtin_convertvector(half[0], Vec<double>);
     to.part[1] += __builtin_convertvector(half[1], Vec<double>);
 }
+// to += a * b, multiplied in double
+INLINE void add_product(Wide<double>& to, Vec<double> a, Vec<double> b) { to.part[0] += a * b; }
+INLINE void add_product(Wide<float>& to, Vec<float> a, Vec<float> b) {
+    typedef float Half __attribute__((vector_size(kBytes / 2)));
+    Half x[2], y[2];
+    std::memcpy(x, &a, sizeof a), std::memcpy(y, &b, sizeof b);
+    for (int i = 0; i < 2; i++)
+        to.part[i] += __builtin_convertvector(x[i], Vec<double>) * __builtin_convertvector(y[i], Vec<double>);
+}
 INLINE Int<double> wide_mask(Int<double> mask, int, double) { return mask; }
 INLINE Int<double> wide_mask(Int<float> mask, int part, float) {
     typedef int32_t Half __attribute__((vector_size(kBytes / 2)));

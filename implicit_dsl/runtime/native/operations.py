@@ -1,0 +1,101 @@
+"""The kernels that others use, on tensors. Each returns None where there is no kernel for what is given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from implicit_dsl.runtime.native.library import Kernels, kernels
+
+
+def anderson_differences(
+    residual: Tensor,
+    before: Tensor,
+    target: Tensor,
+    target_before: Tensor,
+    dr: Tensor,
+    dt: Tensor,
+    slot: int,
+    used: int,
+) -> Tensor | None:
+    """Enter the newest differences, and what Anderson acceleration needs to know of them, in one pass.
+
+    residual, target and those of the step before are (batch, n); dr and dt (batch, memory, n),
+    contiguous, whose `slot` is overwritten by residual − before and target − target_before.
+    Returns (batch, used + 2) in float64: ⟨dr_slot, dr_i⟩ for i < used, ⟨dr_slot, r⟩ and ⟨r, r⟩.
+    """
+    states = (residual, before, target, target_before)
+    batch, memory, n = dr.shape
+    library = _library((*states, dr, dt))
+    if library is None or not (dr.is_contiguous() and dt.is_contiguous()):
+        return None
+    if dt.shape != dr.shape or any(state.shape != (batch, n) for state in states):
+        raise ValueError(
+            f"histories are {tuple(dr.shape)} and {tuple(dt.shape)}, states {tuple(residual.shape)}"
+        )
+    if not 0 <= slot < used <= memory:
+        raise ValueError(f"slot {slot} of {used} used ones does not lie in a memory of {memory}")
+    found = dr.new_empty((batch, used + 2), dtype=torch.float64)
+    held = [state.contiguous() for state in states]
+    library.differences(
+        *(state.data_ptr() for state in held), dr.data_ptr(), dt.data_ptr(), found.data_ptr(),
+        batch, n, memory, used, slot, torch.get_num_threads(),
+    )  # fmt: skip
+    return found
+
+
+def anderson_combine(target: Tensor, dt: Tensor, gamma: Tensor) -> Tensor | None:
+    """target − Σ_i γ_i dt_i: (batch, n), (batch, memory, n) contiguous and (batch, used) -> (batch, n).
+
+    A difference whose coefficient is zero may hold anything.
+    """
+    batch, memory, n = dt.shape
+    library = _library((target, dt))
+    if library is None or not dt.is_contiguous():
+        return None
+    used = gamma.shape[1]
+    if target.shape != (batch, n) or gamma.shape[0] != batch or used > memory:
+        raise ValueError(f"{tuple(target.shape)}, {tuple(dt.shape)} and {tuple(gamma.shape)} do not fit")
+    target, gamma = target.contiguous(), gamma.to(torch.float64).contiguous()
+    mixed = torch.empty_like(target)
+    library.combine(
+        target.data_ptr(), dt.data_ptr(), gamma.data_ptr(), mixed.data_ptr(), batch, n, memory, used,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return mixed
+
+
+def project_rows(a: Tensor, radius: Tensor, weights: Tensor | None = None) -> Tensor | None:
+    """argmin ‖x − a‖₂ subject to Σⱼ wⱼ |xⱼ| ≤ r for each row of a (rows, n).
+
+    `radius` (rows,) > 0; `weights` (n,) or (rows, n) > 0, None: ones. Rows inside, and those with
+    numbers that are not finite, stay as they are.
+    """
+    given = (a, radius) if weights is None else (a, radius, weights)
+    library = _library(given)
+    if library is None:
+        return None
+    rows, n = a.shape
+    if radius.shape != (rows,) or (weights is not None and weights.shape not in ((n,), (rows, n))):
+        raise ValueError(
+            f"rows {tuple(a.shape)} have radii {tuple(radius.shape)}"
+            + ("" if weights is None else f" and weights {tuple(weights.shape)}")
+        )
+    a, radius = a.contiguous(), radius.contiguous()
+    held = None if weights is None else weights.contiguous()
+    found = torch.empty_like(a)
+    failed = library.project(
+        a.data_ptr(), radius.data_ptr(), 0 if held is None else held.data_ptr(),
+        held is not None and held.ndim == 2, found.data_ptr(), rows, n, torch.get_num_threads(),
+    )  # fmt: skip
+    return None if failed else found
+
+
+def _library(tensors: tuple[Tensor, ...]) -> Kernels | None:
+    """The kernels for these tensors, if they are plain ones of one dtype on the CPU."""
+    dtype = tensors[0].dtype
+    if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return None
+    if any(t.dtype != dtype or not t.is_cpu or t.is_neg() for t in tensors):
+        return None
+    return kernels(dtype)
