@@ -10,7 +10,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "implicit_dsl"
-NOUNS = {"demands", "guarantees", "source", "errors", "syntax", "shapes", "names", "graph", "model", "matrices", "header"}
+NOUNS = {
+    "demands",
+    "guarantees",
+    "source",
+    "errors",
+    "syntax",
+    "shapes",
+    "names",
+    "graph",
+    "model",
+    "matrices",
+    "header",
+}
 STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compiler", "loading", "cli"}
 
 

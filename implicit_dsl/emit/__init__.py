@@ -71,7 +71,8 @@ def emit(
     called = {name for forward in forwards for name in forward.runtime_calls}
     called |= {name for forward in forwards for name in forward.fusions.classes.values()}
     called |= {name for model, forward in zip(models, forwards) for name in runtime_names(model, forward)}
-    carried = inlined(called) if standalone else Inlined([], [])
+    digest = source_digest(sources)
+    carried = inlined(called, f"implicitc_{digest[:8]}") if standalone else Inlined([], [])
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         autoescape=False,
@@ -88,9 +89,7 @@ def emit(
         functions=carried.lines,
         structures=structures(models),
     )
-    return stamp(
-        text, __version__, sources[0].name, source_digest(sources), _command(sources, parameters, standalone)
-    )
+    return stamp(text, __version__, sources[0].name, digest, _command(sources, parameters, standalone))
 
 
 def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:

@@ -56,7 +56,7 @@ class Network(Forward):
             for name in loop.iterated
         }
         listed = ", ".join(f'"{name}": {shape}' for name, shape in shapes.items())
-        lines += fitted(f"starts = {self.prefix}starts(x0, {first}, {{{listed}}})")
+        lines += fitted(f"starts = {self.prefix}first_guesses(x0, {first}, {{{listed}}})")
         return lines
 
     def _block(self, block: Block) -> None:

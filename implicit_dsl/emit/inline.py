@@ -39,24 +39,38 @@ class Inlined:
     imports: list[str]
 
 
-def inlined(called: Iterable[str]) -> Inlined:
-    """The definitions of some names of the runtime, with all that they refer to."""
+def inlined(called: Iterable[str], namespace: str) -> Inlined:
+    """The definitions of some names of the runtime, with all that they refer to.
+
+    Operations that are registered with torch get `namespace` in place of that of the package:
+    a file must not take over those of another.
+    """
     roots = [_resolved((_ROOT, name)) for name in sorted(called)]
     needed = _closure(roots)
     if not needed:
         return Inlined([], [])
     lines: list[str] = []
     imports: set[str] = set()
+    after_definition = True
     for name in _in_order({module for module, _ in needed}):
         module = _module(name)
         names = {local for home, local in needed if home == name}
         for statement in module.body:
             if _is_kept(statement, names):
-                blank = [""] if isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr) else ["", ""]
-                lines += [*blank, *_text(module, statement)]
+                is_definition = isinstance(statement, ast.FunctionDef | ast.ClassDef)
+                lines += ["", ""] if is_definition or after_definition else [""]
+                after_definition = is_definition
+                lines += [_renamed(row, namespace) for row in _text(module, statement)]
                 imports |= {module.outer[used] for used in _used(statement) if used in module.outer}
     _refuse_two_of_one_name(needed)
     return Inlined(["", "", "# What these models use of the runtime of implicitc.", *lines], sorted(imports))
+
+
+def _renamed(row: str, namespace: str) -> str:
+    """A row in which the operations of torch.library belong to a namespace."""
+    return row.replace('"implicitc::', f'"{namespace}::').replace(
+        "torch.ops.implicitc.", f"torch.ops.{namespace}."
+    )
 
 
 @lru_cache(maxsize=256)

@@ -141,7 +141,7 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     """What the loops of a module use of the runtime, by name."""
     if not model.loops:
         return []
-    names = ["starts", "Stats"]
+    names = ["first_guesses", "Stats"]
     for loop in model.loops:
         names.append("DenseEquilibrium" if loop.name in network.dense else "Equilibrium")
         text = _solver("", applying(model.demands.solvers, loop), loop)

@@ -31,7 +31,7 @@ from implicit_dsl.runtime.solvers import (
     Picard,
     Solver,
 )
-from implicit_dsl.runtime.starting import starts, update_statistics
+from implicit_dsl.runtime.starting import first_guesses, update_statistics
 from implicit_dsl.runtime.statistics import Stats
 from implicit_dsl.runtime.system import System
 
@@ -70,10 +70,10 @@ __all__ = [
     "add_parameters",
     "certify",
     "effective_weights",
+    "first_guesses",
     "project_",
     "project_after",
     "relu_max_pool2d",
     "require",
-    "starts",
     "update_statistics",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from implicit_dsl.demands import FAILURES, Failure
 from implicit_dsl.runtime.adjoints import Backward, Implicit, Unrolled
-from implicit_dsl.runtime.implicit import captured
+from implicit_dsl.runtime.implicit.captured import register, solve_captured
 from implicit_dsl.runtime.implicit.functions import Call, Solve
 from implicit_dsl.runtime.implicit.problem import Primal, Settings, Step
 from implicit_dsl.runtime.implicit.unrolling import checked, unrolled
@@ -65,7 +65,7 @@ class Equilibrium(nn.Module):
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._key = captured.register(self._problem)
+        self._key = register(self._problem)
         self._ledger = Ledger()
         self._last: tuple[Tensor, ...] = ()
 
@@ -112,7 +112,7 @@ class Equilibrium(nn.Module):
         self, start: Sequence[Tensor], batched: Sequence[Tensor], shared: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         tensors = [*start, *batched, *shared]
-        found, solution = captured.solve(self._key, len(start), len(batched), tensors)
+        found, solution = solve_captured(self._key, len(start), len(batched), tensors)
         if not torch.compiler.is_exporting():
             self._ledger.enter(solution, self.settings.solver, start[0].dtype, self.settings.rate)
         return tuple(found)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def starts(
+def first_guesses(
     x0: Mapping[str, Tensor] | None, like: Tensor, shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
     """Where the states of loops start: the guesses [batch, *shape] of `x0` by state, zeros otherwise.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.runtime.certificates.rounding import TINY, greatest_ratio
+from implicit_dsl.runtime.certificates.rounding import TINY, greatest_ratio, in_units
 from implicit_dsl.runtime.certificates.sweep import Sweep, Vector
 from implicit_dsl.shapes import count, sizes
 
@@ -24,8 +24,10 @@ else:
 Map: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 _SWEEPS = 300  # of the power iteration
 _ENOUGH = 60  # of them once λ ≥ 1 is known
+_POLISH = 10  # of them if a given vector proves it
 _SPREAD = 1e-60  # least entry of v beside its largest: far above what underflow can falsify
 _CLOSE = 1e-3  # the root is known well enough: hi − lo beside 1 − hi
+_RESOLVED = 4e-9  # the two bounds come no closer: the lower one is rounded by so much
 _LARGEST_DENSE = 1500  # unknowns of a dense solve
 _LARGEST_EIGENVECTOR = 300
 
@@ -77,10 +79,10 @@ def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = ()) -> Perron:
     for v in starts:
         upper = upper_bound(M, v)
         if upper < best.upper:
-            best = Perron(v / v.max(), best.lower, upper)
+            best = Perron(in_units(v), best.lower, upper)
     v = best.vector if best.upper < float("inf") else np.ones(size)
     total, power = np.ones(size), np.ones(size)  # Σ Mᵗ 1, which proves it once Mᵗ 1 < 1
-    for sweep in range(_SWEEPS):
+    for sweep in range(_POLISH if best.upper < 1 else _SWEEPS):
         image = M(v)
         upper = greatest_ratio(image, v) if (v > _SPREAD).all() else float("inf")
         if upper < best.upper:
@@ -94,7 +96,7 @@ def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = ()) -> Perron:
             total = total + power
             upper = upper_bound(M, total)
             if upper < best.upper:
-                best = Perron(total / total.max(), best.lower, upper)
+                best = Perron(in_units(total), best.lower, upper)
         largest = float(image.max(initial=0.0))
         if largest <= TINY * 1e10:
             break
@@ -105,7 +107,7 @@ def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = ()) -> Perron:
 
 
 def _is_known(found: Perron) -> bool:
-    return found.upper - found.lower <= _CLOSE * abs(1 - found.upper)
+    return found.upper - found.lower <= max(_CLOSE * abs(1 - found.upper), _RESOLVED * found.upper)
 
 
 def _lower_bound(M: Map, v: np.ndarray, image: np.ndarray, thorough: bool) -> float:

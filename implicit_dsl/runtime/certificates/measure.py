@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.runtime.certificates.contraction import candidates, perron
 from implicit_dsl.runtime.certificates.interval import Interval
-from implicit_dsl.runtime.certificates.rounding import UNIT, upwards
+from implicit_dsl.runtime.certificates.rounding import UNIT, in_units, upwards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
     sparse = lazy_module("scipy.sparse")
+
+_LARGEST_DENSE = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +43,28 @@ class Measure:
 def measure(A: Interval) -> Measure:
     """The least μ that is found; the rate is below 1 if and only if it is."""
     size = A.mid.shape[1]
-    diagonal = A.mid.diagonal()
-    error = A.rad.diagonal()
+    diagonal, error = A.mid.diagonal(), A.rad.diagonal()
     above, below = (np.nextafter(diagonal + sign * error, sign * np.inf) for sign in (1, -1))
-    others = A.magnitude - sparse.diags_array(A.magnitude.diagonal())
+    others = _without_diagonal(A.magnitude)
 
     def of(eta: np.ndarray) -> float:
         quotient = upwards(others @ eta, size) / eta
         return float(np.nextafter((above + quotient * (1 + 2 * UNIT)).max(), np.inf))
 
-    # the best η is the Perron vector of A + c I with the other entries by magnitude
+    # the best η is the Perron vector of A with its other entries by magnitude, made non-negative by c I
     shift = max(0.0, -float(above.min(initial=0.0)))
-    comparison = others + sparse.diags_array(above)
-    starts = candidates(comparison.toarray()) if size <= 1500 else ()
-    lifted = comparison + shift * sparse.eye_array(size)
-    found = perron(lambda v: upwards(lifted @ v, size), size, starts)
+    starts = candidates(others + np.diag(above)) if size <= _LARGEST_DENSE else ()
+    found = perron(lambda v: upwards(others @ v + (above + shift) * v, size + 1), size, starts)
     eta, best = min(((v, of(v)) for v in (found.vector, *starts) if (v > 0).all()), key=lambda pair: pair[1])
     damping = 1 / (1 - min(0.0, float(below.min(initial=0.0)))) * (1 - 4 * UNIT)
     rate = float(np.nextafter(1 - damping * (1 - max(best, 0.0)) * (1 - 4 * UNIT), np.inf))
-    return Measure(eta / eta.max(), best, damping, rate)
+    return Measure(in_units(eta), best, damping, rate)
+
+
+def _without_diagonal(M: sparse.csr_array) -> sparse.csr_array | np.ndarray:
+    """M with zeros on its diagonal, dense if it is small."""
+    if M.shape[1] > _LARGEST_DENSE:
+        return M - sparse.diags_array(M.diagonal())
+    made = M.toarray()
+    np.fill_diagonal(made, 0.0)
+    return np.asarray(made)

@@ -34,7 +34,10 @@ def growth(terms: int) -> float:
 
 def upwards(values: np.ndarray, terms: int) -> np.ndarray:
     """No less than the exact results, for computed non-negative `values` that were sums of `terms`."""
-    return np.asarray(np.nan_to_num(values, nan=np.inf, posinf=np.inf) * (1 + growth(terms)) + TINY)
+    made = values * (1 + growth(terms)) + TINY
+    if not np.isfinite(made.sum()):  # infinity times zero, in a sum: unknown
+        made = np.where(np.isnan(made), np.inf, made)
+    return np.asarray(made)
 
 
 def greatest_ratio(above: np.ndarray, below: np.ndarray) -> float:
@@ -44,6 +47,11 @@ def greatest_ratio(above: np.ndarray, below: np.ndarray) -> float:
     with np.errstate(over="ignore"):
         largest = float(np.max(above / below))
     return float(np.nextafter(largest, np.inf))
+
+
+def in_units(v: np.ndarray) -> np.ndarray:
+    """v times a power of two, so that its largest entry lies between ½ and 1: exactly the same vector."""
+    return np.asarray(np.ldexp(v, -int(np.frexp(v.max(initial=0.0))[1])))
 
 
 def largest_row_sum(magnitudes: np.ndarray) -> float:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from implicit_dsl.demands import Method
+
+Weights: TypeAlias = Mapping[str, Tensor]  # by id
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +125,13 @@ def inward(bound: float, dtype: torch.dtype) -> float:
     return bound * (1 - 4 * torch.finfo(dtype).eps)
 
 
-def rows_of(weight: Tensor, axis: int) -> Tensor:
+def matrix_rows(weight: Tensor, axis: int) -> Tensor:
     """A tensor as a matrix [rows, entries] of the rows that an axis counts."""
     return weight.movedim(axis, 0).flatten(1) if weight.ndim > 1 else weight[:, None]
 
 
 def like_rows(rows: Tensor, weight: Tensor, axis: int) -> Tensor:
-    """The inverse of `rows_of`: a matrix in the shape of the tensor."""
+    """The inverse of `matrix_rows`: a matrix in the shape of the tensor."""
     if weight.ndim == 1:
         return rows[:, 0]
     return rows.reshape(weight.movedim(axis, 0).shape).movedim(0, axis)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.constraints.balls import onto_measures
-from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, inward
-
-Weights = Mapping[str, Tensor]
+from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, Weights, inward
 
 
 @dataclass(frozen=True)

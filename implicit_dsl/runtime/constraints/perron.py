@@ -12,14 +12,14 @@ from implicit_dsl.runtime.constraints.base import (
     Block,
     Constraint,
     ConstraintError,
+    Weights,
     inward,
     like_rows,
-    rows_of,
+    matrix_rows,
 )
 from implicit_dsl.runtime.constraints.rows import Group, Part, dtype_of, nearest_in_all
 
-Weights = Mapping[str, Tensor]
-_STEPS = 2000  # of the power iteration
+_POWER_STEPS = 2000  # of the power iteration
 _TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which it ends
 _ROOM = 1e-5  # by which a projection stays below κ, so that this iteration sees that it is
 _UNIFORM = 1e-6  # of the constant vector, so that v stays positive where |A| is reducible
@@ -62,11 +62,11 @@ class PerronBound(Constraint):
         for row, blocks in rows.items():
             budget = (self.bound - float(self.fixed.get(row, 0.0))) * target
             sums = torch.stack(
-                [rows_of(weights[b.tensor], b.axis).abs().sum(1) * abs(b.factor) for b in blocks]
+                [matrix_rows(weights[b.tensor], b.axis).abs().sum(1) * abs(b.factor) for b in blocks]
             ).sum(0)
             factor = budget / sums.clamp_min(budget)
             for block in blocks:
-                made = rows_of(weights[block.tensor], block.axis) * factor[:, None]
+                made = matrix_rows(weights[block.tensor], block.axis) * factor[:, None]
                 left, right = weights[_scale(block.row)], weights[_scale(block.column)]
                 spread = (left[:, None] - _per_entry(right, weights[block.tensor], block)).exp()
                 found[block.tensor] = like_rows(made * spread, weights[block.tensor], block.axis)
@@ -168,7 +168,7 @@ def _perron(N: Tensor, used: Tensor, wanted: float) -> tuple[Tensor, float]:
     """
     v = torch.ones(len(N), dtype=N.dtype, device=N.device)
     best, upper = v, float("inf")
-    for _ in range(_STEPS):
+    for _ in range(_POWER_STEPS):
         image = N @ v + used * v.max()
         ratios = image / v
         if float(ratios.max()) < upper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,12 +12,12 @@ from implicit_dsl.runtime.constraints.base import (
     Block,
     Constraint,
     ConstraintError,
+    Weights,
     inward,
     like_rows,
-    rows_of,
+    matrix_rows,
 )
 
-Weights = Mapping[str, Tensor]
 _SWEEPS = 10_000  # of Dykstra's method, which ties need
 _SETTLED = 1e-12  # relative change at which it has converged
 
@@ -42,12 +41,12 @@ class Group:
     def sums(self, weights: Weights) -> Tensor:
         """The weighted row sums [rows], in float64."""
         return torch.stack(
-            [(rows_of(weights[p.tensor].double(), p.axis).abs() * p.weights).sum(1) for p in self.parts]
+            [(matrix_rows(weights[p.tensor].double(), p.axis).abs() * p.weights).sum(1) for p in self.parts]
         ).sum(0)
 
     def nearest(self, weights: Weights) -> dict[str, Tensor]:
         """The nearest tensors whose rows are within their budgets, in float64."""
-        rows = [rows_of(weights[part.tensor], part.axis) for part in self.parts]
+        rows = [matrix_rows(weights[part.tensor], part.axis) for part in self.parts]
         joined = onto_balls(
             torch.cat(rows, 1), self.radius, torch.cat([part.weights for part in self.parts], 1)
         )
@@ -134,7 +133,7 @@ class RowBound(Constraint):
         for _, group in self._groups(weights):
             sums = torch.stack(
                 [
-                    (rows_of(weights[p.tensor], p.axis).abs() * p.weights.to(weights[p.tensor])).sum(1)
+                    (matrix_rows(weights[p.tensor], p.axis).abs() * p.weights.to(weights[p.tensor])).sum(1)
                     for p in group.parts
                 ]
             ).sum(0)
@@ -145,7 +144,7 @@ class RowBound(Constraint):
                 factors[key] = torch.minimum(factors[key], factor) if key in factors else factor
         found = dict(weights)
         for (id, axis), factor in factors.items():
-            found[id] = like_rows(rows_of(found[id], axis) * factor[:, None], found[id], axis)
+            found[id] = like_rows(matrix_rows(found[id], axis) * factor[:, None], found[id], axis)
         return found
 
     def _fixed(self, row: str) -> float:
@@ -178,7 +177,7 @@ class RowBound(Constraint):
         totals = []
         for row, parts in self._by_row().items():
             sums = [
-                factor * float(rows_of(weights[id].double(), axis).abs().sum(1).max())
+                factor * float(matrix_rows(weights[id].double(), axis).abs().sum(1).max())
                 for (id, axis), factor in parts.items()
             ]
             totals.append(sum(sums) + self._fixed(row))
@@ -202,7 +201,7 @@ class RowBound(Constraint):
             if len({weights[id].shape[axis] for id, axis in parts}) > 1:
                 sets = [[item] for item in parts.items()]
                 tops = [
-                    f * float(rows_of(weights[id].double(), axis).abs().sum(1).max())
+                    f * float(matrix_rows(weights[id].double(), axis).abs().sum(1).max())
                     for (id, axis), f in parts.items()
                 ]
                 total = max(sum(tops), 1e-300)

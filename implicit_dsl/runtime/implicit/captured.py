@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.functions import Call, pulled_once
 from implicit_dsl.runtime.implicit.problem import Primal
 from implicit_dsl.runtime.implicit.solving import settled
 from implicit_dsl.runtime.solution import Solution
 from implicit_dsl.runtime.statistics import Ledger
 
+# PyTorch drops the derivatives of custom operations there without a word (pytorch#193279)
+NO_TRANSFORMS = (
+    "an equilibrium cannot be captured inside of torch.func.grad and its like: compile the function that is "
+    "differentiated instead, differentiate by torch.autograd.grad, or do not ask for fullgraph=True"
+)
 _PROBLEMS: dict[str, Primal] = {}
 
 
@@ -37,8 +43,12 @@ def register(problem: Primal) -> str:
     return key
 
 
-def solve(key: str, states: int, batched: int, tensors: list[Tensor]) -> tuple[list[Tensor], Solution]:
+def solve_captured(
+    key: str, states: int, batched: int, tensors: list[Tensor]
+) -> tuple[list[Tensor], Solution]:
     """The states, and what the solve did, for tensors (*start, *batched, *shared), inside of a graph."""
+    if torch._C._are_functorch_transforms_active():
+        raise RuntimeError(NO_TRANSFORMS)
     *found, residual, steps, status = torch.ops.implicitc.equilibrium(key, states, batched, tensors)
     return found, Solution(found[0].detach().flatten(1), residual.detach(), steps, status)
 
@@ -129,3 +139,16 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor]) -> Any:
 
 
 _equilibrium.register_autograd(_gradients, setup_context=_setup_context)
+
+
+def _mapped(
+    info: Any, in_dims: tuple[Any, ...], key: str, states: int, batched: int, tensors: list[Tensor]
+) -> tuple[list[Tensor], list[int]]:
+    count = states + batched
+    run = lambda *given: tuple(_equilibrium(key, states, batched, list(given)))  # noqa: E731
+    foldable = _problem(key, states, batched).samples
+    found = mapped(run, info.batch_size, in_dims[3], tuple(tensors), count, foldable)
+    return list(found), [0] * len(found)
+
+
+_equilibrium.register_vmap(_mapped)

@@ -15,6 +15,7 @@ from implicit_dsl.runtime.implicit.layout import Layout
 from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors
 from implicit_dsl.runtime.implicit.problem import Problem, adjoint, pushed, tangent
 from implicit_dsl.runtime.implicit.solving import settled, unautocast
+from implicit_dsl.runtime.implicit.undisturbed import undisturbed
 from implicit_dsl.runtime.statistics import Ledger
 
 
@@ -82,6 +83,7 @@ def pulled(call: Call, gradients: Tensors, saved: Tensors, needed: Sequence[bool
     return pulled_once(call, gradients, saved, needed)
 
 
+@undisturbed
 def pulled_once(call: Call, gradients: Tensors, saved: Tensors, needed: Sequence[bool]) -> Tensors:
     """`pulled` for plain tensors: one linearisation serves the adjoint and the result."""
     problem = call.problem

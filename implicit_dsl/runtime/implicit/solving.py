@@ -15,6 +15,7 @@ from implicit_dsl.runtime.implicit.diagnosis import findings
 from implicit_dsl.runtime.implicit.layout import Layout
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Adjoint, Primal, Problem
+from implicit_dsl.runtime.implicit.undisturbed import undisturbed
 from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.solvers import Equation, Norm, Picard, Solver, solve
 from implicit_dsl.runtime.solvers.counting import counted_steps
@@ -27,6 +28,7 @@ SMALL = 128
 SAFE_DAMPING, SAFE_STEPS = 0.1, 20_000
 
 
+@undisturbed
 def settled(
     problem: Problem,
     start: Tensors,

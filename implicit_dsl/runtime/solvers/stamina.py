@@ -35,9 +35,9 @@ class Stamina:
         self.best = torch.where(better, size, self.best)
         self.best_step = torch.where(better, step, self.best_step)
         tired = step - self.best_step > PATIENCE
-        self.until = torch.where(tired, step + STAMINA_REST, self.until)
-        self.best_step = torch.where(tired, step + STAMINA_REST, self.best_step)
+        self.until = torch.where(tired, step + REST, self.until)
         self.best = torch.where(tired, torch.inf, self.best)
+        self.best_step = torch.maximum(self.best_step, self.until)  # its patience is new after a rest
 
     def rests(self, step: int) -> Tensor:
         """Which samples rest at this step, (b,)."""
