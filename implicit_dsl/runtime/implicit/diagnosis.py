@@ -48,7 +48,7 @@ def findings(
 
 
 def argument_names(problem: Problem) -> tuple[str, ...]:
-    """What the arguments of an equation are called: as in the source of the step, where they have names there."""
+    """Names of the arguments of an equation: as in the source of the step, where they have names there."""
     if isinstance(problem, Primal):
         count = problem.states + problem.batched
         found = _parameters(problem)

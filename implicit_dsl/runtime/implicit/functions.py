@@ -12,7 +12,7 @@ from torch import Tensor
 from implicit_dsl.runtime.adjoints import Implicit, Series, Unrolled, series
 from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.layout import Layout
-from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors
+from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, vjp
 from implicit_dsl.runtime.implicit.problem import Problem, adjoint, pushed, tangent
 from implicit_dsl.runtime.implicit.solving import settled, unautocast
 from implicit_dsl.runtime.implicit.undisturbed import undisturbed
@@ -119,18 +119,18 @@ def _pulled_again(call: Call, gradients: Tensors, saved: Tensors, needed: Sequen
             mu = Solve.apply(Call(dual, call.ledger), *first, *gradients, *x, *rest)
         else:
             terms = _series(problem)
-            _, pull = torch.func.vjp(lambda *point: problem.inner(*point, *rest), *x)
+            _, pull = vjp(lambda *point: problem.inner(*point, *rest), *x)
             weigh = lambda t: (problem.outer_slope(t[0], x, rest),) if problem.splits else t  # noqa: E731
             mu = truncated(lambda t: pull(weigh(t)), gradients, terms)
             mu = weigh(mu)
         function = problem.inner
         if problem.outer_moves:
-            _, pull = torch.func.vjp(lambda *point: problem.inner(*point, *rest), *x)
+            _, pull = vjp(lambda *point: problem.inner(*point, *rest), *x)
             mu = tuple(image + right for image, right in zip(pull(tuple(mu)), gradients))
             function = problem.sweep
         which = tuple(number for number, need in enumerate(needed) if need)
         at, image_of = _depending(function, x, rest, which)
-        _, pull = torch.func.vjp(image_of, *at)
+        _, pull = vjp(image_of, *at)
         found: Tensors = pull(tuple(mu))
     if isinstance(problem.settings.backward, Implicit):
         return found

@@ -50,7 +50,7 @@ class Layout:
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """Rows (batch, n) as states [batch, *shape]: views."""
-        rows = (x,) if len(self.shapes) == 1 else x.split(self.sizes, 1)
+        rows = (x,) if len(self.shapes) == 1 else x.split(self.sizes, 1)  # type: ignore[no-untyped-call]
         return tuple(
             row.reshape(len(x), *shape[1:], shape[0]).movedim(-1, 1) if last else row.reshape(len(x), *shape)
             for row, shape, last in zip(rows, self.shapes, self.channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,3 +101,9 @@ def slope(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 def as_tuple(result: Tensor | Tensors) -> Tensors:
     """The states that a step returns: one tensor stands for a tuple of one."""
     return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def vjp(function: Callable[..., Any], *x: Tensor) -> tuple[Any, Callable[..., Tensors]]:
+    """The value of a function at x, and its transposed derivative there: itself differentiable."""
+    made = torch.func.vjp(function, *x)
+    return made[0], made[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from implicit_dsl.demands import Failure
 from implicit_dsl.runtime.adjoints import Backward
 from implicit_dsl.runtime.implicit.layout import Layout, rows_of
-from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, as_tuple, slope
+from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, as_tuple, slope, vjp
 from implicit_dsl.runtime.solvers import Equation, ForwardBackward, PeacemanRachford, Solver
 
 Step = Callable[..., Tensor | Tensors]
@@ -88,7 +88,7 @@ class Problem(ABC):
 
     def outer_slope(self, t: Tensor, x: Tensors, rest: Tensors) -> Tensor:
         """D t, with D = φ′ at the h of x: differentiable as `outer` is."""
-        value, pull = torch.func.vjp(lambda point: self.outer(point, rest), self.inner(*x, *rest)[0])
+        value, pull = vjp(lambda point: self.outer(point, rest), self.inner(*x, *rest)[0])
         (derivative,) = pull(torch.ones_like(value))
         scaled: Tensor = derivative * t
         return scaled
@@ -244,7 +244,7 @@ class Adjoint(Derived):
     def inner(self, *tensors: Tensor) -> Tensors:
         count = self.states
         right, x, others = self.parts(tensors[count:])
-        _, pull = torch.func.vjp(lambda *point: self.base.inner(*point, *others), *x)
+        _, pull = vjp(lambda *point: self.base.inner(*point, *others), *x)
         return tuple(image + constant for image, constant in zip(pull(tensors[:count]), right))
 
     def applied(self, point: Linearisation, t: Tensors) -> Tensors:
@@ -284,8 +284,8 @@ def tangent(base: Problem) -> Tangent:
 
 def pushed(function: Callable[..., Tensors], x: Tensors, tangents: Sequence[Tensor]) -> Tensors:
     """(∂function/∂x) applied to tangents, as the transposed of the transposed: see `Linearisation.along`."""
-    value, pull = torch.func.vjp(function, *x)
+    value, pull = vjp(function, *x)
     zeros = tuple(torch.zeros_like(part) for part in value)
-    _, back = torch.func.vjp(lambda *w: pull(w), *zeros)
+    _, back = vjp(lambda *w: pull(w), *zeros)
     images: Tensors = back(tuple(tangents))
     return images

@@ -35,7 +35,7 @@ class Stamina:
         self.best = torch.where(better, size, self.best)
         self.best_step = torch.where(better, step, self.best_step)
         tired = step - self.best_step > PATIENCE
-        self.until = torch.where(tired, step + REST, self.until)
+        self.until = torch.where(tired, step + STAMINA_REST, self.until)
         self.best = torch.where(tired, torch.inf, self.best)
         self.best_step = torch.maximum(self.best_step, self.until)  # its patience is new after a rest
 
