@@ -15,7 +15,7 @@ class Linearisation:
     """z = h(x; θ) near a point, from one evaluation of h.
 
     Only what is asked for is computed: `transposed` differentiates by x alone, also where θ
-    needs gradients. All tensors are plain (no functorch transform) and all results detached.
+    needs gradients. All tensors are plain (no functorch transform), and no result leads back to x or θ.
     """
 
     def __init__(
@@ -41,15 +41,16 @@ class Linearisation:
         return tuple(part.detach() for part in self._z)
 
     def transposed(self, cotangents: Sequence[Tensor]) -> Tensors:
-        """(∂h/∂x)ᵀ applied to one tensor for each z."""
-        return self._gradients(self._x, cotangents, keep=True)
+        """(∂h/∂x)ᵀ applied to one tensor for each z: differentiable by these, where autograd follows them."""
+        followed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in cotangents)
+        return self._gradients(self._x, cotangents, keep=True, differentiable=followed)
 
     def pullback(self, cotangents: Sequence[Tensor]) -> Tensors:
         """(∂h/∂θ)ᵀ for the θ that are needed. Frees the linearisation: the last use of it."""
         return self._gradients(self._wanted, cotangents, keep=False)
 
     def along(self, tangents: Sequence[Tensor]) -> Tensors:
-        """(∂h/∂x) applied to one tensor for each x.
+        """(∂h/∂x) applied to one tensor for each x, differentiable as `transposed` is.
 
         The transposed of the transposed: w ↦ Jᵀw is linear, and its derivative by w, transposed,
         is J. Forward mode would be shorter, but PyTorch does not nest it.
@@ -67,6 +68,7 @@ class Linearisation:
             w,
             [tangents[number] for number in live],
             retain_graph=True,
+            create_graph=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tangents),
             allow_unused=True,
             materialize_grads=True,
         )

@@ -48,14 +48,15 @@ class Norm:
         return torch.maximum(z.amax(1), z.amin(1).neg_())
 
     def relative(self, residual: Tensor, x: Tensor) -> Tensor:
-        """‖residual‖ / max(unit, ‖x‖) of each sample (batch,), in float64 where there is one.
+        """‖residual‖ / max(unit, ‖x‖) of each sample and that scale: (2, batch), in float64 where there is one.
 
         For x = 0 and unit = 0 it is 1, or 0 for no residual.
         """
         wide = wide_dtype(x)
         size, scale = self.size(residual).to(wide), self.size(x).to(wide).clamp_(min=self.unit)
         # dividing a size by itself leaves nan and infinity what they are: not finite
-        return torch.where(size == 0, size, size / torch.where(scale == 0, size, scale))
+        relative = torch.where(size == 0, size, size / torch.where(scale == 0, size, scale))
+        return torch.stack((relative, scale))
 
 
 def wide_dtype(like: Tensor) -> torch.dtype:

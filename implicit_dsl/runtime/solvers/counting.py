@@ -73,7 +73,7 @@ def solve_counted(equation: Equation, start: Tensor, solver: Solver, norm: Norm,
     for _ in range(made):
         x = image if damping == 1 else x.lerp(image, damping)
         image = equation.f(x)
-    relative = norm.relative(image - x, x)
+    relative, _ = norm.relative(image - x, x)
     tolerance = solver.tolerance_for(x.dtype)
     status = torch.full_like(relative, Status.COUNTED.value, dtype=torch.int8)
     # not possible in exact arithmetic unless the steps were cut short

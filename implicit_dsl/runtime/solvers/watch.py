@@ -25,6 +25,8 @@ PROGRESS = 0.99
 NOISE_FACTOR = 16
 # Above this many units of rounding noise is not looked for, which would cost an evaluation of f.
 NOISE_LIMIT = 1e4
+# Iterates that have grown by less do not run away.
+GROWTH = 2.0
 
 GOING_ON = -1
 
@@ -38,6 +40,9 @@ class Rows:
     """
 
     relative: np.ndarray  # residual at the last check, whoever it was for
+    scale: np.ndarray  # what it is relative to
+    first: np.ndarray  # the residual of the start, not relative
+    first_scale: np.ndarray
     previous: np.ndarray  # and at the last one for this sample
     best: np.ndarray
     remaining: np.ndarray  # steps to go by its rate, if it was looked at in the last check, otherwise nan
@@ -50,12 +55,14 @@ class Rows:
 
     @staticmethod
     def new(batch: int) -> Rows:
-        relative, previous, best, remaining = (
-            np.full(batch, start) for start in (np.nan, np.nan, np.inf, np.nan)
-        )
+        relative, scale, first, first_scale, previous, remaining = (np.full(batch, np.nan) for _ in range(6))
+        best = np.full(batch, np.inf)
         ended = np.full(batch, GOING_ON, np.int8)
         looked, best_step, tested, due, ended_step = (np.zeros(batch, np.int64) for _ in range(5))
-        return Rows(relative, previous, best, remaining, ended, looked, best_step, tested, due, ended_step)
+        return Rows(
+            relative, scale, first, first_scale, previous, best, remaining,
+            ended, looked, best_step, tested, due, ended_step,
+        )  # fmt: skip
 
     def take(self, places: np.ndarray) -> Rows:
         """Only the samples at these places."""
@@ -85,7 +92,9 @@ class Watch:
     def look(self, equation: Equation, x: Tensor, image: Tensor, residual: Tensor, step: int) -> bool:
         """Judge the samples that are due at this step. Whether the solve is over."""
         rows = self.rows
-        rows.relative = self.norm.relative(residual, x).to("cpu", torch.float64).numpy()
+        rows.relative, rows.scale = self.norm.relative(residual, x).to("cpu", torch.float64).numpy()
+        if step == 1:
+            rows.first, rows.first_scale = rows.relative * rows.scale, rows.scale
         looked = rows.due <= step
         looked &= (
             (rows.ended == GOING_ON) if self.solver.per_sample else (rows.ended != Status.NOT_FINITE.value)
@@ -95,7 +104,7 @@ class Watch:
             verdict = self._judge(step)
         short = looked & ((verdict == GOING_ON) | (verdict == Status.STALLED.value))
         suspicious = short & (step - np.maximum(rows.best_step, rows.tested_step) >= self.solver.patience)
-        suspicious &= rows.relative <= NOISE_LIMIT * self.eps
+        suspicious &= (rows.relative <= NOISE_LIMIT * self.eps) & ~self._run_away()
         if suspicious.any():
             noise = self.noise(equation, x, image).to("cpu", torch.float64).numpy()
             verdict[suspicious & (rows.relative <= NOISE_FACTOR * noise)] = Status.FLOOR.value
@@ -134,9 +143,22 @@ class Watch:
         if not self.proved:
             longest = max(self.solver.endurance, step // 2)
             verdict[step - rows.best_step >= longest] = Status.STALLED.value
-        verdict[rows.relative <= self.tolerance] = Status.CONVERGED.value
+        verdict[self._converged()] = Status.CONVERGED.value
         verdict[~np.isfinite(rows.relative)] = Status.NOT_FINITE.value
         return verdict
+
+    def _converged(self) -> np.ndarray:
+        """Which residuals are within the tolerance."""
+        return np.asarray((self.rows.relative <= self.tolerance) & ~self._run_away())
+
+    def _run_away(self) -> np.ndarray:
+        """Which iterates have grown while their residual, as far as rounding shows it, has not fallen.
+
+        Relative to these, as to those of z + 1, the residual falls below any tolerance.
+        """
+        rows = self.rows
+        grown = rows.scale > GROWTH * np.maximum(rows.first_scale, 1.0)
+        return np.asarray(grown & (np.maximum(rows.relative, self.eps) * rows.scale >= rows.first))
 
     def _plan(self, x: Tensor, ending: np.ndarray, step: int) -> bool:
         """When to look next. Whether the solve is over; if not, the results of samples that end are kept."""
@@ -159,7 +181,7 @@ class Watch:
         column = torch.arange(x.shape[1], device=x.device)
         signs = ((column * 2654435761 >> 16) & 1).to(x.dtype).mul_(2).sub_(1)
         moved = equation.f(x * (1 + self.eps * signs))
-        return self.norm.relative(moved - image, x).clamp_(min=self.eps)
+        return self.norm.relative(moved - image, x)[0].clamp_(min=self.eps)
 
     def remaining(self, like: Tensor) -> Tensor:
         """How many steps each sample has to go by its own rate: see `Point.remaining`."""
@@ -194,7 +216,7 @@ class Watch:
         if (
             not self.solver.per_sample
         ):  # all went on to this step, and some may have got there after their end
-            rows.ended[rows.relative <= self.tolerance] = Status.CONVERGED.value
+            rows.ended[self._converged()] = Status.CONVERGED.value
             rows.ended_step[rows.ended != Status.NOT_FINITE.value] = step
         out_of_steps = rows.ended == GOING_ON
         rows.ended[out_of_steps] = Status.MAX_STEPS.value
