@@ -5,6 +5,7 @@ x = φ(A x + B u + b),    y = C x + D u + d
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -113,6 +114,12 @@ class ImplicitModel:
     loops: tuple[Loop, ...] = ()
     demands: Demands = NO_DEMANDS
     constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its documentation on one line, or ''."""
+        paragraph = " ".join((self.doc or "").strip().partition("\n\n")[0].split())
+        return re.split(r"(?<=[.!?])(?<!\bal\.)(?<!e\.g\.)(?<!i\.e\.) (?=[A-ZÀ-Þ`])", paragraph)[0]
 
     @cached_property
     def blocks(self) -> dict[str, Block]:

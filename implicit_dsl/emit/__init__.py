@@ -7,6 +7,7 @@ parameters, `wording` documentation and comments, `inline` what a standalone fil
 from __future__ import annotations
 
 import os
+import textwrap
 from dataclasses import dataclass
 
 import jinja2
@@ -15,9 +16,10 @@ from implicit_dsl import __version__, _resources
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers
+from implicit_dsl.emit.naming import Names, class_of_outputs
 from implicit_dsl.emit.solving import constraints, equilibria, runtime_names
 from implicit_dsl.emit.structure import structures
-from implicit_dsl.emit.wording import class_doc, docstring, forward_doc
+from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
 from implicit_dsl.header import source_digest, stamp
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.source import Source
@@ -51,7 +53,7 @@ class _View:
     certificate_type: str
     certify: list[str]
     functions: list[str]
-    prefix: str
+    runtime: Names
 
 
 def emit(
@@ -66,13 +68,14 @@ def emit(
     `sources` are the program and its imports, `parameters` what was bound at compile
     time, both for the header. A `standalone` file needs torch alone.
     """
-    forwards = [Network(model, "" if standalone else "runtime.", standalone) for model in models]
+    names = Names.of(models, standalone)
+    forwards = [Network(model, names) for model in models]
     views = [_view(model, forward, standalone) for model, forward in zip(models, forwards)]
     called = {name for forward in forwards for name in forward.runtime_calls}
     called |= {name for forward in forwards for name in forward.fusions.classes.values()}
     called |= {name for model, forward in zip(models, forwards) for name in runtime_names(model, forward)}
     digest = source_digest(sources)
-    carried = inlined(called, f"implicitc_{digest[:8]}") if standalone else Inlined([], [])
+    carried = inlined(called, f"implicitc_{digest[:8]}", names) if standalone else Inlined([], [])
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         autoescape=False,
@@ -94,17 +97,17 @@ def emit(
 
 def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
     several = len(model.outputs) > 1
-    output_class = f"{model.name}Output" if several else ""
+    output_class = class_of_outputs(model) if several else ""
     returns = output_class or "Tensor"
     prepared = forward.preparations()
     body = forward.lines(output_class)
-    made = constraints(model, forward.prefix)
+    made = constraints(model, forward.names)
     methods = {constraint.method for constraint in model.constraints if constraint.uses}
     given = ", x0: Mapping[str, Tensor] | None = None" if model.loops else ""
     return _View(
         name=model.name,
         doc=class_doc(model),
-        attributes=attributes(model, forward.fusions.classes, forward.prefix),
+        attributes=attributes(model, forward.fusions.classes, forward.names),
         initialisers=initialisers(model),
         constraints=made,
         extended="parametrize" in methods,
@@ -126,7 +129,7 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         certificate_type="Any" if standalone else "runtime.Certificate",
         certify=_certify_lines(model, standalone) if model.loops else [],
         functions=forward.functions(),
-        prefix=forward.prefix,
+        runtime=forward.names,
     )
 
 
@@ -160,9 +163,10 @@ def _exported(view: _View) -> list[str]:
 
 
 def _module_doc(models: tuple[ImplicitModel, ...], sources: tuple[Source, ...]) -> str:
-    doc = models[0].doc if len(models) == 1 and models[0].doc else ""
-    first = doc.strip().split("\n")[0] if doc else ", ".join(model.name for model in models)
-    return "\n".join(docstring(first, ""))
+    """What the file is: the first sentence of its one model, or the names of several."""
+    text = models[0].summary if len(models) == 1 else ""
+    wrapped = textwrap.wrap(text or ", ".join(model.name for model in models), WIDTH - 6)
+    return "\n".join(docstring("\n".join(wrapped), ""))
 
 
 def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from implicit_dsl.emit.dense import DensePlan, dense_plan
 from implicit_dsl.emit.forward import Forward
 from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
+from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.wording import INDENT, WIDTH, called, fitted
 from implicit_dsl.model import Block, ImplicitModel, Loop
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
@@ -17,19 +18,19 @@ from implicit_dsl.operators.base import Expression
 class Network(Forward):
     """Writes `forward` of a model that may have loops, and a function for each sweep."""
 
-    def __init__(self, model: ImplicitModel, prefix: str, standalone: bool = False) -> None:
+    def __init__(self, model: ImplicitModel, names: Names) -> None:
         parametrised = {
             id: f'weights["{id}"]'
             for constraint in model.constraints
             if constraint.method == "parametrize"
             for id in constraint.tensors
         }
-        super().__init__(model, prefix, parametrised)
+        super().__init__(model, names, parametrised)
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
             for loop in model.loops
-            if not standalone and (found := dense_plan(model, loop, self.plans[loop.name])) is not None
+            if not names.standalone and (found := dense_plan(model, loop, self.plans[loop.name])) is not None
         }
         self.attributes = _attributes(model)
         self._loop_of = {name: loop for loop in model.loops for name in loop.states}
@@ -46,7 +47,7 @@ class Network(Forward):
             return []
         lines = []
         if any(constraint.method == "project" for constraint in self.model.constraints):
-            lines.append(f"{self.prefix}require(self, self.constraints)")
+            lines.append(f"{self.names('require')}(self, self.constraints)")
         if self.explicit:
             lines.append("weights = self.effective_weights()")
         first = next(iter(self.inputs.values()))
@@ -56,7 +57,7 @@ class Network(Forward):
             for name in loop.iterated
         }
         listed = ", ".join(f'"{name}": {shape}' for name, shape in shapes.items())
-        lines += fitted(f"starts = {self.prefix}first_guesses(x0, {first}, {{{listed}}})")
+        lines += fitted(f"starts = {self.names('first_guesses')}(x0, {first}, {{{listed}}})")
         return lines
 
     def _block(self, block: Block) -> None:
@@ -154,7 +155,8 @@ class Network(Forward):
                     value = self._chain(term.source, term.chain[:at])
                     self._flush()
                     self._lines.append("if self.training:")
-                    self._lines.append(f"    {self.prefix}update_statistics(self.{layer}, {value.text})")
+                    function = self.names("update_statistics")
+                    self._lines.append(f"    {function}(self.{layer}, {value.text})")
 
     def _flush(self) -> None:
         """Write the comments that wait for a line."""
@@ -237,7 +239,7 @@ class _Sweep(Forward):
     """Writes the body of a sweep."""
 
     def __init__(self, sweep: SweepPlan) -> None:
-        super().__init__(sweep.model, "", {}, fused=False)
+        super().__init__(sweep.model, Names(), {}, fused=False)
         self._sweep = sweep
         self.indent = INDENT - 4  # of a function
         self.explicit = {id: self._variable(id) for id in (*(m.id for m in sweep.masks), *sweep.tensors)}

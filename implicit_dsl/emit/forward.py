@@ -6,6 +6,7 @@ import keyword
 from dataclasses import replace
 
 from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered
+from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
@@ -17,23 +18,26 @@ _LONGEST_INSIDE = 60  # of an expression that may stand inside of another
 
 
 class Forward:
-    """Writes `forward` of one model. `prefix` stands before the functions of the runtime.
+    """Writes `forward` of one model. `names` says what the runtime is called in its file.
 
     `explicit` are texts for tensors that do not come from their layer, by id; with `fused` false,
     nothing of the runtime is called.
     """
 
     def __init__(
-        self, model: ImplicitModel, prefix: str, explicit: dict[str, str] | None = None, fused: bool = True
+        self, model: ImplicitModel, names: Names, explicit: dict[str, str] | None = None, fused: bool = True
     ) -> None:
         self.model = model
-        self.prefix = prefix
+        self.names = names
         self.explicit = explicit or {}
         self.indent = INDENT
         self.runtime_calls: set[str] = set()
         self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
         self._taken: set[str] = set(TAKEN_GLOBALS)
+        if names.standalone and fused:
+            called = (*CALLED_IN_FORWARD, *(fusion.function for fusion in self.fusions.states.values()))
+            self._taken |= {names.carried(name) for name in called}
         self.inputs = {block.name: self._variable(block.name) for block in model.inputs}
         self._values = {name: Expression(variable) for name, variable in self.inputs.items()}
         self._waiting: dict[
@@ -125,7 +129,7 @@ class Forward:
             wrap = ""
             if fusion.function:
                 self.runtime_calls.add(fusion.function)
-                wrap = f"{self.prefix}{fusion.function}"
+                wrap = self.names(fusion.function)
         elif block.activation is None or block.name in self._layered:
             value, wrap = self._sum(block, self.model.terms_of[block.name]), ""
             short = len(value.text) <= _LONGEST_INSIDE

@@ -7,16 +7,36 @@ above them, in an order in which each file comes behind those that it imports.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from implicit_dsl import _resources
+from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.renaming import is_package, renamed
 
-_PACKAGE = "implicit_dsl"
 _ROOT = "implicit_dsl.runtime"
 
+MARKER = "# What these models use of the runtime of implicitc."
+# torch.autograd.Function.apply has no types.
+_UNTYPED = "# mypy: allow-untyped-calls, no-warn-unused-ignores"
+
 Key = tuple[str, str]  # a module and a name that it defines
+
+
+@dataclass(frozen=True, slots=True)
+class _Import:
+    """A name from outside of the package: a module, or what stands in one."""
+
+    source: str
+    name: str = ""
+
+    def statement(self, local: str) -> str:
+        """The statement that gives it the name `local`."""
+        usual = self.name or self.source.split(".")[0]
+        renamed = "" if local == usual else f" as {local}"
+        start = f"from {self.source} import {self.name}" if self.name else f"import {self.source}"
+        return start + renamed
 
 
 @dataclass(slots=True)
@@ -28,7 +48,7 @@ class _Module:
     body: list[ast.stmt]
     definitions: dict[str, ast.stmt] = field(default_factory=dict)
     inner: dict[str, Key] = field(default_factory=dict)  # local name -> where it is defined
-    outer: dict[str, str] = field(default_factory=dict)  # local name -> the import statement
+    outer: dict[str, _Import] = field(default_factory=dict)  # local name -> what it imports
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +59,11 @@ class Inlined:
     imports: list[str]
 
 
-def inlined(called: Iterable[str], namespace: str) -> Inlined:
+def inlined(called: Iterable[str], namespace: str, names: Names) -> Inlined:
     """The definitions of some names of the runtime, with all that they refer to.
 
     Operations that are registered with torch get `namespace` in place of that of the package:
-    a file must not take over those of another.
+    a file must not take over those of another. `names` says what gives way to names of the file.
     """
     roots = [_resolved((_ROOT, name)) for name in sorted(called)]
     needed = _closure(roots)
@@ -54,19 +74,27 @@ def inlined(called: Iterable[str], namespace: str) -> Inlined:
     after_definition = True
     for name in _in_order({module for module, _ in needed}):
         module = _module(name)
-        names = {local for home, local in needed if home == name}
+        local = {defined for home, defined in needed if home == name}
+        known = [*module.definitions, *module.inner, *module.outer]
+        known += [local for _, local in _imported_inside(module.body)]
+        changed = {name: new for name in known if (new := names.carried(name)) != name}
         for statement in module.body:
-            if _is_kept(statement, names):
+            if _is_kept(statement, local):
                 is_definition = isinstance(statement, ast.FunctionDef | ast.ClassDef)
                 lines += ["", ""] if is_definition or after_definition else [""]
                 after_definition = is_definition
-                lines += [_renamed(row, namespace) for row in _text(module, statement)]
-                imports |= {module.outer[used] for used in _used(statement) if used in module.outer}
+                lines += [_in_namespace(row, namespace) for row in _text(module, statement, changed)]
+                imports |= {
+                    module.outer[used].statement(changed.get(used, used))
+                    for used in _used(statement)
+                    if used in module.outer
+                }
     _refuse_two_of_one_name(needed)
-    return Inlined(["", "", "# What these models use of the runtime of implicitc.", *lines], sorted(imports))
+    head = ["", "", MARKER, *([_UNTYPED] if any("autograd.Function" in line for line in lines) else [])]
+    return Inlined([*head, *lines], sorted(imports))
 
 
-def _renamed(row: str, namespace: str) -> str:
+def _in_namespace(row: str, namespace: str) -> str:
     """A row in which the operations of torch.library belong to a namespace."""
     return row.replace('"implicitc::', f'"{namespace}::').replace(
         "torch.ops.implicitc.", f"torch.ops.{namespace}."
@@ -104,18 +132,16 @@ def _note_import(module: _Module, statement: ast.stmt) -> None:
         case ast.ImportFrom(module=source, names=names) if source is not None:
             for alias in names:
                 local = alias.asname or alias.name
-                if source == _PACKAGE or source.startswith(_PACKAGE + "."):
+                if is_package(statement):
                     assert alias.asname is None, (
                         f"{module.name} renames {alias.name}, which cannot be inlined"
                     )
                     module.inner[local] = (source, alias.name)
                 else:
-                    renamed = f" as {alias.asname}" if alias.asname else ""
-                    module.outer[local] = f"from {source} import {alias.name}{renamed}"
+                    module.outer[local] = _Import(source, alias.name)
         case ast.Import(names=names):
             for alias in names:
-                renamed = f" as {alias.asname}" if alias.asname else ""
-                module.outer[alias.asname or alias.name.split(".")[0]] = f"import {alias.name}{renamed}"
+                module.outer[alias.asname or alias.name.split(".")[0]] = _Import(alias.name)
 
 
 def _resolved(key: Key) -> Key:
@@ -193,10 +219,15 @@ def _closure(roots: list[Key]) -> set[Key]:
                     waiting.append((key[0], used))
                 elif used in module.inner:
                     waiting.append(_resolved(module.inner[used]))
-            for node in ast.walk(statement):  # imports inside of functions
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_PACKAGE):
-                    waiting += [_resolved((node.module or "", alias.name)) for alias in node.names]
+            waiting += [_resolved(key) for key in _imported_inside([statement])]
     return needed
+
+
+def _imported_inside(statements: Iterable[ast.stmt]) -> Iterator[Key]:
+    """What functions import from the package when they are called."""
+    for node in (node for statement in statements for node in ast.walk(statement)):
+        if isinstance(node, ast.ImportFrom) and is_package(node):
+            yield from ((node.module or "", alias.name) for alias in node.names)
 
 
 def _in_order(modules: set[str]) -> list[str]:
@@ -216,8 +247,9 @@ def _in_order(modules: set[str]) -> list[str]:
     return order
 
 
-def _text(module: _Module, statement: ast.stmt) -> list[str]:
+def _text(module: _Module, statement: ast.stmt, changed: Mapping[str, str]) -> list[str]:
     """The rows of a statement with the comment above it, without imports from the package inside of it."""
+    rows = renamed(module.rows, statement, changed) if changed else module.rows
     assert statement.end_lineno is not None
     decorators = getattr(statement, "decorator_list", [])
     first = min([statement.lineno, *(decorator.lineno for decorator in decorators)])
@@ -226,10 +258,10 @@ def _text(module: _Module, statement: ast.stmt) -> list[str]:
     dropped = {
         row
         for node in ast.walk(statement)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_PACKAGE)
+        if isinstance(node, ast.ImportFrom) and is_package(node)
         for row in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }
-    return [module.rows[row - 1] for row in range(first, statement.end_lineno + 1) if row not in dropped]
+    return [rows[row - 1] for row in range(first, statement.end_lineno + 1) if row not in dropped]
 
 
 def _refuse_two_of_one_name(needed: set[Key]) -> None:
@@ -241,12 +273,12 @@ def _refuse_two_of_one_name(needed: set[Key]) -> None:
 
 
 def import_block(statements: Iterable[str]) -> list[str]:
-    """Import statements as `ruff` sorts them: the standard library, a blank line, and torch."""
+    """Import statements as `ruff` sorts them: the standard library, a blank line, numpy and torch."""
     plain: dict[bool, set[str]] = {False: set(), True: set()}
     listed: dict[bool, dict[str, set[str]]] = {False: {}, True: {}}
     for statement in statements:
         words = statement.split()
-        foreign = words[1].split(".")[0] == "torch"
+        foreign = words[1].split(".")[0] in ("numpy", "torch")
         if words[0] == "import":
             plain[foreign].add(statement)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.wording import fitted
 from implicit_dsl.model import ImplicitModel, Tensor
 from implicit_dsl.operators import OPERATORS
@@ -9,10 +10,10 @@ from implicit_dsl.operators import OPERATORS
 _FACTORY = "device=device, dtype=dtype"
 
 
-def attributes(model: ImplicitModel, classes: dict[str, str], prefix: str) -> list[str]:
+def attributes(model: ImplicitModel, classes: dict[str, str], names: Names) -> list[str]:
     """What `__init__` assigns, in the order of use, each with its line of the source.
 
-    `classes` names the layers that a class of the runtime holds; `prefix` stands before it.
+    `classes` names the layers that a class of the runtime holds.
     """
     holders = {holder.name: holder for holder in model.holders}
     lines: list[str] = []
@@ -27,7 +28,7 @@ def attributes(model: ImplicitModel, classes: dict[str, str], prefix: str) -> li
             made = OPERATORS[operator.kind].holder(operator)
             assert made is not None
             if name in classes:
-                made = f"{prefix}{classes[name]}({made.partition('(')[2]}"
+                made = f"{names(classes[name])}({made.partition('(')[2]}"
             separator = "" if made.endswith("()") else ", "
             value = f"{made[:-1]}{separator}{_FACTORY})"
         else:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from implicit_dsl.demands import BackwardDemand, SolverDemand, applying
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.loops import function_name
-from implicit_dsl.emit.wording import INDENT, WIDTH, quoted
+from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.wording import INDENT, fitted, quoted
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.model import ImplicitModel, Loop
 
@@ -39,19 +40,10 @@ def equilibria(model: ImplicitModel, network: Network) -> list[str]:
     """What `__init__` assigns for each loop."""
     lines: list[str] = []
     for loop in model.loops:
-        arguments = _arguments(model, network, loop)
-        dense = network.dense.get(loop.name)
-        kind = "DenseEquilibrium" if dense is not None else "Equilibrium"
-        line = model.blocks[loop.name].line
-        head = f"self.{network.attributes[loop.name]} = {network.prefix}{kind}("
-        text = f"{head}{', '.join(arguments)})"
-        remark = f"  # line {line}"
-        if INDENT + len(text) <= WIDTH:
-            lines.append(text + remark)
-        elif INDENT + 4 + len(", ".join(arguments)) <= WIDTH:
-            lines += [head, f"    {', '.join(arguments)}", f"){remark}"]
-        else:
-            lines += [head, *(f"    {argument}," for argument in arguments), f"){remark}"]
+        kind = "DenseEquilibrium" if loop.name in network.dense else "Equilibrium"
+        given = ", ".join(_arguments(model, network, loop))
+        made = f"self.{network.attributes[loop.name]} = {network.names(kind)}({given})"
+        lines += fitted(made, f"  # line {model.blocks[loop.name].line}")
     return lines
 
 
@@ -66,10 +58,10 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     if dense is None and network.plans[loop.name].split:
         name = function_name(model, loop)
         made += [f"affine={name}_affine", f"phi={name}_phi"]
-    text = _solver(network.prefix, solver, loop)
+    text = _solver(network.names, solver, loop)
     if text:
         made.append(f"solver={text}")
-    text = _backward(network.prefix, backward)
+    text = _backward(network.names, backward)
     if text:
         made.append(f"backward={text}")
     if loop.rate is not None:
@@ -79,7 +71,7 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     return made
 
 
-def _solver(prefix: str, demand: SolverDemand | None, loop: Loop) -> str:
+def _solver(names: Names, demand: SolverDemand | None, loop: Loop) -> str:
     """The solver that the source asks for; a monotone loop needs splitting, which Picard is not."""
     splitting = loop.guarantee in (Guarantee.MONOTONE, Guarantee.MEASURE)
     if demand is None or (demand.name == "auto" and splitting):
@@ -90,63 +82,63 @@ def _solver(prefix: str, demand: SolverDemand | None, loop: Loop) -> str:
     else:
         name, settings = demand.name, demand.settings
     given = [f"{key}={_literal(value)}" for key, value in settings if key not in _OF_THE_LOOP]
-    return f"{prefix}{_SOLVERS[name]}({', '.join(given)})"
+    return f"{names(_SOLVERS[name])}({', '.join(given)})"
 
 
-def _backward(prefix: str, demand: BackwardDemand | None) -> str:
+def _backward(names: Names, demand: BackwardDemand | None) -> str:
     if demand is None:
         return ""
     given = ", ".join(f"{key}={value!r}" for key, value in demand.settings)
-    return f"{prefix}{_BACKWARDS[demand.name]}({given})"
+    return f"{names(_BACKWARDS[demand.name])}({given})"
 
 
 def _literal(value: int | float | bool | str) -> str:
     return quoted(value) if isinstance(value, str) else repr(value)
 
 
-def constraints(model: ImplicitModel, prefix: str) -> list[str]:
+def constraints(model: ImplicitModel, names: Names) -> list[str]:
     """What `__init__` assigns to `self.constraints`."""
     listed = [constraint for constraint in model.constraints if constraint.uses]
     if not listed:
         return []
     lines = ["self.constraints = ("]
     for constraint in listed:
-        lines += ["    " + line for line in _constraint(constraint, prefix)]
+        lines += ["    " + line for line in _constraint(constraint, names)]
     return [*lines, ")"]
 
 
-def _constraint(constraint: Constraint, prefix: str) -> list[str]:
-    lines = [f"{prefix}{_CONSTRAINTS[constraint.criterion]}("]
-    lines += [
-        f"    {quoted(constraint.text)},",
-        f"    line={constraint.line},",
-        f"    bound={constraint.bound!r},",
-    ]
-    lines.append("    blocks=(")
-    lines += [
-        f"        {prefix}Block({quoted(use.row)}, {quoted(use.column)}, {quoted(use.tensor)}, "
-        f"{use.axis}, {use.factor!r}),"
+def _constraint(constraint: Constraint, names: Names) -> list[str]:
+    blocks = [
+        f"{names('Block')}({quoted(use.row)}, {quoted(use.column)}, {quoted(use.tensor)}, "
+        f"{use.axis}, {use.factor!r})"
         for use in constraint.uses
     ]
-    lines.append("    ),")
+    given = [
+        quoted(constraint.text),
+        f"line={constraint.line}",
+        f"bound={constraint.bound!r}",
+        f"blocks=({', '.join(blocks)},)",
+    ]
     if constraint.fixed:
         listed = ", ".join(f"{quoted(row)}: {used!r}" for row, used in constraint.fixed)
-        lines.append(f"    fixed={{{listed}}},")
+        given.append(f"fixed={{{listed}}}")
     if constraint.method != "project":
-        lines.append(f"    method={quoted(constraint.method)},")
-    return [*lines, "),"]
+        given.append(f"method={quoted(constraint.method)}")
+    made = f"{names(_CONSTRAINTS[constraint.criterion])}({', '.join(given)},)"
+    return fitted(made, ",", INDENT + 4)
 
 
 def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     """What the loops of a module use of the runtime, by name."""
     if not model.loops:
         return []
+    plain = Names(standalone=True)
     names = ["first_guesses", "Stats"]
     for loop in model.loops:
         names.append("DenseEquilibrium" if loop.name in network.dense else "Equilibrium")
-        text = _solver("", applying(model.demands.solvers, loop), loop)
+        text = _solver(plain, applying(model.demands.solvers, loop), loop)
         backward = applying(model.demands.backwards, loop)
-        names += [made.partition("(")[0] for made in (text, _backward("", backward)) if made]
+        names += [made.partition("(")[0] for made in (text, _backward(plain, backward)) if made]
     if any(
         op.kind == "batch_norm" for plan in network.plans.values() for t in plan.model.terms for op in t.chain
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterator
 
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.header import one_line
@@ -39,32 +40,67 @@ def comment(block: Block) -> str:
 
 
 def fitted(line: str, remark: str = "", indent: int = INDENT) -> list[str]:
-    """A line of a method, broken within its outermost call if it is too long; `remark` stands behind it."""
-    if indent + len(line) + len(remark) <= WIDTH or not line.endswith(")"):
+    """A line, broken within its last brackets if it is too long, as `ruff format` breaks it.
+
+    `remark` stands behind it. The arguments of a call get a line of their own. Each gets one, if
+    that is too long as well or a comma stands behind the last of them, as the entries of a tuple do.
+    """
+    start = _opening(line)
+    inner = line[start + 1 : -1]
+    parts = _parts(inner)
+    is_call = start > 0 and line[start - 1] not in " =(,"
+    exploded = inner.endswith(",") and (is_call or len(parts) > 1)
+    if start < 0 or (indent + len(line) + len(remark) <= WIDTH and not exploded):
         return [line + remark]
-    depth = 0
-    for at in range(len(line) - 1, -1, -1):
-        depth += (line[at] == ")") - (line[at] == "(")
-        if depth == 0:
-            return [line[: at + 1], f"    {line[at + 1 : -1]}", f"){remark}"]
-    return [line + remark]
+    head, tail = line[: start + 1], line[-1] + remark
+    if is_call and indent + 4 + len(inner) <= WIDTH and not exploded:
+        return [head, f"    {inner}", tail]
+    broken = [f"    {row}" for part in parts for row in fitted(part, ",", indent + 4)]
+    return [head, *broken, tail]
+
+
+def _opening(line: str) -> int:
+    """Where the bracket opens that closes at the end of a line; -1 if none does."""
+    opened: list[int] = []
+    for at, letter in _outside_of_strings(line):
+        if letter in "([{":
+            opened.append(at)
+        elif letter in ")]}":
+            start = opened.pop()
+            if at == len(line) - 1:
+                return start
+    return -1
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas of a text, but not those in its brackets."""
+    found, start, depth = [], 0, 0
+    for at, letter in _outside_of_strings(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and not depth:
+            found.append(text[start:at].strip())
+            start = at + 1
+    return [*found, *([text[start:].strip()] if text[start:].strip() else [])]
+
+
+def _outside_of_strings(text: str) -> Iterator[tuple[int, str]]:
+    """The letters of Python that are not in a string, with their places."""
+    quote, escaped = "", False
+    for at, letter in enumerate(text):
+        if quote:
+            if letter == quote and not escaped:
+                quote = ""
+            escaped = letter == "\\" and not escaped
+        elif letter in "\"'":
+            quote = letter
+        else:
+            yield at, letter
 
 
 def called(head: str, tuples: list[list[str]]) -> list[str]:
-    """A call with tuples as its arguments, broken as `ruff format` does."""
-    texts = [f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})" for listed in tuples]
-    joined = ", ".join(texts)
-    if INDENT + len(head) + len(joined) + 2 <= WIDTH:
-        return [f"{head}({joined})"]
-    if INDENT + 4 + len(joined) <= WIDTH:
-        return [f"{head}(", f"    {joined}", ")"]
-    lines = [f"{head}("]
-    for text, listed in zip(texts, tuples):
-        if INDENT + 5 + len(text) <= WIDTH:
-            lines.append(f"    {text},")
-        else:
-            lines += ["    (", *(f"        {item}," for item in listed), "    ),"]
-    return [*lines, ")"]
+    """A call with tuples as its arguments."""
+    texts = [f"({', '.join(listed)}{',' * (len(listed) == 1)})" for listed in tuples]
+    return fitted(f"{head}({', '.join(texts)})")
 
 
 def quoted(text: str) -> str:

@@ -180,12 +180,15 @@ class Attend(SeveralSlots):
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         heads, given = operator["heads"], [part.text for part in parts]
-        if heads > 1:
-            given = [f"{part.atom}.unflatten(-1, ({heads}, -1)).transpose(1, 2)" for part in parts]
+        merged = [".transpose(1, 2)", ".flatten(2)"] if heads > 1 else []
+        if merged:  # as a function: the method has no types
+            given = [f"torch.unflatten({part}, -1, ({heads}, -1)).transpose(1, 2)" for part in given]
         given += ["is_causal=True"] if operator["causal"] else []
-        call, merged = "F.scaled_dot_product_attention(", ")" + ".transpose(1, 2).flatten(2)" * (heads > 1)
-        lines = (call, *(f"    {argument}," for argument in given), merged)
-        return Expression(f"{call}{', '.join(given)}{merged}", lines=lines)
+        call = "F.scaled_dot_product_attention("
+        lines: tuple[str, ...] = (call, *(f"    {argument}," for argument in given), ")")
+        if merged:
+            lines = ("(", *(f"    {line}" for line in (*lines, *merged)), ")")
+        return Expression(f"{call}{', '.join(given)}){''.join(merged)}", lines=lines)
 
 
 RULES: tuple[Rule, ...] = (Softmax(), Attend())

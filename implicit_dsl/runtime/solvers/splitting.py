@@ -20,7 +20,7 @@ from implicit_dsl.runtime.solvers.stamina import Stamina
 
 LARGEST_INVERSE = 4096  # unknowns, above which (I + α (I − W))⁻¹ is not made
 # A step that is short enough never lets ‖z⁺ − z‖₂ grow; a growth by rounding does not count.
-GROWTH = 1.001
+STEP_GROWTH = 1.001
 # A step may be short enough and still far from the best: where a block of steps has reduced ‖z⁺ − z‖₂
 # by less than SLOW each, half of it is tried.
 BLOCK, SLOW = 12, 0.8
@@ -111,7 +111,7 @@ class Forward:
         moved = _length(ahead - z)
         noise = 8 * torch.finfo(z.dtype).eps * _length(z)
         plain = ((point.step <= self.woken) | self.stamina.rests(point.step - 1))[:, None]
-        grown = plain & (moved > GROWTH * self.moved) & (moved > noise)
+        grown = plain & (moved > STEP_GROWTH * self.moved) & (moved > noise)
         if bool(grown.any()):
             self.settled |= grown
             self._change(grown, 0.5, point.step)
