@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli import loops
 from implicit_dsl.cli.options import Parser
 from implicit_dsl.cli.report import bold, dim, plural, write
-from implicit_dsl.cli.table import printable, table
-from implicit_dsl.demands import applying
+from implicit_dsl.cli.table import printable, table, width
 from implicit_dsl.shapes import Shape, count, known, show
 
 if TYPE_CHECKING:
     from implicit_dsl.certify import Certified
-    from implicit_dsl.model import Block, ImplicitModel, Loop
+    from implicit_dsl.model import Block, ImplicitModel
 
 _EXAMPLES = """
 implicitc show net.impl
 implicitc show net.impl -P n=200
 implicitc show net.impl --stage schedule
 """
-LARGEST_PATTERN = 40  # states of which `show` draws the blocks; beyond it there is `implicitc plot`
 _HEADER = ("", "name", "shape", "size", "activation", "weights", "parameters", "line", "source")
 
 
@@ -52,13 +51,13 @@ def _page(model: ImplicitModel, certified: Certified) -> str:
     given = ", ".join(f"{name} = {value}" for name, value in model.arguments)
     title = bold(printable(f"{model.name}({given})" if given else model.name))
     place = dim(certified.graph.span.where)
-    doc = [printable(line) for line in (model.doc or "").strip().splitlines()[:1]]
+    doc = [printable(line) for line in wrap(model.summary, width())]
     blocks = [
         *(_row("input", block, model) for block in model.inputs),
         *(_row("state", block, model) for block in model.states),
         *(_row("output", block, model) for block in model.outputs),
     ]
-    listed = table(blocks, _HEADER, right="size weights line")
+    listed = table(blocks, _HEADER, right="size weights line", long="parameters source")
     return "\n".join((f"{title}  {place}", *doc, "", listed, "", *_totals(model, certified), ""))
 
 
@@ -105,59 +104,11 @@ def _totals(model: ImplicitModel, certified: Certified) -> list[str]:
     fixed = sum(count(tensor.shape) for tensor in model.tensors if not tensor.trainable)
     buffers = f" and {fixed:,} fixed" if fixed else ""
     counted = f"{plural(len(model.states), 'state')}, {plural(model.parameter_count, 'parameter')}{buffers}"
+    head = [f"  {counted}; {sizes}"]
     if not model.loops:
-        return [f"  {counted}; {sizes}", f"  no loops: solved by substitution, depth {depth(certified)}"]
-    listed = [_loop(model, loop) for loop in model.loops]
-    header = ("loop", "states", "why it has one solution", "demanded", "solver", "gradient", "steps to 1e-5")
-    return [f"  {counted}; {sizes}", "", table(listed, header, right="steps to 1e-5"), *_pattern(model)]
-
-
-def _pattern(model: ImplicitModel) -> list[str]:
-    """The blocks of A, the last state first as in the picture: ● where one is, ◉ within a loop."""
-    states = [block.name for block in reversed(model.states)]
-    if len(states) > LARGEST_PATTERN:
-        return []
-    member = {name: loop.name for loop in model.loops for name in loop.states}
-    blocks = model.A
-    wide = max(map(len, states))
-    lines = ["", f"  {'A'.ljust(wide)}  (rows read columns, in the same order; ◉ within a loop)"]
-    for row in states:
-        marks = [_mark(row, column, blocks, member) for column in states]
-        lines.append(f"  {printable(row).ljust(wide)}  {' '.join(marks)}")
-    return lines
-
-
-def _mark(row: str, column: str, blocks: Container[tuple[str, str]], member: Mapping[str, str]) -> str:
-    if (row, column) not in blocks:
-        return "·"
-    return "◉" if row in member and member[row] == member.get(column) else "●"
-
-
-def _loop(model: ImplicitModel, loop: Loop) -> tuple[str, ...]:
-    """One loop: its certificate and how it is solved."""
-    solver = applying(model.demands.solvers, loop)
-    backward = applying(model.demands.backwards, loop)
-    demands = [d for d in model.demands.wellposed if not d.states or set(d.states) & set(loop.states)]
-    rate = "" if loop.rate is None else f", rate {loop.rate:.4g}"
-    return (
-        ", ".join(loop.iterated),
-        str(len(loop.states)),
-        loop.guarantee.value + rate,
-        ", ".join(f"{demand.text or demand.criterion} (line {demand.line})" for demand in demands),
-        _settings(solver.name, solver.settings) if solver else "auto",
-        _settings(backward.name, backward.settings) if backward else "implicit",
-        "" if loop.rate is None else f"{_steps(loop.rate):,}",
-    )
-
-
-def _settings(name: str, settings: Sequence[tuple[str, object]]) -> str:
-    given = ", ".join(f"{key} = {value}" for key, value in settings)
-    return f"{name}({given})" if given else name
-
-
-def _steps(rate: float, tolerance: float = 1e-5) -> int:
-    """Sweeps after which the error is below `tolerance` times the first change: κᵀ / (1 − κ) ≤ tolerance."""
-    return 1 if rate <= 0 else max(1, math.ceil(math.log(tolerance * (1 - rate)) / math.log(rate)))
+        return [*head, f"  no loops: solved by substitution, depth {depth(certified)}"]
+    said = (line for loop in model.loops for line in ("", *loops.paragraph(model, loop)))
+    return [*head, *loops.order(certified), *said, "", *loops.pattern(model)]
 
 
 def _total(shapes: Sequence[Shape]) -> str:

@@ -108,6 +108,22 @@ def read_backward(context: Context, noted: Noted) -> Request:
     return Request(demand, noted, wire, None if target is None else target.span)
 
 
+def as_written(demand: SolverDemand | BackwardDemand) -> str:
+    """A solver or a gradient as a program writes it: `anderson(m = 5, tol = 0.001)`."""
+    table: Mapping[Any, tuple[Setting, ...]] = (
+        _OF_SOLVERS if isinstance(demand, SolverDemand) else _OF_BACKWARDS
+    )
+    names = {setting.stored: setting.names[0] for setting in table[demand.name]}
+    given = ", ".join(f"{names[stored]} = {_literal(value)}" for stored, value in demand.settings)
+    return f"{demand.name}({given})" if given else demand.name
+
+
+def _literal(value: float | int | bool | str) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"' if isinstance(value, str) else f"{value:g}"
+
+
 def _named(
     context: Context,
     form: s.Expression | None,

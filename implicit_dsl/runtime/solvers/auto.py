@@ -71,7 +71,7 @@ RULES = (
         lambda given: given.n >= SMALL,
     ),
     Choice(
-        "otherwise",
+        f"fewer than {SMALL} unknowns",
         "auto",
         f"picard; anderson for samples with more than {STEPS_TO_SAVE_WHEN_SMALL} steps to go",
         lambda given: True,
