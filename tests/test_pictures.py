@@ -345,6 +345,43 @@ def test_only_edges_that_close_a_cycle_go_backward() -> None:
     )
 
 
+def test_blocks_of_loops_are_outlined_in_every_format() -> None:
+    graph, plain = networks.loops(), networks.lenet()
+    outlined = {name for name, box in named_boxes(graph) if 'stroke="#c2410c"' in box}
+    assert outlined == {"h", "g"}
+    assert "    class n1,n2 loop" in mermaid(graph).splitlines()
+    marked = [line for line in dot(graph).splitlines() if 'color="#c2410c", penwidth=2]' in line]
+    assert [line.split()[0] for line in marked] == ["n1", "n2"]
+    assert not any("#c2410c" in text for text in (diagram_svg(plain), mermaid(plain), dot(plain)))
+
+
+def named_boxes(graph: SignalGraph) -> list[tuple[str, str]]:
+    """The blocks of a drawing: the name on each, and its rectangle."""
+    return [
+        (name, box)
+        for box, name in re.findall(r'(<rect [^>]*/>)<text [^>]*600"[^>]*>([^<]*)</text>', diagram_svg(graph))
+    ]
+
+
+def test_the_frame_of_a_text_is_heavy_at_the_rows_of_loops() -> None:
+    pattern = Spy(
+        "A",
+        np.arange(100),
+        np.arange(100),
+        100,
+        100,
+        (("a", 60), ("b", 40)),
+        (("a", 60), ("b", 40)),
+        loops=((60, 100, 60, 100),),
+    )
+    first, *rows, last, words = spy_text(pattern, 60).rstrip().split("\n")[1:]
+
+    heavy = [row.endswith("┃") for row in rows]
+    assert heavy == sorted(heavy) and 0.35 < sum(heavy) / len(heavy) < 0.48
+    assert "1 loop at the rows ┃" in words and first.strip().startswith("┌") and last.strip().startswith("└")
+    assert "┃" not in spy_text(spy_of(networks.model(networks.lenet())))
+
+
 def test_ties_share_a_colour_and_their_name_is_shown() -> None:
     svg, text = diagram_svg(GRAPHS["tied"]), mermaid(GRAPHS["tied"])
     assert svg.count("cell.conv1") == svg.count("cell.conv2") == 3

@@ -27,6 +27,11 @@ def css(strength: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*tint(strength))
 
 
+def outline() -> str:
+    """The colour in which loops are outlined."""
+    return "#{:02x}{:02x}{:02x}".format(*LOOP)
+
+
 def accent(number: int) -> str:
     """The colour of a tie; they repeat when there are many."""
     return ACCENTS[number % len(ACCENTS)]

@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from implicit_dsl.graph import Edge, Node, Role, SignalGraph
 from implicit_dsl.pictures import wording
-from implicit_dsl.pictures.colours import LEADER, MUTED, accent, css
-from implicit_dsl.pictures.layers import Layers, Line, layered
+from implicit_dsl.pictures.colours import LEADER, MUTED, accent, css, outline
+from implicit_dsl.pictures.layers import Layers, Line, layered, looped
 from implicit_dsl.pictures.lettering import grouped, markup, width
 from implicit_dsl.pictures.notation import dot, mermaid
 from implicit_dsl.pictures.placing import place
@@ -128,8 +128,11 @@ def _ports(layers: Layers, boxes: tuple[Box, ...], middles: list[Point]) -> Port
 
 
 def svg(graph: SignalGraph) -> str:
-    """The network as SVG text. Ties share a colour; lines that close a cycle are dashed."""
-    drawing, ties = lay_out(graph), wording.Ties.of(graph)
+    """The network as SVG text.
+
+    Ties share a colour, the blocks of a loop are outlined in one, and lines that close it are dashed.
+    """
+    drawing, ties, inside = lay_out(graph), wording.Ties.of(graph), looped(graph)
     lines = list(zip(drawing.layers.lines, drawing.courses, drawing.tags))
     nodes = list(zip(graph.nodes, drawing.boxes))
     loops = list(zip(drawing.layers.loops, drawing.loop_tags))
@@ -147,7 +150,7 @@ def svg(graph: SignalGraph) -> str:
             *(_tag(line.edge, tag, ties.number(line.edge)) for line, _, tag in lines if tag),
             *(_loop(box, reading[node.name]) for node, box in nodes if node.name in reading),
             *(_tag(edge, tag, ties.number(edge)) for edge, tag in loops if _label_width(edge)),
-            *(_block(graph, node, box) for node, box in nodes),
+            *(_block(graph, node, box, node.name in inside) for node, box in nodes),
             "</svg>\n",
         )
     )
@@ -223,7 +226,7 @@ def _loop(box: Box, tie: int | None) -> str:
     return f'<path d="{path}" {pen} stroke-dasharray="7 5"/>{head}'
 
 
-def _block(graph: SignalGraph, node: Node, box: Box) -> str:
+def _block(graph: SignalGraph, node: Node, box: Box, looped: bool) -> str:
     left, top, right, bottom = box
     kind = wording.kind(node)
     fill, stroke, ink = {
@@ -232,12 +235,13 @@ def _block(graph: SignalGraph, node: Node, box: Box) -> str:
         "lifted": ("#fff", css(LEADER), css(0.8)),
         "output": (css(1), css(1), "#fff"),
     }[kind]
+    stroke, thick = (outline(), 2.5) if looped else (stroke, 1.5)
     radius = BOX / 2 if kind in ("input", "output") else 9
     place = f'x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}"'
     dashes = ' stroke-dasharray="4 3"' if kind == "lifted" else ""
     middle, faint = (left + right) / 2, {"output": css(0.25), "input": "#0f766e"}.get(kind, css(MUTED))
     return (
-        f'<rect {place} rx="{radius:g}" fill="{fill}" stroke="{stroke}" stroke-width="1.5"{dashes}/>'
+        f'<rect {place} rx="{radius:g}" fill="{fill}" stroke="{stroke}" stroke-width="{thick:g}"{dashes}/>'
         + _write(middle, top + 22, wording.name(node), NAME, ink, bold=True)
         + _write(middle, top + 41, wording.detail(graph, node), DETAIL, faint)
     )

@@ -74,6 +74,14 @@ def layered(graph: SignalGraph) -> Layers:
     return Layers(_ordered(layers, lines), tuple(lines), tuple(loops), layer_of)
 
 
+def looped(graph: SignalGraph) -> frozenset[str]:
+    """The blocks that read themselves, directly or through others."""
+    pairs = [(edge.source, edge.target) for edge in graph.edges if edge.source is not None]
+    circles = nx.strongly_connected_components(nx.DiGraph(pairs))
+    found = {name for circle in circles if len(circle) > 1 for name in circle}
+    return frozenset(found | {source for source, target in pairs if source == target})
+
+
 def _backward(count: int, pairs: list[tuple[int, int]]) -> set[tuple[int, int]]:
     """The pairs that close a cycle when the graph is searched in depth, in the order of the source."""
     after: dict[int, list[int]] = {node: [] for node in range(count)}

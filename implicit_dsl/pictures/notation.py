@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from implicit_dsl.graph import Edge, SignalGraph
 from implicit_dsl.pictures import wording
-from implicit_dsl.pictures.colours import accent, css
-from implicit_dsl.pictures.layers import layered
+from implicit_dsl.pictures.colours import accent, css, outline
+from implicit_dsl.pictures.layers import layered, looped
 from implicit_dsl.pictures.lettering import clean
 
 _BRACKETS = {
@@ -33,7 +33,10 @@ def _label(edge: Edge, newline: str) -> str:
 
 
 def mermaid(graph: SignalGraph) -> str:
-    """The network as a Mermaid flowchart, top to bottom. Ties share a colour, edges of cycles are dotted."""
+    """The network as a Mermaid flowchart, top to bottom.
+
+    Ties share a colour, the blocks of a loop are outlined in one, and edges that close it are dotted.
+    """
     numbers = {node.name: f"n{i}" for i, node in enumerate(graph.nodes)}
     ties, backward = wording.Ties.of(graph), _backward(graph)
     lines = ["flowchart TD"]
@@ -54,6 +57,12 @@ def mermaid(graph: SignalGraph) -> str:
             )
     kinds = [kind for kind in _LOOKS if any(wording.kind(node) == kind for node in graph.nodes)]
     looks = [f"    classDef {kind} {_LOOKS[kind]}" for kind in kinds]
+    inside = [numbers[node.name] for node in graph.nodes if node.name in looped(graph)]
+    if inside:
+        looks += [
+            f"    classDef loop stroke:{outline()},stroke-width:2px",
+            f"    class {','.join(inside)} loop",
+        ]
     return "\n".join((*lines, *styles, *looks, ""))
 
 
@@ -63,7 +72,7 @@ def _mermaid(text: str) -> str:
 
 
 def dot(graph: SignalGraph) -> str:
-    """The network for Graphviz. Ties share a colour, edges of cycles are dashed."""
+    """The network for Graphviz: ties, loops and the edges that close them as in `mermaid`."""
     numbers = {node.name: f"n{i}" for i, node in enumerate(graph.nodes)}
     ties, backward = wording.Ties.of(graph), _backward(graph)
     lines = [
@@ -77,9 +86,13 @@ def dot(graph: SignalGraph) -> str:
         "lifted": ', style="rounded,filled,dashed"',
         "output": f', fillcolor="{css(1)}", fontcolor=white',
     }
+    inside = looped(graph)
     for node in graph.nodes:
         text = f"{wording.name(node)}\n{wording.detail(graph, node)}"
-        lines.append(f"    {numbers[node.name]} [label={_quoted(text)}{looks[wording.kind(node)]}];")
+        look = looks[wording.kind(node)]
+        if node.name in inside:
+            look += f', color="{outline()}", penwidth=2'
+        lines.append(f"    {numbers[node.name]} [label={_quoted(text)}{look}];")
     for edge in graph.edges:
         if edge.source is None:
             continue

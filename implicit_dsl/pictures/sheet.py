@@ -185,8 +185,8 @@ def _top_labels(margin: _Margin, left: int, top: int) -> tuple[list[Text], list[
     return texts, leaders
 
 
-def caption(spy: Spy, rows: Axis, cols: Axis, omitted: int = 0) -> str:
-    """The numbers that the picture stands for, and where it is not to scale."""
+def caption(spy: Spy, rows: Axis, cols: Axis, omitted: int = 0, marked: str = "outlined") -> str:
+    """The numbers that the picture stands for, where it is not to scale, and how loops are marked."""
     if spy.n_rows == spy.n_cols:
         size = f"n = {grouped(spy.n_rows)}"
     else:
@@ -199,7 +199,7 @@ def caption(spy: Spy, rows: Axis, cols: Axis, omitted: int = 0) -> str:
     if spy.note:
         said.append(spy.note)
     if spy.loops:
-        said.append(f"{len(spy.loops)} loop{'s' if len(spy.loops) > 1 else ''} outlined")
+        said.append(f"{len(spy.loops)} loop{'s' if len(spy.loops) > 1 else ''} {marked}")
     if omitted:
         said.append(f"{omitted} small blocks not named")
     return "  ·  ".join(said)

@@ -30,9 +30,10 @@ def spy_text(spy: Spy, columns_wide: int = 80) -> str:
     lines = _braille(occupied(spy, rows, cols))
     labels = _labels(names, spy.row_blocks, rows, len(lines))
     edge = "─" * len(lines[0])
+    marks = _marks(spy, rows, len(lines))
     framed = [
-        f"{' ' * (gutter - columns(label))}{label}{' ┤' if label else ' │'}{line}│"
-        for label, line in zip(labels, lines)
+        f"{' ' * (gutter - columns(label))}{label} {mark['┤' if label else '│']}{line}{mark['│']}"
+        for label, line, mark in zip(labels, lines, marks)
     ]
     blank = " " * (gutter + 1)
     return "\n".join(
@@ -41,7 +42,7 @@ def spy_text(spy: Spy, columns_wide: int = 80) -> str:
             f"{blank}┌{edge}┐",
             *framed,
             f"{blank}└{edge}┘",
-            blank + caption(spy, rows, cols),
+            blank + caption(spy, rows, cols, marked="at the rows ┃"),
             "",
         )
     )
@@ -68,6 +69,18 @@ def _labels(names: list[str], blocks: Blocks, axis: Axis, lines: int) -> list[st
     for index, place in zip(kept, spread(middles, [1.0] * len(kept), None, -0.5, lines - 0.5)):
         shown[_free(shown, round(place))] = names[index]
     return shown
+
+
+def _marks(spy: Spy, axis: Axis, lines: int) -> list[dict[str, str]]:
+    """What the frame is drawn with at each line of text: heavily at the rows of a loop."""
+    dots = 4 * axis.pixel
+    heavy = {
+        line
+        for first, behind, _, _ in spy.loops
+        for line in range(axis.edge(first) // dots, -(-axis.edge(behind) // dots))
+    }
+    light, bold = {"┤": "┤", "│": "│"}, {"┤": "┨", "│": "┃"}
+    return [bold if line in heavy else light for line in range(lines)]
 
 
 def _free(shown: list[str], line: int) -> int:
