@@ -171,3 +171,20 @@ def test_faster_paths_are_taken_only_where_they_compute_the_same(
     for one, other, third in zip(solved, inferred, net(u)):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(one, third, rtol=1e-12, atol=1e-12)
+
+
+def test_the_tuple_of_several_outputs_gives_way_to_a_model_of_its_name() -> None:
+    module = implicit_dsl.loads("""
+model NetOutput
+    input u[2]
+    output y = 3*u
+end
+model Net
+    input u[2]
+    output y = u, z = 2*u
+end
+""")
+    u = torch.ones(1, 2)
+
+    assert torch.equal(module.NetOutput()(u), 3 * u)
+    assert torch.equal(module.Net()(u).z, 2 * u) and isinstance(module.Net()(u), module.NetOutput_)

@@ -16,7 +16,7 @@ from implicit_dsl import __version__, _resources
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers
-from implicit_dsl.emit.naming import Names, class_of_outputs
+from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.solving import constraints, equilibria, runtime_names
 from implicit_dsl.emit.structure import structures
 from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
@@ -97,7 +97,7 @@ def emit(
 
 def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
     several = len(model.outputs) > 1
-    output_class = class_of_outputs(model) if several else ""
+    output_class = forward.names.class_of_outputs(model) if several else ""
     returns = output_class or "Tensor"
     prepared = forward.preparations()
     body = forward.lines(output_class)

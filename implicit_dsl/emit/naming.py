@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from implicit_dsl.emit.loops import function_name
 from implicit_dsl.model import ImplicitModel
@@ -21,16 +21,18 @@ class Names:
 
     standalone: bool = False
     own: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
 
     @staticmethod
-    def of(models: Iterable[ImplicitModel], standalone: bool) -> Names:
+    def of(models: Collection[ImplicitModel], standalone: bool) -> Names:
         """The names of the file that holds the models."""
-        own: set[str] = {"_STRUCTURES"}
+        plain = Names(standalone, models=frozenset(model.name for model in models))
+        own = {"_STRUCTURES", *plain.models}
         for model in models:
-            own |= {model.name, class_of_outputs(model)}
+            own.add(plain.class_of_outputs(model))
             for loop in model.loops:
                 own |= {f"{function_name(model, loop)}{suffix}" for suffix in ("", "_affine", "_phi")}
-        return Names(standalone, frozenset(own))
+        return replace(plain, own=frozenset(own))
 
     def __call__(self, name: str) -> str:
         return self.carried(name) if self.standalone else f"runtime.{name}"
@@ -41,7 +43,9 @@ class Names:
             name += "_"
         return name
 
-
-def class_of_outputs(model: ImplicitModel) -> str:
-    """The class of what several outputs are returned as."""
-    return f"{model.name}Output"
+    def class_of_outputs(self, model: ImplicitModel) -> str:
+        """The class of what several outputs are returned as: no model has its name."""
+        name = f"{model.name}Output"
+        while name in self.models:
+            name += "_"
+        return name
