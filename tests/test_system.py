@@ -13,6 +13,7 @@ import torch
 from handmade import conv, inputs_of, lenet, made, matrix, mixed, model, perturbed, state
 from torch import nn
 
+import implicit_dsl
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.runtime import System
 from implicit_dsl.shapes import Size, sizes
@@ -40,6 +41,31 @@ def test_solve_is_the_module(build: Any) -> None:
         same(actual, wanted.detach())
     named = {block.name: tensor for block, tensor in zip(system.inputs, u)}
     torch.testing.assert_close(system.solve(**named), system.solve(*u), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("method", ["project", "parametrize"])
+def test_the_matrices_are_those_that_the_module_uses(method: str) -> None:
+    """Not the parameters that they are made of."""
+    text = f"""
+model M
+    input u[3]
+    param W[5, 5], B[5, 3]
+    state x[5] ~ tanh(W*x + B*u)
+    output y = x
+    @wellposed norm(W, Inf) <= 0.5, method = "{method}"
+    @solver auto(tol = 1e-14)
+end
+"""
+    torch.manual_seed(0)
+    module = implicit_dsl.loads(text).M(dtype=torch.float64)
+    with torch.no_grad():
+        module.W.mul_(100)
+    if method == "project":
+        module.project_()
+    u = torch.randn(4, 3, dtype=torch.float64)
+
+    assert np.abs(module.system().A.to_numpy()).sum(1).max() <= 0.5 * (1 + 1e-9)
+    same(module.system().solve(u), module(u).detach())
 
 
 @BOTH

@@ -173,7 +173,8 @@ class System:
             Λ = φ'(Z)ᵀ (AᵀΛ + CᵀG),   ∂A = ΛXᵀ, ∂B = ΛUᵀ, ∂C = GXᵀ, ∂D = GUᵀ, ∂b = Λ1, ∂d = G1
 
         `u` are the inputs and `grad_y` = G the gradients at the outputs, each one tensor
-        [batch, *shape] or a tuple of them. Raises as `solve` does.
+        [batch, *shape] or a tuple of them. Of a weight that is made of parameters, by
+        `method = "parametrize"`, it is the gradient at the weight. Raises as `solve` does.
         """
         inputs = self._inputs(u if isinstance(u, tuple) else (u,), {})
         G = _columns(_checked(grad_y if isinstance(grad_y, tuple) else (grad_y,), self.outputs))
@@ -287,9 +288,22 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return np.asarray(tensor.detach().cpu().to(torch.float64, copy=True).contiguous().numpy())
 
 
+def _made(module: nn.Module) -> Mapping[str, torch.Tensor]:
+    """The weights that a module makes of its parameters, by the ids of those that they stand for."""
+    make = getattr(module, "effective_weights", None)
+    if make is None or any(parameter.is_meta for parameter in module.parameters()):
+        return {}
+    with torch.no_grad():
+        made: Mapping[str, torch.Tensor] = make()
+    return made
+
+
 def _weights(module: nn.Module, model: ImplicitModel) -> dict[str, np.ndarray]:
-    """The tensors that the model names, by id, as copies in float64."""
-    held, name = module.state_dict(), type(module).__name__
+    """The tensors that the model names, by id, as copies in float64: those that the loops use.
+
+    With `method = "parametrize"` these are made of the parameters.
+    """
+    held, name = {**module.state_dict(), **_made(module)}, type(module).__name__
     used = (id for term in model.terms for op in term.chain for _, id in op.parameters)
     shapes = {tensor.id: tensor.shape for tensor in model.tensors}
     found = {}
