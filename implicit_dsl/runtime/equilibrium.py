@@ -11,9 +11,14 @@ from torch import Tensor, nn
 
 from implicit_dsl.demands import FAILURES, Failure
 from implicit_dsl.runtime.adjoints import Backward, Implicit, Unrolled
-from implicit_dsl.runtime.implicit.captured import register, solve_captured
+from implicit_dsl.runtime.implicit.captured import carried, register, solve_captured
 from implicit_dsl.runtime.implicit.functions import Call, Solve
+from implicit_dsl.runtime.implicit.holding import held, places_of
+from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal, Settings, Step
+from implicit_dsl.runtime.implicit.purity import is_pure
+from implicit_dsl.runtime.implicit.solving import unautocast
+from implicit_dsl.runtime.implicit.surroundings import Surroundings, surroundings
 from implicit_dsl.runtime.implicit.unrolling import checked, unrolled
 from implicit_dsl.runtime.solvers import Auto, Solver
 from implicit_dsl.runtime.statistics import Ledger, Stats
@@ -24,10 +29,15 @@ class Equilibrium(nn.Module):
 
         step(*states, *batched, *shared) -> the states once more, a tensor or a tuple
 
-    States and `batched` have the batch as first axis, `shared` (weights) have none. A step is a
-    pure function of its arguments, on a module's top level: what is random, such as a dropout
-    mask, is drawn outside and comes in through `batched`, so that it stands still while the
-    equation is solved and differentiated. Samples must not see each other.
+    States and `batched` have the batch as first axis, `shared` (weights) have none. Samples must
+    not see each other, and all sweeps must be of the same equation: what is random, such as a
+    dropout mask, is drawn outside and comes in through `batched`.
+
+    A step may also use tensors that it closes over, and be an `nn.Module`: gradients, tangents and
+    transforms reach these as they reach arguments. They are found by one evaluation at each call,
+    which functions that use their arguments only are spared. Inside of torch.compile and
+    torch.export the parameters and buffers of a module are found, and nothing else. What cannot be
+    followed is an error, never a gradient of zero.
 
     For splitting solvers give `affine` and `phi` with step = phi ∘ affine, phi elementwise with
     slopes in [0, 1]. `rate` is a proved factor of contraction in max|·|. `failure` is what happens
@@ -36,7 +46,7 @@ class Equilibrium(nn.Module):
     that fits; it is no part of the state_dict, and copies and pickles begin anew.
 
     It computes in the dtype of its states, without autocast; under autocast, half-precision
-    states are solved in float32. It has no parameters and no buffers.
+    states are solved in float32. Its parameters and buffers are those of a step that is a module.
     """
 
     def __init__(
@@ -58,21 +68,16 @@ class Equilibrium(nn.Module):
             raise ValueError("affine and phi come together: step = phi ∘ affine")
         if failure not in FAILURES:
             raise ValueError(f"failure must be one of {', '.join(FAILURES)}, not {failure!r}")
-        settings = checked(Settings(name, line, solver or Auto(), backward or Implicit(), failure, rate))
-        split = affine is not None and phi is not None
-        self._problem = Primal(settings, 1, 0, True, affine if split and affine else step, phi)
+        self.settings = checked(Settings(name, line, solver or Auto(), backward or Implicit(), failure, rate))
+        self.step, self.phi = step if affine is None else affine, phi
         self._warm_start = warm_start
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._key = register(self._problem)
+        around = None if is_pure(self.step) and is_pure(self.phi) else Surroundings(self.settings.name)
+        self._key, self._known = register(Primal(self.settings, 1, 0, True, self.step, self.phi, around))
         self._ledger = Ledger()
-        self._last: tuple[Tensor, ...] = ()
-
-    @property
-    def settings(self) -> Settings:
-        """Name, line, solver, gradient and policy."""
-        return self._problem.settings
+        self._last: Tensors = ()
 
     @property
     def stats(self) -> Stats | None:
@@ -81,43 +86,56 @@ class Equilibrium(nn.Module):
 
     def forward(
         self,
-        start: tuple[Tensor, ...],
-        batched: tuple[Tensor, ...] = (),
-        shared: tuple[Tensor, ...] = (),
-    ) -> tuple[Tensor, ...]:
+        start: Tensors,
+        batched: Tensors = (),
+        shared: Tensors = (),
+    ) -> Tensors:
         """The states of the equilibrium, from a first guess `start` of them.
 
-        Raises ConvergenceError (see `failure`), and ValueError for tensors whose batches differ.
+        Raises ConvergenceError (see `failure`), and ValueError for tensors whose batches differ and
+        for a step that is random or normalises by the batch.
         """
         dtype = state_dtype(start)
         start = tuple(state.to(dtype) for state in start)
         batched, shared = in_dtype(batched, dtype), in_dtype(shared, dtype)
-        if isinstance(self.settings.backward, Unrolled):
-            return unrolled(self._call(start, batched), start, batched, shared)
+        if isinstance(self.settings.backward, Unrolled):  # autograd itself follows what a step uses
+            problem = replace(self._problem(start, batched, shared), around=None)
+            return unrolled(Call(problem, self._ledger), start, batched, shared)
         if self._warm_start:
             start = self._warmer(start)
         if torch.compiler.is_compiling():
-            found = self._captured(start, batched, shared)
+            found = self._captured(start, batched, (*shared, *carried(self._known)))
         else:
             check_batch(self.settings.name, start, batched)
-            found = Solve.apply(self._call(start, batched), *start, *batched, *shared)
+            problem = self._problem(start, batched, shared)
+            around = problem.around.followed if problem.around else ()
+            found = Solve.apply(Call(problem, self._ledger), *start, *batched, *shared, *around)
         if self._warm_start and not torch.compiler.is_exporting():
             self._last = tuple(state.detach() for state in found)
         return found
 
-    def _call(self, start: Sequence[Tensor], batched: Sequence[Tensor]) -> Call:
-        return Call(replace(self._problem, states=len(start), batched=len(batched)), self._ledger)
+    def _problem(self, start: Tensors, batched: Tensors, shared: Tensors) -> Primal:
+        """The equation of this call, with what its step uses at this time."""
+        problem = replace(self._known, states=len(start), batched=len(batched))
+        if problem.around is None or torch.compiler.is_compiling():
+            return problem
+        step, phi = held(self.step), None if self.phi is None else held(self.phi)
+        alone = replace(problem, step=step, phi=phi, around=None)
+        with unautocast(start[0].device):
+            found = surroundings(self.settings.name, alone.sweep, (*start, *batched, *shared))
+        around = replace(found, places=places_of((step, phi), found.tensors))
+        return replace(alone, samples=not found.per_sample(len(start[0])), around=around)
 
     def _captured(
         self, start: Sequence[Tensor], batched: Sequence[Tensor], shared: Sequence[Tensor]
-    ) -> tuple[Tensor, ...]:
+    ) -> Tensors:
         tensors = [*start, *batched, *shared]
         found, solution = solve_captured(self._key, len(start), len(batched), tensors)
         if not torch.compiler.is_exporting():
             self._ledger.enter(solution, self.settings.solver, start[0].dtype, self.settings.rate)
         return tuple(found)
 
-    def _warmer(self, start: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _warmer(self, start: Tensors) -> Tensors:
         """The last solution, if it is of the same kind as `start`."""
         kinds = [(state.shape, state.dtype, state.device) for state in start]
         return self._last if [(s.shape, s.dtype, s.device) for s in self._last] == kinds else start
@@ -129,7 +147,7 @@ class Equilibrium(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_ledger", "_last", "_key"):
+        for name in ("_ledger", "_last", "_key", "_known"):
             del state[name]
         return state
 
@@ -149,7 +167,7 @@ def state_dtype(start: Sequence[Tensor]) -> torch.dtype:
     return torch.float32 if narrow and torch.is_autocast_enabled(start[0].device.type) else dtype
 
 
-def in_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def in_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensors:
     """Real tensors in one dtype; indices and masks as they are. Gradients come back in the dtype given."""
     return tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors)
 

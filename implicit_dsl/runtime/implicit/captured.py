@@ -2,23 +2,29 @@
 
 A solve decides by its data when to stop, which a graph cannot. So it is one operation of the
 graph, `implicitc::equilibrium`, and its backward pass another. What they solve is found by a
-string: it is made of the name of the step and its settings, so that it is the same in every process.
+string: it is made of the name of the step, its code and its settings, so that it is the same in every
+process of one version of Python.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import CodeType, FunctionType, MethodType
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.functions import Call, pulled_once
+from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal
-from implicit_dsl.runtime.implicit.solving import settled
+from implicit_dsl.runtime.implicit.purity import contents
+from implicit_dsl.runtime.implicit.solving import settled, unautocast
+from implicit_dsl.runtime.implicit.surroundings import HAND_IN, surroundings
 from implicit_dsl.runtime.solution import Solution
 from implicit_dsl.runtime.statistics import Ledger
 
@@ -27,20 +33,58 @@ NO_TRANSFORMS = (
     "an equilibrium cannot be captured inside of torch.func.grad and its like: compile the function that is "
     "differentiated instead, differentiate by torch.autograd.grad, or do not ask for fullgraph=True"
 )
-_PROBLEMS: dict[str, Primal] = {}
+# A step that closes over tensors lives as long as the module that has it.
+_PROBLEMS: WeakValueDictionary[str, Primal] = WeakValueDictionary()
+_PURE: set[Primal] = set()
 
 
-def register(problem: Primal) -> str:
-    """Make an equation known to captured graphs. Its key: equal equations share one."""
+def register(problem: Primal) -> tuple[str, Primal]:
+    """Make an equation known to captured graphs. Its key, and the equation, which is to be kept.
+
+    Equal equations share a key.
+    """
     step = f"{problem.step.__module__}.{getattr(problem.step, '__qualname__', type(problem.step).__name__)}"
     # the counts of tensors are known at the call only
     blank = replace(problem, states=0, batched=0)
-    digest = hashlib.sha256(repr(blank.settings).encode()).hexdigest()[:8]
+    parts = (repr(blank.settings), *_description(problem.step), *_description(problem.phi))
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
     key, number = f"{step}:{digest}", 1
-    while _PROBLEMS.setdefault(key, blank) != blank:  # another function of the same name
+    while (known := _PROBLEMS.setdefault(key, blank)) != blank:  # another function of the same name
         number += 1
         key = f"{step}:{digest}:{number}"
-    return key
+    if problem.around is None:
+        _PURE.add(known)
+    return key, known
+
+
+def _description(thing: Any) -> Iterator[str]:
+    """What tells a step from others of its name, such as other lambdas, in every process."""
+    match thing:
+        case CodeType():
+            yield thing.co_code.hex()
+            yield repr(thing.co_names)
+            for constant in thing.co_consts:
+                yield from _description(constant)
+        case FunctionType():
+            yield from _description(thing.__code__)
+            for part in contents(thing):
+                yield from _description(part)
+        case MethodType():
+            yield from _description(thing.__func__)
+            yield from _description(thing.__self__)
+        case nn.Module():
+            yield repr(thing)
+            yield from _description(type(thing).forward)
+        case None | bool() | int() | float() | str():
+            yield repr(thing)
+
+
+def carried(problem: Primal) -> Tensors:
+    """The tensors beside its arguments that a graph can give to a step: those of a step that is a module."""
+    if problem.around is None:
+        return ()
+    modules = [part for part in (problem.step, problem.phi) if isinstance(part, nn.Module)]
+    return tuple(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
 
 
 def solve_captured(
@@ -59,9 +103,32 @@ def _problem(key: str, states: int, batched: int) -> Primal:
         module = key.partition(":")[0].rpartition(".")[0]
         raise RuntimeError(
             f"this graph solves the equilibrium {key}, which this process does not know: import `{module}` "
-            "and make its module once, as where the graph was captured"
+            "and make its module once, as where the graph was captured, with the same version of Python"
         )
-    return replace(known, states=states, batched=batched)
+    around = known.around and replace(known.around, followed=carried(known))
+    return replace(known, states=states, batched=batched, around=around)
+
+
+def _looked_into(problem: Primal, tensors: Sequence[Tensor]) -> Primal:
+    """The equation, whose step uses nothing that the graph does not give it.
+
+    Raises RuntimeError if it does: the graph would take the tensor for what it was at its last call.
+    """
+    if problem.around is None:
+        return problem
+    given = len(tensors) - len(problem.around.followed)
+    with torch.no_grad(), unautocast(tensors[0].device):
+        alone = replace(problem, around=None)
+        seen = surroundings(problem.settings.name, alone.sweep, tuple(tensors[:given]))
+    known = {id(tensor) for tensor in problem.around.followed}
+    for tensor in seen.tensors:
+        if id(tensor) not in known:
+            raise RuntimeError(
+                f"the step of `{problem.settings.name}` uses a tensor {tuple(tensor.shape)} that it finds by "
+                f"itself, which cannot be followed inside of a captured graph: {HAND_IN}, or make the step "
+                "an nn.Module with this as a parameter or buffer"
+            )
+    return replace(problem, samples=not seen.per_sample(len(tensors[0])))
 
 
 def _autograd_restored() -> Any:
@@ -75,9 +142,8 @@ def _autograd_restored() -> Any:
 @torch.library.custom_op("implicitc::equilibrium", mutates_args=())
 def _equilibrium(key: str, states: int, batched: int, tensors: list[Tensor]) -> list[Tensor]:
     with _autograd_restored():
-        problem, ledger = _problem(key, states, batched), Ledger()
-        call = Call(problem, ledger)
-        found = settled(problem, *call.parts(tensors), ledger)
+        problem, ledger = _looked_into(_problem(key, states, batched), tensors), Ledger()
+        found = settled(problem, *Call(problem, ledger).parts(tensors), ledger)
         assert ledger.forward is not None
         solution = ledger.forward
         # an operation must not return what it was given, nor two views of one tensor

@@ -12,7 +12,12 @@ from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal, Problem
 from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.solvers import Equation
+from implicit_dsl.runtime.solvers.watch import NOISE_LIMIT
 
+RANDOM = (
+    "the step gives two different results for the same arguments: it draws random numbers, which are to be "
+    "drawn before and handed in through `batched`"
+)
 MOST_SWEEPS = 2000  # made again at most, to find the first that is not finite
 
 
@@ -25,9 +30,12 @@ def findings(
     batched: Tensors,
     shared: Tensors,
 ) -> tuple[str, ...]:
-    """What can be said about a solve that is not finite: which inputs were not, which state, which sweep."""
+    """What can be said about a solve that failed.
+
+    If it is not finite: which inputs were not, which state, at which sweep; otherwise, whether f is random.
+    """
     if solution.worst_status is not Status.NOT_FINITE:
-        return ()
+        return (RANDOM,) if _random(equation, solution.x) else ()
     names = argument_names(problem)
     given = (*layout.split(start), *batched, *shared)
     bad = [name for name, tensor in zip(names, given) if not _finite(tensor)]
@@ -45,6 +53,13 @@ def findings(
                 f"all that comes in is finite; in plain sweeps `{state}` stops being so at sweep {sweep}",
             )
     return ("all that comes in is finite, and so are plain sweeps: the solver diverges",)
+
+
+def _random(equation: Equation, x: Tensor) -> bool:
+    """Whether f gives two different results, by more than parallel sums explain."""
+    one, other = equation.f(x), equation.f(x)
+    noise = NOISE_LIMIT * torch.finfo(x.dtype).eps
+    return not torch.allclose(one, other, rtol=noise, atol=noise, equal_nan=True)
 
 
 def argument_names(problem: Problem) -> tuple[str, ...]:

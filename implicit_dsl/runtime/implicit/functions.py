@@ -89,7 +89,7 @@ def pulled_once(call: Call, gradients: Tensors, saved: Tensors, needed: Sequence
     problem = call.problem
     x, batched, shared = call.parts(saved)
     with unautocast(x[0].device):
-        point = Linearisation(problem.inner, x, (*batched, *shared), needed)
+        point = problem.linearised(x, (*batched, *shared), needed)
         dual = adjoint(problem)
         layout = Layout.of(x, batched)
         given = (*gradients, *x, *batched)

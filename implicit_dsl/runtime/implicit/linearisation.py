@@ -40,6 +40,11 @@ class Linearisation:
         """h at the point."""
         return tuple(part.detach() for part in self._z)
 
+    @property
+    def graph(self) -> tuple[Tensors, Tensors]:
+        """h with its graph, and the leaves of this."""
+        return self._z, (*self._x, *self._rest)
+
     def transposed(self, cotangents: Sequence[Tensor]) -> Tensors:
         """(∂h/∂x)ᵀ applied to one tensor for each z: differentiable by these, where autograd follows them."""
         followed = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in cotangents)

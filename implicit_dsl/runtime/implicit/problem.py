@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,9 +13,13 @@ from implicit_dsl.demands import Failure
 from implicit_dsl.runtime.adjoints import Backward
 from implicit_dsl.runtime.implicit.layout import Layout, rows_of
 from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, as_tuple, slope, vjp
+from implicit_dsl.runtime.implicit.surroundings import Surroundings, check_followed
 from implicit_dsl.runtime.solvers import Equation, ForwardBackward, PeacemanRachford, Solver
 
 Step = Callable[..., Tensor | Tensors]
+
+# A solution whose residual is so many units of rounding, and ten times the tolerance, is one of another step.
+CHANGE = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,10 @@ class Problem(ABC):
         z = self.inner(*tensors)
         return (self.outer(z[0], tensors[self.states :]),) if self.splits else z
 
+    def linearised(self, x: Tensors, rest: Tensors, needed: Sequence[bool] = ()) -> Linearisation:
+        """h near the solution x, for plain tensors."""
+        return Linearisation(self.inner, x, rest, needed)
+
     def outer_slope(self, t: Tensor, x: Tensors, rest: Tensors) -> Tensor:
         """D t, with D = φ′ at the h of x: differentiable as `outer` is."""
         value, pull = vjp(lambda point: self.outer(point, rest), self.inner(*x, *rest)[0])
@@ -141,10 +149,15 @@ class Flat:
 
 @dataclass(frozen=True)
 class Primal(Problem):
-    """The equilibrium itself: x = step(x, b, s), or x = phi(affine(x, b, s))."""
+    """The equilibrium itself: x = step(x, b, s), or x = phi(affine(x, b, s)).
+
+    `around`: what step and phi use beside their arguments, None for nothing. The last of s stand
+    for the tensors of it that gradients follow.
+    """
 
     step: Step
     phi: Callable[[Tensor], Tensor] | None = None
+    around: Surroundings | None = field(default=None, compare=False)
 
     role = "equilibrium"
     dual = False
@@ -154,18 +167,59 @@ class Primal(Problem):
     def splits(self) -> bool:
         return self.phi is not None
 
+    @property
+    def outer_moves(self) -> bool:
+        return self.splits and self.around is not None and bool(self.around.followed)
+
     def inner(self, *tensors: Tensor) -> Tensors:
-        return as_tuple(self.step(*tensors))
+        if self.around is None:
+            return as_tuple(self.step(*tensors))
+        own, given = self._parted(self.around, tensors)
+        return as_tuple(self.around.applied(self.step, own, given))
 
     def outer(self, z: Tensor, rest: Tensors) -> Tensor:
-        return z if self.phi is None else self.phi(z)
+        if self.phi is None:
+            return z
+        if self.around is None:
+            return self.phi(z)
+        image: Tensor = self.around.applied(self.phi, (z,), self._parted(self.around, rest)[1])
+        return image
+
+    @staticmethod
+    def _parted(around: Surroundings, tensors: Tensors) -> tuple[Tensors, Tensors]:
+        """The arguments of the step, and what stands for the tensors around it."""
+        count = len(tensors) - len(around.followed)
+        return tensors[:count], tensors[count:]
+
+    def linearised(self, x: Tensors, rest: Tensors, needed: Sequence[bool] = ()) -> Linearisation:
+        """The same. Raises RuntimeError if the step is not what it was when it was solved."""
+        point = super().linearised(x, rest, needed)
+        if self.around is not None:
+            check_followed(self.settings.name, point)
+            self._check_solution(x, point.value if not self.splits else (self.outer(point.value[0], rest),))
+        return point
+
+    def _check_solution(self, x: Tensors, images: Tensors) -> None:
+        if self.settings.failure == "warn":
+            return  # x may be no solution
+        units = CHANGE * torch.finfo(x[0].dtype).eps
+        most = max(10 * self.settings.solver.tolerance_for(x[0].dtype), units)
+        for state, image in zip(x, images):
+            if state.numel() and bool((image - state).abs().max() > most * state.abs().max().clamp(min=1)):
+                raise RuntimeError(
+                    f"the step of `{self.settings.name}` gives something else than when it was solved: what "
+                    "it uses beside its arguments has changed since; hand it in, by `batched` or `shared`"
+                )
 
     def flat(self, layout: Layout, batched: Tensors, shared: Tensors) -> Flat:
         def inner(x: Tensor) -> Tensor:
             states = layout.split(x)
             return layout.join(self._checked(states, self.inner(*states, *batched, *shared))).to(x.dtype)
 
-        return Flat(inner, self.phi)
+        def outer(z: Tensor) -> Tensor:
+            return self.outer(z, (*batched, *shared))
+
+        return Flat(inner, self.phi if self.phi is None or self.around is None else outer)
 
     def _checked(self, states: Tensors, images: Tensors) -> Tensors:
         """Raises ValueError if the step does not return what it takes."""
@@ -207,7 +261,7 @@ class Derived(Problem):
 
     def flat(self, layout: Layout, batched: Tensors, shared: Tensors) -> Flat:
         _, x, others = self.parts((*batched, *shared))
-        return self.flat_at(Linearisation(self.base.inner, x, others), layout, batched, shared)
+        return self.flat_at(self.base.linearised(x, others), layout, batched, shared)
 
     def flat_at(self, point: Linearisation, layout: Layout, batched: Tensors, shared: Tensors) -> Flat:
         """`flat` from a linearisation that is there already."""
