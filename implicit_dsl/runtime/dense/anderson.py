@@ -6,11 +6,11 @@ difference form of H. Walker and P. Ni, SIAM J. Numer. Anal. 49 (2011).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.dense.results import Front, Results
-from implicit_dsl.runtime.dense.rows import Rows
+from implicit_dsl.runtime.dense.results import Figures, Front, on_device, on_host
 
 # More memory no longer pays for itself at 8 · n numbers a row; with less, spectra that fill an
 # interval (the family `band` of the benchmark) take more steps.
@@ -25,110 +25,112 @@ PROGRESS = 0.98
 # Histories (2 · MEMORY numbers for each number of a state) of one piece of the batch stay in the cache.
 PIECE_NUMBERS = 1 << 15
 PIECE_ROWS = 32
-DROP_SHARE = 4
+DROP_SHARE = 0.25
+# From this size on, sums of differences are products of matrices; below, those are slower than plain sums.
+PRODUCT_SIZE = 128
 
 
-def anderson(
-    rows: Rows, x: Tensor, numbers: Tensor, results: Results, step: int, last: int, memory: int = MEMORY
-) -> None:
-    """Solve the rows of these numbers from x (rows, n), of which `step` steps are already counted."""
+def anderson(front: Front, x: Tensor, step: int, memory: int = MEMORY) -> None:
+    """Solve the rows of a front from x (rows, n), of which `step` steps are already counted."""
     size = max(PIECE_ROWS, PIECE_NUMBERS // max(1, x.shape[1]))
-    for places in torch.split(torch.arange(len(x), device=x.device), size):
-        piece = Piece(rows.take(numbers[places]), numbers[places], results, memory)
-        piece.solve(x.index_select(0, places), step, last)
+    for first in range(0, front.present, size):
+        last = min(front.present, first + size)
+        piece = front if size >= front.present else front.piece(first, last)
+        Piece(piece, memory).solve(x[first:last], step)
 
 
 class Piece:
-    """Some rows with their histories: differences of residuals and of images, newest at `slot`."""
+    """Some rows with their differences of residuals and of images (rows, memory, n), the newest at `slot`."""
 
-    def __init__(self, rows: Rows, numbers: Tensor, results: Results, memory: int) -> None:
-        self.front, self.goal = Front(rows, results, numbers), results.goal
-        shape = (memory, *rows.c.shape)
+    def __init__(self, front: Front, memory: int) -> None:
+        self.front, self.goal, c = front, front.goal, front.rows.c
+        shape = (c.shape[0], memory, c.shape[1])
         self.memory, self.used, self.slot = memory, 0, -1
-        self.dr, self.df = rows.c.new_empty(shape), rows.c.new_empty(shape)
-        self.products = rows.c.new_empty(shape)
-        self.gram = rows.c.new_zeros(shape[1], memory, memory, dtype=torch.float64)
-        self.least = rows.c.new_full(shape[1:2], float("inf"))
-        self.mark, self.tired = self.least, torch.zeros_like(self.least, dtype=torch.bool)
-        self.some_tired = False
-        self.regularisation = REGULARISATION.get(rows.c.dtype, 1e-14)
+        self.dr, self.df, self.products = c.new_empty(shape), c.new_empty(shape), c.new_empty(shape)
+        self.gram = c.new_zeros((shape[0], memory, memory), dtype=torch.float64)
+        self.identity = torch.eye(memory, dtype=torch.float64, device=c.device)
+        self.least = self.mark = np.full(shape[0], np.inf)
+        self.tired = np.zeros(shape[0], dtype=bool)  # rows that acceleration does not help
+        self.regularisation = REGULARISATION.get(c.dtype, 1e-14)
 
-    def solve(self, x: Tensor, step: int, last: int) -> None:
-        """From x until every row has left, or to step `last`."""
-        image = self.front.rows.step(x, torch.empty_like(x)).clone()
-        residual, next_x = image - x, image.clone()
-        size = self.goal.size(residual)
+    def solve(self, x: Tensor, step: int) -> None:
+        """From x until every row has left, or to the last step."""
+        goal, front = self.goal, self.front
+        image = front.rows.step(x, torch.empty_like(x))
+        residual, next_x = image - x, image
+        size = on_host(goal.size(residual))
         step, first = step + 1, step + 1
         while True:
             step += 1
             x = next_x
-            new_image = self.front.rows.step(x, torch.empty_like(x))
+            new_image = front.rows.step(x, torch.empty_like(x))
             new_residual = new_image - x
-            new_size = self.goal.size(new_residual)
-            result = self.goal.result(x, new_image)
-            scale = self.goal.scale(result)
-            if self.front.leave(new_size, scale, result, step):
+            new_size = on_host(goal.size(new_residual))
+            if front.look(new_size, x, new_image, step):
                 return
-            if step >= last:
-                self.front.suspend(new_size, scale, result, step)
+            if step >= goal.max_steps:
+                front.suspend(x, new_image)
                 return
-            kept = self.front.drop(DROP_SHARE)
+            kept = front.drop(DROP_SHARE)
             if kept is not None:
                 self._keep(kept)
-                pick = (image, residual, size, new_image, new_residual, new_size)
-                image, residual, size, new_image, new_residual, new_size = (
-                    given.index_select(0, kept) for given in pick
-                )
+                pick = (image, residual, new_image, new_residual)
+                image, residual, new_image, new_residual = (given.index_select(0, kept) for given in pick)
+                size, new_size = size[kept.cpu().numpy()], new_size[kept.cpu().numpy()]
             self._remember(image, residual, new_image, new_residual)
             self._forget(new_size > RESTART_GROWTH * size)
             next_x = self._mix(new_image, new_residual)
             self._note(new_size, step - first)
-            if self.some_tired:
-                next_x = torch.where(self.tired[:, None], self._plain(new_image, new_residual), next_x)
+            if self.tired.any():
+                tired = on_device(self.tired, x)[:, None]
+                next_x = torch.where(tired, self._plain(new_image, new_residual), next_x)
             image, residual, size = new_image, new_residual, new_size
 
     def _remember(self, image: Tensor, residual: Tensor, new_image: Tensor, new_residual: Tensor) -> None:
         """Enter the newest differences, in place of the oldest, and their row of the Gram matrix."""
         self.slot = (self.slot + 1) % self.memory
         self.used = min(self.used + 1, self.memory)
-        torch.sub(new_residual, residual, out=self.dr[self.slot])
-        torch.sub(new_image, image, out=self.df[self.slot])
-        products = self._products(self.dr[self.slot])
+        newest = new_residual - residual
+        self.dr[:, self.slot] = newest
+        torch.sub(new_image, image, out=self.df[:, self.slot])
+        products = self._products(newest)
         self.gram[:, self.slot, : self.used] = products
         self.gram[:, : self.used, self.slot] = products
 
     def _products(self, vector: Tensor) -> Tensor:
-        """⟨dr_i, vector⟩ for each row: (rows, used), float64."""
-        used = self.used
-        torch.mul(self.dr[:used], vector, out=self.products[:used])
-        return self.products[:used].sum(2).T.double()
+        """⟨dr_i, vector⟩ for each row: (rows, used), float64. (A batched product would be slower.)"""
+        here = self.products[: len(vector), : self.used]
+        return torch.mul(self.dr[:, : self.used], vector[:, None], out=here).sum(2).double()
 
     def _mix(self, image: Tensor, residual: Tensor) -> Tensor:
         """f − Σ γ_i df_i, with γ that makes ‖r − Σ γ_i dr_i‖₂ least, row by row."""
         used = self.used
         gram = self.gram[:, :used, :used]
         shift = gram.diagonal(dim1=1, dim2=2).amax(1).mul_(self.regularisation).add_(1e-300)
-        shifted = gram + shift[:, None, None] * torch.eye(used, dtype=torch.float64, device=gram.device)
+        shifted = torch.addcmul(gram, shift[:, None, None], self.identity[:used, :used])
         gamma = torch.linalg.solve_ex(shifted, self._products(residual).unsqueeze(2))[0]
-        gamma = gamma.squeeze(2).nan_to_num_(0.0, 0.0, 0.0).to(image.dtype)
-        mixed = image.clone()
+        gamma = gamma.nan_to_num_(0.0, 0.0, 0.0).to(image.dtype)
+        if image.shape[1] >= PRODUCT_SIZE:
+            mixed = torch.baddbmm(image[:, None], gamma.transpose(1, 2), self.df[:, :used], alpha=-1)
+            return mixed.squeeze(1)
+        mixed = image
         for i in range(used):
-            mixed.addcmul_(self.df[i], gamma[:, i : i + 1], value=-1)
+            mixed = torch.addcmul(mixed, self.df[:, i], gamma[:, i], value=-1)
         return mixed
 
-    def _forget(self, outrun: Tensor) -> None:
+    def _forget(self, outrun: Figures) -> None:
         """Empty the histories of rows whose residual has jumped."""
-        if bool(outrun.any()):
-            self.dr[:, outrun] = 0
-            self.gram[outrun] = 0
+        if outrun.any():
+            rows = on_device(np.flatnonzero(outrun), self.dr)
+            self.dr.index_fill_(0, rows, 0.0)
+            self.gram.index_fill_(0, rows, 0.0)
 
-    def _note(self, size: Tensor, steps: int) -> None:
+    def _note(self, size: Figures, steps: int) -> None:
         """See, once in PATIENCE steps, whom acceleration does not help."""
-        self.least = torch.minimum(self.least, size)
+        self.least = np.fmin(self.least, size)
         if steps % PATIENCE == 0:
             self.tired |= ~(self.least < PROGRESS * self.mark)
             self.mark = self.least
-            self.some_tired = bool(self.tired.any())
 
     def _plain(self, image: Tensor, residual: Tensor) -> Tensor:
         """A step without acceleration: the image if such steps are proved to converge, else an average."""
@@ -136,7 +138,7 @@ class Piece:
 
     def _keep(self, kept: Tensor) -> None:
         """Only these rows from now on."""
-        self.dr, self.df = self.dr.index_select(1, kept), self.df.index_select(1, kept)
+        self.dr, self.df = self.dr.index_select(0, kept), self.df.index_select(0, kept)
         self.gram = self.gram.index_select(0, kept)
-        self.products = self.products[:, : len(kept)]
-        self.least, self.mark, self.tired = self.least[kept], self.mark[kept], self.tired[kept]
+        places = kept.cpu().numpy()
+        self.least, self.mark, self.tired = self.least[places], self.mark[places], self.tired[places]

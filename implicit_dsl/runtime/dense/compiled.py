@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import struct
+import threading
 
 import torch
 from torch import Tensor
@@ -16,54 +18,58 @@ from implicit_dsl.runtime.native import Kernels
 
 _LINEAR = len(NAMES)  # its number among the kinds of the kernel: that of "what is given is the slope"
 _NUMBERS = {name: number for number, name in enumerate(NAMES)}
-_Settings = ctypes.c_double * 14
-_NORM, _WORST = 12, 13
-_EPS = {dtype: torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
+_SETTINGS, _FOUND = struct.Struct("13d"), struct.Struct("2d")  # what the kernel is told, and what it tells
+_FOUND_AT = _SETTINGS.size - struct.calcsize("d")  # ‖A‖ is told, or filled in
+_FLOORS = {dtype: FLOOR_UNITS * torch.finfo(dtype).eps for dtype in (torch.float32, torch.float64)}
+
+
+class _Exchange(threading.local):
+    """The settings of a solve in memory that the kernel can read and write: one for each thread."""
+
+    def __init__(self) -> None:
+        self.buffer = (ctypes.c_double * 14)()
+
+
+_exchange = _Exchange()
 
 
 def solve_compiled(system: System, plan: Plan, kernels: Kernels) -> Found | None:
     """The solution of each row, or None if there was no memory for it."""
-    A, c = plain(system.A, kernels.dtype), plain(system.c, kernels.dtype)
-    phi = plan.activation
+    A, c, start, at, slope, transposed, norm = system
+    dtype, phi = kernels.dtype, plan.activation
+    A, c = plain(A, dtype), plain(c, dtype)
     number = _NUMBERS[phi.name]
-    kind, slope = number, None
-    if system.linear:
-        kind, number = _LINEAR, number if system.slope is None else _LINEAR
-        slope = plain(system.at if system.slope is None else system.slope, kernels.dtype)
-    if system.start is None:
-        x = torch.empty_like(c)
-    else:
-        x = system.start.clone(memory_format=torch.contiguous_format)
+    kind, given = number, 0
+    if at is not None or slope is not None:
+        kind = _LINEAR
+        if slope is None:
+            slope = at
+        else:
+            number = _LINEAR
+        slope = plain(slope, dtype)
+        given = slope.data_ptr()
+        assert slope.shape == c.shape
+    x = torch.empty_like(c) if start is None else start.clone(memory_format=torch.contiguous_format)
     batch, n = c.shape
-    assert A.shape == (n, n) and x.shape == c.shape and (slope is None or slope.shape == c.shape)
-    floor = FLOOR_UNITS * _EPS[kernels.dtype]
-    floor = floor if plan.tolerance < floor else 0.0
-    residual, steps = c.new_empty(batch), c.new_empty(batch)
-    norm = known_norm(system, plan)
-    settings = _Settings(
-        n, batch, kind, number, phi.negative_slope, system.transposed, system.start is not None,
-        plan.tolerance, floor, plan.max_steps, plan.memory, torch.get_num_threads(), norm,
+    assert A.shape == (n, n) and x.shape == c.shape
+    report = c.new_empty((2, batch))
+    floor, buffer = _FLOORS[dtype], _exchange.buffer
+    if kind == _LINEAR and not transposed:
+        norm = float("inf")  # a bound in the norm of the adjoint is not one for the tangent
+    elif plan.rate is not None:
+        norm = plan.rate
+    _SETTINGS.pack_into(
+        buffer, 0, n, batch, kind, number, phi.negative_slope, transposed, start is not None, plan.tolerance,
+        floor if plan.tolerance < floor else 0.0, plan.max_steps, plan.memory, torch.get_num_threads(),
+        -1.0 if norm is None else norm,
     )  # fmt: skip
-    failed = kernels.solve(
-        A.data_ptr(), c.data_ptr(), 0 if slope is None else slope.data_ptr(), x.data_ptr(),
-        residual.data_ptr(), steps.data_ptr(), settings,
-    )  # fmt: skip
-    if failed:
+    if kernels.solve(A.data_ptr(), c.data_ptr(), given, x.data_ptr(), report.data_ptr(), buffer):
         return None
-    norm = settings[_NORM]
-    return Found(x, residual, steps, norm if norm >= 0 else None, worst=settings[_WORST])
-
-
-def known_norm(system: System, plan: Plan) -> float:
-    """‖A‖∞ or a bound of it, −1 if nothing is known."""
-    if system.linear and not system.transposed:
-        return float("inf")  # a bound in the norm of the adjoint is not one for the tangent
-    if plan.rate is not None:
-        return plan.rate
-    return -1.0 if system.norm is None else system.norm
+    norm, worst = _FOUND.unpack_from(buffer, _FOUND_AT)
+    return Found(x, lambda: (report[0], report[1]), norm if norm >= 0 else None, False, worst)
 
 
 def plain(tensor: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The tensor as the kernel reads it. Copied if it is not so already."""
-    assert tensor is not None and tensor.dtype == dtype and tensor.is_cpu
+    assert tensor is not None and tensor.dtype is dtype and tensor.is_cpu
     return tensor if tensor.is_contiguous() and not tensor.is_neg() else tensor.contiguous().resolve_neg()

@@ -17,6 +17,7 @@ from implicit_dsl.runtime.dense.policy import Policy, Record
 from implicit_dsl.runtime.dense.route import MOST_MEMORY
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.implicit.problem import Settings
+from implicit_dsl.runtime.native import kernels
 from implicit_dsl.runtime.solvers import Anderson, Auto, Picard, Solver
 from implicit_dsl.runtime.statistics import Stats
 
@@ -75,7 +76,6 @@ class DenseEquilibrium(nn.Module):
         self._record = Record()
         self._calls: dict[torch.dtype, Call] = {}
         self._last: Tensor | None = None
-        self._was_general = False
 
     @property
     def settings(self) -> Settings:
@@ -85,7 +85,7 @@ class DenseEquilibrium(nn.Module):
     @property
     def stats(self) -> Stats | None:
         """What the last solve did; None before the first. Read from the device only when asked."""
-        if self._was_general:
+        if self._record.general:
             return self.general.stats
         return self._record.stats(self._policy.solver, self.settings.rate)
 
@@ -109,8 +109,9 @@ class DenseEquilibrium(nn.Module):
         """x (batch, n) for c (batch, n), all of one working dtype."""
         if start is None and self._warm_start and fits(self._last, c):
             start = self._last
-        self._was_general = self._memory is None or torch.compiler.is_compiling()
-        if self._was_general:
+        general = self._memory is None or torch.compiler.is_compiling()
+        self._record.general = general
+        if general:
             x: Tensor = self.general((self.activation(c) if start is None else start,), (c,), (A,))[0]
         elif torch.is_autocast_enabled(c.device.type):
             with torch.autocast(c.device.type, enabled=False):
@@ -129,7 +130,7 @@ class DenseEquilibrium(nn.Module):
             assert memory is not None
             tolerance = solver.tolerance_for(dtype)
             plan = Plan(self.activation, tolerance, solver.last_step, memory, self.settings.rate)
-            found = self._calls[dtype] = Call(plan, self._policy, self._record)
+            found = self._calls[dtype] = Call(plan, self._policy, self._record, kernels(dtype))
         return found
 
     def _check(self, A: Tensor, c: Tensor, start: Tensor | None) -> None:
@@ -151,7 +152,7 @@ class DenseEquilibrium(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_record", "_calls", "_last", "_was_general"):
+        for name in ("_record", "_calls", "_last"):
             del state[name]
         return state
 

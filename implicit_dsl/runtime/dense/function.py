@@ -20,6 +20,7 @@ from implicit_dsl.runtime.dense.policy import Policy, Record, judged
 from implicit_dsl.runtime.dense.solve import solve
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.implicit.solving import unautocast
+from implicit_dsl.runtime.native import Kernels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,10 +30,11 @@ class Call:
     plan: Plan
     policy: Policy
     record: Record
+    kernels: Kernels | None = None
 
     def solve(self, system: System) -> Found:
         """The solution under the policy. Raises ConvergenceError, or warns, as that demands."""
-        found = solve(system, self.plan)
+        found = solve(system, self.plan, self.kernels)
         if found.counted or found.solved(self.plan.tolerance):
             return found
         return judged(found, system, self.plan, self.policy, self.record)
@@ -73,16 +75,10 @@ class DenseFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         A, x = ctx.saved_tensors
-        call: Call = ctx.call
-        with unautocast(x.device):
-            if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-                slope = call.plan.activation.slope(x)
-                adjoint = LinearFunction.apply(A, slope, g, True, call)  # type: ignore[no-untyped-call]
-            else:
-                found = call.solve(System(A, g.contiguous(), at=x, transposed=True, norm=ctx.norm))
-                call.record.adjoint, adjoint = found, found.x
-            dA = torch.mm(adjoint.T, x) if ctx.needs_input_grad[0] else None
-        return dA, adjoint, None, None
+        if torch.is_autocast_enabled(x.device.type):
+            with unautocast(x.device):
+                return _pulled(ctx, A, x, g)
+        return _pulled(ctx, A, x, g)
 
     @staticmethod
     def jvp(ctx: Any, dA: Tensor | None, dc: Tensor | None, *_: None) -> Tensor:
@@ -96,6 +92,18 @@ class DenseFunction(torch.autograd.Function):
             slope = ctx.call.plan.activation.slope(x)
             tangent: Tensor = LinearFunction.apply(A, slope, source, False, ctx.call)  # type: ignore[no-untyped-call]
         return tangent
+
+
+def _pulled(ctx: Any, A: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients of A and c."""
+    call: Call = ctx.call
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        slope = call.plan.activation.slope(x)
+        adjoint = LinearFunction.apply(A, slope, g, True, call)  # type: ignore[no-untyped-call]
+    else:
+        found = call.solve(System(A, g.contiguous(), at=x, transposed=True, norm=ctx.norm))
+        call.record.adjoint, adjoint = found, found.x
+    return torch.mm(adjoint.T, x) if ctx.needs_input_grad[0] else None, adjoint, None, None
 
 
 class MappedFunction(DenseFunction):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,15 +34,19 @@ class Goal:
         """The norm of each row (b, n) -> (b,). As two passes: `vector_norm` and `aminmax` by row are slow."""
         return rows.abs().sum(1) if self.adjoint else rows.abs().amax(1)
 
-    def scale(self, x: Tensor) -> Tensor:
-        """What the residual is relative to, for each row."""
-        size = self.size(x)
-        return size if self.adjoint else size.clamp_(min=1.0)
+    def size_(self, rows: Tensor) -> Tensor:
+        """The same, which leaves the magnitudes in `rows`."""
+        return rows.abs_().sum(1) if self.adjoint else rows.abs_().amax(1)
 
-    def measure(self, x: Tensor, image: Tensor, difference: Tensor) -> tuple[Tensor, Tensor]:
-        """Sizes of image − x, which is left in `difference`, and the scale of the result."""
-        torch.sub(image, x, out=difference)
-        return self.size(difference), self.scale(self.result(x, image))
+    def limit(self, x: Tensor) -> Tensor:
+        """The largest residual (b,) with which rows x are done."""
+        size = self.size(x)
+        return (size if self.adjoint else size.clamp_(min=1.0)).mul_(self.tolerance)
+
+    def relative(self, size: np.ndarray, limit: np.ndarray) -> np.ndarray:
+        """Residuals, relative to the scale that a limit belongs to; 0 / 0 = 0, as for a zero gradient."""
+        with np.errstate(all="ignore"):
+            return np.where(size == 0, size, size / limit * self.tolerance)
 
     def result(self, x: Tensor, image: Tensor) -> Tensor:
         """What is returned once x has been measured against its image f(x)."""

@@ -35,6 +35,7 @@ class Record:
     forward: Found | None = None
     adjoint: Found | None = None
     tolerance: float = 0.0
+    general: bool = False  # whether the last solve went another way, and is recorded there
     floor_told: bool = field(default=False)
 
     def stats(self, solver: str, rate: float | None) -> Stats | None:

@@ -13,8 +13,8 @@ NATIVE_DTYPES = (torch.float32, torch.float64)
 # One row: Picard alone, then Newton, by the observed rate. More rows: Picard, then Anderson row by row.
 SINGLE_ROW = 1
 # Picard steps before acceleration: most models at initialisation are done by then, and histories of
-# the first, nonlinear steps mislead.
-PICARD_STEPS = 8
+# the first, nonlinear steps mislead. In PyTorch an accelerated step of a small matrix costs ten plain ones.
+PICARD_STEPS, CHEAP_PICARD_STEPS = 12, 1000
 # Steps that Anderson acceleration remembers at most; for more there is the general solver.
 MOST_MEMORY = 5
 # oneDNN pays only for products of some size (and only where the probe finds it faster).
@@ -47,7 +47,9 @@ class Route:
         words = [self.method.value]
         if self.accelerated:
             words.append(
-                "Picard, Anderson from step 8" if self.method is not Method.SINGLE else "Picard, Newton"
+                "Picard, Anderson where that is slow"
+                if self.method is not Method.SINGLE
+                else "Picard, Newton"
             )
         else:
             words.append("Picard")
@@ -88,3 +90,8 @@ def dispatch(
         and n >= PACKED_SIZE
     )
     return Route(Method.ROWS, True, packed, f"{batch} rows, n = {n}")
+
+
+def picard_steps(n: int) -> int:
+    """After how many plain steps rows of n unknowns are accelerated, in PyTorch."""
+    return PICARD_STEPS + CHEAP_PICARD_STEPS // max(n, 50)

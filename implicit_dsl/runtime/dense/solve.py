@@ -9,45 +9,47 @@ from torch import Tensor
 
 from implicit_dsl.runtime.dense.anderson import anderson
 from implicit_dsl.runtime.dense.compiled import solve_compiled
+from implicit_dsl.runtime.dense.early import EARLY_STEPS, MOST_NUMBERS, early
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.goal import Goal
 from implicit_dsl.runtime.dense.picard import picard
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.probe import packed_faster
-from implicit_dsl.runtime.dense.results import Results
+from implicit_dsl.runtime.dense.results import Front, Results
 from implicit_dsl.runtime.dense.route import (
     NORM_ROWS,
     PACKED_ROWS,
     PACKED_SIZE,
-    PICARD_STEPS,
     Method,
     Route,
     dispatch,
+    picard_steps,
 )
 from implicit_dsl.runtime.dense.rows import Rows, pack
 from implicit_dsl.runtime.dense.single import NEWTON_LIMIT, newton, single
 from implicit_dsl.runtime.dense.system import System
-from implicit_dsl.runtime.native import kernels
+from implicit_dsl.runtime.native import Kernels
 from implicit_dsl.runtime.solvers import proved_steps
 
 
-def solve(system: System, plan: Plan) -> Found:
+def solve(system: System, plan: Plan, compiled: Kernels | None = None) -> Found:
     """The solution of each row of the system, on the route that the sizes and the machine suggest."""
     A, c = system.A, system.c
     if c.numel() == 0:
-        return Found(torch.empty_like(c), 0.0, 0)
-    compiled = kernels(A.dtype) if A.is_cpu else None
-    route = choose(A, c, plan, compiled is not None)
-    if compiled is not None and route.method is Method.NATIVE:
+        return Found(torch.empty_like(c), lambda: (0.0, 0), worst=0.0)
+    if compiled is not None and A.is_cpu:
         found = solve_compiled(system, plan, compiled)
         if found is not None:
             return found
-        route = choose(A, c, plan)  # there was no memory for it
-    goal = Goal(plan.tolerance, plan.max_steps, system.linear, contracts(system, plan))
+    route = choose(A, c, plan)
+    norm = norm_of(system, plan)
+    # f(x) is as good as the x that was checked, if f is known not to expand
+    goal = Goal(plan.tolerance, plan.max_steps, system.linear, norm is not None and norm <= 1)
     rows = system.rows(plan)
     if route.packed:
         rows = replace(rows, packed=pack(rows.right.T, len(c)))
-    return solve_rows(rows, system.start, goal, plan, route)
+    found = solve_rows(rows, system.start, goal, plan, route)
+    return found._replace(norm=norm)
 
 
 def choose(A: Tensor, c: Tensor, plan: Plan, native: bool = False) -> Route:
@@ -64,18 +66,18 @@ def choose(A: Tensor, c: Tensor, plan: Plan, native: bool = False) -> Route:
     return dispatch(n, batch, A.dtype, A.device, name, plan.rate, native, packed)
 
 
-def contracts(system: System, plan: Plan) -> bool:
-    """Whether f is known not to expand, so that f(x) is as good as the x that was checked.
+def norm_of(system: System, plan: Plan) -> float | None:
+    """A bound of the factor by which f expands, if it is known or cheap to know.
 
-    ‖A‖∞ ≤ 1 says so for the equilibrium in the ∞-norm and for its adjoint in the 1-norm.
+    That is ‖A‖∞ times the largest slope, for the equilibrium in the ∞-norm and for its adjoint in the 1-norm.
     """
     if system.linear and not system.transposed:
-        return False
-    if plan.rate is not None and plan.rate <= 1:
-        return True
+        return None
+    if plan.rate is not None or system.norm is not None:
+        return plan.rate if system.norm is None else system.norm
     if len(system.c) < NORM_ROWS or not system.A.is_cpu:
-        return False
-    return float(system.A.abs().sum(1).amax()) * plan.activation.lipschitz <= 1
+        return None
+    return float(system.A.abs().sum(1).amax()) * plan.activation.lipschitz
 
 
 def solve_rows(rows: Rows, start: Tensor | None, goal: Goal, plan: Plan, route: Route) -> Found:
@@ -87,32 +89,45 @@ def solve_rows(rows: Rows, start: Tensor | None, goal: Goal, plan: Plan, route: 
         case Method.SINGLE:
             return solve_single(rows, x, goal, plan)
         case Method.ROWS | Method.NATIVE:
-            return solve_batch(rows, x, goal, plan)
+            return solve_batch(rows, x, goal, plan, start is not None)
 
 
-def solve_batch(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
+def solve_batch(rows: Rows, x: Tensor, goal: Goal, plan: Plan, guessed: bool = False) -> Found:
     """Picard, and what is then left by Anderson."""
-    results = Results(goal)
-    first = min(PICARD_STEPS, goal.max_steps) if plan.memory else goal.max_steps
-    left = picard(rows, x, results, first)
-    if left is not None and first < goal.max_steps:
-        anderson(rows, results.x.index_select(0, left), left, results, first, goal.max_steps, plan.memory)
+    results = Results(goal, x.shape[0])
+    front = Front(rows, results)
+    first = min(picard_steps(x.shape[1]), goal.max_steps) if plan.memory else goal.max_steps
+    step = min(first, EARLY_STEPS)
+    if x.numel() <= MOST_NUMBERS and step < goal.max_steps and not front.floor and rows.packed is None:
+        image = early(front, x, step, guessed)
+        if image is None:
+            return results.found()
+        x = image
+    else:
+        step = 0
+    if step < first:
+        left = picard(front, x, step, first)
+        if left is None:
+            return results.found()
+        if first == goal.max_steps:
+            front.suspend(*left)
+            return results.found()
+        kept = front.drop(0.0)
+        x = left[1] if kept is None else left[1].index_select(0, kept)
+    anderson(front, x, first, plan.memory)
     return results.found()
 
 
 def solve_single(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
     """Picard; if that is going to be slow, Newton for a small matrix, else Anderson."""
-    found, slow = single(rows, x, goal, plan.memory > 0)
+    found, step, slow = single(rows, x, goal, plan.memory > 0)
     if not slow:
         return found
-    better = newton(rows, found, goal)
+    better = newton(rows, found.x, step, goal)
     if better is not None:
         return better
-    results, step = Results(goal), int(found.steps)
-    results.open(x)
-    anderson(
-        rows, found.x.clone(), torch.zeros(1, dtype=torch.int64), results, step, goal.max_steps, plan.memory
-    )
+    results = Results(goal, 1)
+    anderson(Front(rows, results), found.x, step, plan.memory)
     return results.found()
 
 
@@ -124,18 +139,17 @@ def counted(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
     for _ in range(steps):
         image = rows.step(x, image)
         x, image = image, x
-    return Found(x, goal.tolerance, steps, counted=True)
+    return Found(x, lambda: (goal.tolerance, steps), counted=True)
 
 
 def rescue(found: Found, rows: Rows, plan: Plan, adjoint: bool) -> Found:
     """What was found, with the rows that were not done solved by Newton's method, one by one."""
     goal = Goal(plan.tolerance, plan.max_steps + NEWTON_LIMIT, adjoint=adjoint)
-    residual = torch.as_tensor(found.residual, dtype=found.x.dtype).expand(len(found.x)).clone()
-    steps = torch.as_tensor(found.steps).expand(len(found.x)).clone()
     x = found.x.clone()
+    residual, steps = (made.clone() for made in found.rows())
     for number in torch.split((~(residual <= plan.tolerance)).nonzero().squeeze(1), 1):
         row = rows.take(number)
-        better = newton(row, Found(row.first(), float("inf"), plan.max_steps), goal)
+        better = newton(row, row.first(), plan.max_steps, goal)
         if better is not None:
-            x[number], residual[number], steps[number] = better.x, better.residual, better.steps
-    return Found(x, residual, steps, found.norm)
+            x[number], (residual[number], steps[number]) = better.x, better.report()
+    return Found(x, lambda: (residual, steps), found.norm)

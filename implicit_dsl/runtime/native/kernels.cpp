@@ -24,26 +24,25 @@ template <class T> static int solve(Problem<T>& p, double* norm) {
 
 // Settings as they come from Python: one array of doubles, so that no signature grows.
 template <class T>
-static int solve_from(const T* A, const T* c, const T* slope, T* x, T* residual, T* steps, double* settings) {
+static int solve_from(const T* A, const T* c, const T* slope, T* x, T* report, double* settings) {
     Problem<T> p{};
-    p.A = A, p.c = c, p.slope = slope, p.x = x, 
+    p.A = A, p.c = c, p.slope = slope, p.x = x;
     p.n = int64_t(settings[0]), p.batch = int64_t(settings[1]);
-    p.residual = residual, p.steps = steps;
+    p.residual = report, p.steps = report + p.batch;
     p.kind = int(settings[2]), p.slope_kind = int(settings[3]), p.negative_slope = T(settings[4]);
     p.transposed = settings[5] != 0, p.started = settings[6] != 0, p.adjoint = p.kind == kLinear;
     p.tolerance = settings[7], p.floor = settings[8], p.max_steps = int(settings[9]), p.memory = int(settings[10]);
     p.threads = int(settings[11]);
     const int failed = solve(p, settings + 12);  // ‖A‖, negative if it is not known: filled in if it is found
     T worst = 0;
-    for (int64_t i = 0; i < p.batch && !failed; i++) worst = worst != worst || residual[i] <= worst ? worst : residual[i];
+    for (int64_t i = 0; i < p.batch && !failed; i++) worst = worst != worst || report[i] <= worst ? worst : report[i];
     settings[13] = worst;
     return failed;
 }
 
 extern "C" {
-int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* residual, REAL* steps,
-                    double* settings) {
-    return solve_from(A, c, slope, x, residual, steps, settings);
+int implicitc_solve(const REAL* A, const REAL* c, const REAL* slope, REAL* x, REAL* report, double* settings) {
+    return solve_from(A, c, slope, x, report, settings);
 }
 void implicitc_differences(const REAL* r, const REAL* r_before, const REAL* t, const REAL* t_before, REAL* dr,
                            REAL* dt, double* found, int64_t batch, int64_t n, int64_t memory, int64_t used,

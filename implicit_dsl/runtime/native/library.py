@@ -57,7 +57,7 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
         differences, combine = library.implicitc_differences, library.implicitc_combine
     except (OSError, AttributeError) as error:
         return None, f"{built.path} cannot be loaded: {error}"
-    solve.argtypes, solve.restype = (_POINTER,) * 7, ctypes.c_int
+    solve.argtypes, solve.restype = (_POINTER,) * 6, ctypes.c_int
     differences.argtypes, differences.restype = (_POINTER,) * 7 + (_COUNT,) * 6, None
     combine.argtypes, combine.restype = (_POINTER,) * 4 + (_COUNT,) * 5, None
     project.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT)
