@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+import implicit_dsl
+from implicit_dsl import runtime
 from implicit_dsl.certify.solvers import MOST_INVERTED
 from implicit_dsl.compiler import check, read_source
 from implicit_dsl.demands import (
@@ -540,6 +543,8 @@ CLASHES = {
     "@backward unrolled": [],
     "@backward(x, unrolled)\n@solver anderson\n@solver(x, picard)": [],
     "@wellposed unchecked\n@wellposed norm(A, Inf) <= 0.9": ["E0705"],
+    "@wellposed unchecked\n@wellposed norm(W, Inf) <= 0.9": [],
+    "@wellposed\n@wellposed norm(W, Inf) <= 0.9": ["E0705"],
     "@wellposed norm(W, Inf) <= 0.9\n@wellposed": ["E0705"],
     "@wellposed\n@wellposed": ["E0705"],
     "@wellposed unchecked\n@wellposed(x, norm(A, Inf) <= 0.9)": [],
@@ -600,6 +605,30 @@ def test_a_criterion_of_the_matrix_itself_is_not_one_of_kernels(bound: str, equa
     found = check(Source(f"model M()\n{body}\n@wellposed {bound}\nend\n")).diagnostics
 
     assert [d.code for d in found] == ["E0404"]
+
+
+def test_a_matrix_that_is_named_is_kept_within_its_bound_where_nothing_is_proved() -> None:
+    text = """
+model M(n = 4)
+    input G[n, n]
+    param W[n, n] = normal(3)
+    state x[n, n] ~ relu(matmul(G, W*x))
+    output y = x
+    @wellposed unchecked
+    @wellposed norm(W, Inf) <= 0.5
+end
+"""
+    (loop,) = check(Source(text)).models[0].loops
+    module = implicit_dsl.loads(text).M()
+
+    assert loop.guarantee is Guarantee.UNCHECKED and loop.rate is None
+    assert module.W.abs().sum(1).max() <= 0.5
+    with torch.no_grad():
+        module.W.mul_(3)
+    with pytest.raises(runtime.ConstraintError):
+        module(torch.eye(4)[None])
+    module.project_()
+    assert module(torch.eye(4)[None]).shape == (1, 4, 4)
 
 
 def test_a_loop_that_is_unchecked_is_not_bounded() -> None:

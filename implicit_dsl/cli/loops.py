@@ -86,9 +86,11 @@ def _wrapped(head: str, text: str) -> list[str]:
 def _certificate(model: ImplicitModel, loop: Loop) -> str:
     """Why a loop has one solution, what keeps it so, and how many steps that means."""
     demands = [d for d in model.demands.wellposed if not d.states or set(d.states) & set(loop.states)]
-    asked = ", ".join(f"{demand.text} (line {demand.line})" for demand in demands if demand.text)
+    bounds = [demand for demand in demands if demand.text and demand.criterion != "unchecked"]
+    asked = ", ".join(f"{demand.text} (line {demand.line})" for demand in bounds)
     if loop.guarantee is Guarantee.UNCHECKED:
-        return "unchecked, as the source says: the residual is checked at every call"
+        kept = f"; the weights are kept within {asked}" if asked else ""
+        return f"unchecked, as the source says: the residual is checked at every call{kept}"
     text = loop.guarantee.value + ("" if loop.rate is None else f", at most {loop.rate:.4g}")
     text += f", as {asked}" if asked else ", by its structure"
     return text if loop.rate is None else f"{text}; at most {_steps(loop.rate):,} steps to 1e-5"

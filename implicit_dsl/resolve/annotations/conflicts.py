@@ -58,15 +58,19 @@ def _agree(first: Assigned, second: Assigned) -> bool:
 
 
 def _of_one_loop(one: Demand, other: Demand) -> tuple[str, str] | None:
+    if one.criterion != other.criterion and "unchecked" in (one.criterion, other.criterion):
+        # Nothing is proved of the loop, and yet a matrix that is named may be kept within bounds.
+        if all(demand.matrix is not None for demand in (one, other) if demand.criterion != "unchecked"):
+            return None
     for criterion, meaning in (("unchecked", "asks for no certificate"), ("prove", "asks for no constraint")):
         if criterion in (one.criterion, other.criterion):
             if one.criterion == other.criterion:
                 return "this is said twice", "remove one"
             shown = "`@wellposed unchecked`" if criterion == "unchecked" else "`@wellposed` alone"
-            return (
-                f"{shown} {meaning}, and the other line does, for the same loop",
-                "remove one, or write `@wellposed(z, …)` with a state of each loop",
-            )
+            help = "remove one, or write `@wellposed(z, …)` with a state of each loop"
+            if criterion == "unchecked":
+                help += ",\nor keep a matrix within its bound by its name: `@wellposed norm(W, Inf) <= 0.95`"
+            return f"{shown} {meaning}, and the other line does, for the same loop", help
     if one.criterion == other.criterion and one.matrix == other.matrix:
         return "the same matrix is bounded twice", "keep the smaller bound"
     return None
