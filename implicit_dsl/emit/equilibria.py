@@ -73,7 +73,7 @@ class Network(Forward):
         for name in loop.states:
             if self.model.blocks[name].declared or name in loop.iterated:
                 self._remark(self.model.blocks[name])
-        last = _channels_last(sweep)
+        last = convolves_images(sweep)
         for made in sweep.injections:
             for term in made.terms:
                 self._release(term.source)
@@ -82,7 +82,7 @@ class Network(Forward):
                 variable = self._variable(f"{loop.name}.in" if made.is_plain else made.name)
                 value = self._sum(Block(made.name, made.shape), made.terms)
                 if images:  # convolutions are faster so, and the loop keeps the format that it is given
-                    value = Expression(f"{value.atom}.contiguous(memory_format=torch.channels_last)")
+                    value = Expression(f"{self.names('channels_last')}({value.text})")
                 self._assign(variable, value, "")
                 self._incoming[made.name] = Expression(variable)
             else:
@@ -124,6 +124,8 @@ class Network(Forward):
         batched = [self._incoming[made.name].text for made in sweep.injections]
         batched += [self.explicit[mask.id] for mask in sweep.masks]
         shared = [self.explicit.get(id, f"self.{id}") for id in sweep.tensors]
+        moving = _statistics_of(sweep)  # in place, before the adjoint reads what it was solved with
+        shared = [f"{text}.clone()" if id in moving else text for id, text in zip(sweep.tensors, shared)]
         variables = [self._variable(name) for name in loop.iterated]
         left = f"({variables[0]},)" if len(variables) == 1 else ", ".join(variables)
         self._flush()
@@ -154,7 +156,7 @@ class Network(Forward):
                     layer = operator.parameters[0][1].split(".")[0]
                     value = self._chain(term.source, term.chain[:at])
                     self._flush()
-                    self._lines.append("if self.training:")
+                    self._lines.append(f"if self.{layer}.training:")
                     function = self.names("update_statistics")
                     self._lines.append(f"    {function}(self.{layer}, {value.text})")
 
@@ -259,8 +261,20 @@ class _Sweep(Forward):
         return [*self._lines, f"return {', '.join(results)}"]
 
 
-def _channels_last(sweep: SweepPlan) -> bool:
-    """Whether a loop convolves images."""
+def _statistics_of(sweep: SweepPlan) -> set[str]:
+    """The running statistics that a loop uses, by id."""
+    chained = (operator for term in sweep.model.terms for operator in term.chain)
+    return {
+        id
+        for operator in chained
+        if operator.kind == "batch_norm"
+        for role, id in operator.parameters
+        if role.startswith("running")
+    }
+
+
+def convolves_images(sweep: SweepPlan) -> bool:
+    """Whether a loop convolves images, which is faster with their channels last in memory."""
     return any(op.kind == "conv" and len(op.source) == 3 for term in sweep.model.terms for op in term.chain)
 
 

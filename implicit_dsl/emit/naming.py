@@ -9,7 +9,7 @@ from implicit_dsl.emit.loops import function_name
 from implicit_dsl.model import ImplicitModel
 
 # What `forward` calls of the runtime, beside what fusions call: no local variable may have these names.
-CALLED_IN_FORWARD = ("first_guesses", "require", "update_statistics")
+CALLED_IN_FORWARD = ("channels_last", "first_guesses", "require", "update_statistics")
 
 
 @dataclass(frozen=True, slots=True)

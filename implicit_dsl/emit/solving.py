@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from implicit_dsl.demands import BackwardDemand, SolverDemand, applying
-from implicit_dsl.emit.equilibria import Network
+from implicit_dsl.emit.equilibria import Network, convolves_images
 from implicit_dsl.emit.loops import function_name
 from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.wording import INDENT, fitted, quoted
@@ -143,6 +143,8 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
         op.kind == "batch_norm" for plan in network.plans.values() for t in plan.model.terms for op in t.chain
     ):
         names.append("update_statistics")
+    if any(convolves_images(plan) for plan in network.plans.values()):
+        names.append("channels_last")
     held = [constraint for constraint in model.constraints if constraint.uses]
     if held:
         names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]

@@ -31,7 +31,7 @@ from implicit_dsl.runtime.solvers import (
     Picard,
     Solver,
 )
-from implicit_dsl.runtime.starting import first_guesses, update_statistics
+from implicit_dsl.runtime.starting import channels_last, first_guesses, update_statistics
 from implicit_dsl.runtime.statistics import Stats
 from implicit_dsl.runtime.system import System
 
@@ -69,6 +69,7 @@ __all__ = [
     "Unrolled",
     "add_parameters",
     "certify",
+    "channels_last",
     "effective_weights",
     "first_guesses",
     "project_",

@@ -1,4 +1,4 @@
-"""First guesses of loops, and statistics that follow a solve."""
+"""What loops start from, and statistics that follow a solve."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def first_guesses(
             raise ValueError(f"the guess for `{name}` has shape {tuple(guess.shape)}, but must be {full}")
         found[name] = guess.to(like.device, dtype)
     return found
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """x [batch, channels, height, width] with its channels last in memory; a loop keeps that format.
+
+    Under transforms of torch.func it stays as it is: vmap knows no memory formats.
+    """
+    if torch._C._are_functorch_transforms_active():
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def update_statistics(layer: nn.Module, x: Tensor) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor
 from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.solvers import Solver
 
+_ROUNDING = 8  # units
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stats:
@@ -68,8 +70,13 @@ class Stats:
 
     @property
     def error_bound(self) -> float | None:
-        """A bound of ‖x − x*‖ / max(1, ‖x‖), if a rate κ of contraction is proved: residual / (1 − κ)."""
-        return None if self.rate is None else self.residual / (1 - self.rate)
+        """A bound of ‖x − x*‖ / max(1, ‖x‖), if a rate κ of contraction is proved: (residual + ε) / (1 − κ).
+
+        ε is the rounding of the f(x) that the residual was computed from, counted as 8 units.
+        """
+        if self.rate is None:
+            return None
+        return (self.residual + _ROUNDING * torch.finfo(self.forward.x.dtype).eps) / (1 - self.rate)
 
     @property
     def steps_of_samples(self) -> Tensor:
