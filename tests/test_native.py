@@ -151,6 +151,23 @@ def test_differences_and_their_products(dtype: torch.dtype, batch: int, memory: 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("batch", "n"), [(1, 1), (3, 15), (2, 16), (5, 3001), (64, 70_000)])
+@pytest.mark.parametrize("dual", [False, True])
+def test_residuals_and_their_sizes(dtype: torch.dtype, batch: int, n: int, dual: bool) -> None:
+    image, x = torch.randn(2, batch, n, dtype=dtype)
+    x[-1, -1] = float("nan")
+    found = native.residuals(image, x, dual)
+    assert found is not None
+    residual, sizes = found
+    torch.testing.assert_close(residual, image - x, rtol=0, atol=0, equal_nan=True)
+    for size, rows in zip(sizes, (image - x, x)):
+        magnitudes = rows.double().abs()
+        expected = magnitudes.sum(1) if dual else magnitudes.amax(1)
+        torch.testing.assert_close(size, expected, rtol=1e-6, atol=0, equal_nan=True)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_combinations_skip_what_counts_nothing(dtype: torch.dtype) -> None:
     t, dt, gamma = (numbers(*shape, dtype=dtype) for shape in ((3, 4099), (3, 5, 4099), (3, 4)))
     expected = t - torch.einsum("bi,bin->bn", gamma, dt[:, :4])

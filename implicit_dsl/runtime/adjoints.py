@@ -12,7 +12,14 @@ class Implicit:
 
     J = ∂f/∂x at the solution, g the gradient that arrives there; ∂L/∂θ = (∂f/∂θ)ᵀ λ. Memory does
     not grow with the number of steps, and the gradient can be differentiated again, to any order.
+    `tolerance` is that of the adjoint and of its derivatives, relative to itself; None: that of the solver.
     """
+
+    tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not 0.0 < self.tolerance <= 1.0:
+            raise ValueError(f"tolerance must be in (0, 1], but is {self.tolerance}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,9 @@ class Setting:
         return "greater than 0" if self.high == inf else f"greater than 0 and at most {self.high:g}"
 
 
+_TOLERANCE = Setting(("tol",), "tolerance", "number", high=1.0)
 _COMMON = (
-    Setting(("tol",), "tolerance", "number", high=1.0),
+    _TOLERANCE,
     Setting(("maxiter",), "max_steps", "whole", 1, MOST),
     Setting(("per_sample",), "per_sample", "flag"),
     Setting(("warm_start",), "warm_start", "flag"),
@@ -64,7 +65,7 @@ _OF_SOLVERS: Mapping[SolverName, tuple[Setting, ...]] = {
     "newton": _COMMON,
 }
 _OF_BACKWARDS: Mapping[BackwardName, tuple[Setting, ...]] = {
-    "implicit": (),
+    "implicit": (_TOLERANCE,),
     "neumann": (Setting(("k", "terms"), "terms", "whole", 1, MOST),),
     "jfb": (),
     "phantom": (

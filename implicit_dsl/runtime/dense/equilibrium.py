@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -130,7 +130,11 @@ class DenseEquilibrium(nn.Module):
             assert memory is not None
             tolerance = solver.tolerance_for(dtype)
             plan = Plan(self.activation, tolerance, solver.last_step, memory, self.settings.rate)
-            found = self._calls[dtype] = Call(plan, self._policy, self._record, kernels(dtype))
+            backward = self.settings.backward
+            asked = backward.tolerance if isinstance(backward, Implicit) else None
+            derived = plan if asked is None else replace(plan, tolerance=asked)
+            found = Call(plan, derived, self._policy, self._record, kernels(dtype))
+            self._calls[dtype] = found
         return found
 
     def _check(self, A: Tensor, c: Tensor, start: Tensor | None) -> None:

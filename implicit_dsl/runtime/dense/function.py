@@ -19,6 +19,7 @@ from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.policy import Policy, Record, judged
 from implicit_dsl.runtime.dense.solve import solve
 from implicit_dsl.runtime.dense.system import System
+from implicit_dsl.runtime.implicit.nesting import forbid_nested_forward
 from implicit_dsl.runtime.implicit.solving import unautocast
 from implicit_dsl.runtime.native import Kernels
 
@@ -28,22 +29,24 @@ class Call:
     """One use of a dense equilibrium: what the operation carries beside its tensors."""
 
     plan: Plan
+    derived: Plan  # of adjoints and tangents
     policy: Policy
     record: Record
     kernels: Kernels | None = None
 
     def solve(self, system: System) -> Found:
         """The solution under the policy. Raises ConvergenceError, or warns, as that demands."""
-        found = solve(system, self.plan, self.kernels)
-        if found.counted or found.solved(self.plan.tolerance):
+        plan = self.derived if system.linear else self.plan
+        found = solve(system, plan, self.kernels)
+        if found.counted or found.solved(plan.tolerance):
             return found
-        return judged(found, system, self.plan, self.policy, self.record)
+        return judged(found, system, plan, self.policy, self.record)
 
     def equilibrium(self, A: Tensor, c: Tensor, start: Tensor | None) -> Found:
         """The solution for plain tensors, entered in the record."""
         record = self.record
         found = record.forward = self.solve(System(A, c, start))
-        record.adjoint, record.tolerance = None, self.plan.tolerance
+        record.adjoint, record.tolerances = None, (self.plan.tolerance, self.derived.tolerance)
         return found
 
 
@@ -85,6 +88,7 @@ class DenseFunction(torch.autograd.Function):
         A, x = ctx.saved_tensors
         if dA is None and dc is None:
             return torch.zeros_like(x)
+        forbid_nested_forward(ctx.call.policy.name)
         with unautocast(x.device):
             source = dc
             if dA is not None:
@@ -159,6 +163,7 @@ class LinearFunction(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, dA: Tensor | None, dslope: Tensor | None, dg: Tensor | None, *_: None) -> Tensor:
         """ẇ = D (M ẇ + Ṁ w + ġ) + e with e = Ḋ (M w + g), so ẇ − e solves the same equation."""
+        forbid_nested_forward(ctx.call.policy.name)
         A, slope, g, w = ctx.saved_tensors
         right = A if ctx.transposed else A.T
         with unautocast(w.device):

@@ -34,7 +34,7 @@ class Record:
 
     forward: Found | None = None
     adjoint: Found | None = None
-    tolerance: float = 0.0
+    tolerances: tuple[float, float] = (0.0, 0.0)  # of the equilibrium and of its adjoint
     general: bool = False  # whether the last solve went another way, and is recorded there
     floor_told: bool = field(default=False)
 
@@ -42,8 +42,9 @@ class Record:
         """The same as everybody reads it; None before the first solve."""
         if self.forward is None:
             return None
-        adjoint = None if self.adjoint is None else self.adjoint.solution(self.tolerance)
-        return Stats(solver, self.tolerance, self.forward.solution(self.tolerance), adjoint, rate)
+        tolerance, of_adjoint = self.tolerances
+        adjoint = None if self.adjoint is None else self.adjoint.solution(of_adjoint)
+        return Stats(solver, tolerance, self.forward.solution(tolerance), adjoint, rate)
 
 
 def judged(found: Found, system: System, plan: Plan, policy: Policy, record: Record) -> Found:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from implicit_dsl.demands import Failure
-from implicit_dsl.runtime.adjoints import Backward
+from implicit_dsl.runtime.adjoints import Backward, Implicit
 from implicit_dsl.runtime.implicit.layout import Layout, rows_of
 from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, as_tuple, slope, vjp
 from implicit_dsl.runtime.implicit.surroundings import Surroundings, check_followed
@@ -35,6 +35,13 @@ class Settings:
     averaging: float = 1.0
     monotone: float | None = None
     homogeneous: bool | None = None
+
+    @property
+    def of_derivatives(self) -> Settings:
+        """The same for adjoints and tangents, which may have a tolerance of their own."""
+        if not isinstance(self.backward, Implicit) or self.backward.tolerance is None:
+            return self
+        return replace(self, solver=replace(self.solver, tolerance=self.backward.tolerance))
 
 
 @dataclass(frozen=True)
@@ -328,12 +335,16 @@ class Tangent(Derived):
 
 def adjoint(base: Problem) -> Adjoint:
     """The adjoint of an equation."""
-    return Adjoint(base.settings, base.states, 2 * base.states + base.batched, base.samples, base)
+    return Adjoint(
+        base.settings.of_derivatives, base.states, 2 * base.states + base.batched, base.samples, base
+    )
 
 
 def tangent(base: Problem) -> Tangent:
     """The tangent of an equation."""
-    return Tangent(base.settings, base.states, 2 * base.states + base.batched, base.samples, base)
+    return Tangent(
+        base.settings.of_derivatives, base.states, 2 * base.states + base.batched, base.samples, base
+    )
 
 
 def pushed(function: Callable[..., Tensors], x: Tensors, tangents: Sequence[Tensor]) -> Tensors:

@@ -5,6 +5,19 @@ with the same results. `status` tells which.
 """
 
 from implicit_dsl.runtime.native.library import Kernels, kernels, status
-from implicit_dsl.runtime.native.operations import anderson_combine, anderson_differences, project_rows
+from implicit_dsl.runtime.native.operations import (
+    anderson_combine,
+    anderson_differences,
+    project_rows,
+    residuals,
+)
 
-__all__ = ["Kernels", "anderson_combine", "anderson_differences", "kernels", "project_rows", "status"]
+__all__ = [
+    "Kernels",
+    "anderson_combine",
+    "anderson_differences",
+    "kernels",
+    "project_rows",
+    "residuals",
+    "status",
+]

@@ -49,6 +49,10 @@ void implicitc_differences(const REAL* r, const REAL* r_before, const REAL* t, c
                            int64_t slot, int64_t threads) {
     differences(r, r_before, t, t_before, dr, dt, found, batch, n, memory, used, slot, threads);
 }
+void implicitc_residuals(const REAL* f, const REAL* x, REAL* r, double* found, int64_t batch, int64_t n, int64_t dual,
+                         int64_t threads) {
+    residuals(f, x, r, found, batch, n, dual != 0, threads);
+}
 void implicitc_combine(const REAL* t, const REAL* dt, const double* gamma, REAL* out, int64_t batch, int64_t n,
                        int64_t memory, int64_t used, int64_t threads) {
     combine(t, dt, gamma, out, batch, n, memory, used, threads);

@@ -28,6 +28,7 @@ class Kernels:
     solve: Any
     differences: Any
     combine: Any
+    residuals: Any
     project: Any
 
 
@@ -55,11 +56,13 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
         library = ctypes.CDLL(os.fspath(built.path))
         solve, project = library.implicitc_solve, library.implicitc_project
         differences, combine = library.implicitc_differences, library.implicitc_combine
+        residuals = library.implicitc_residuals
     except (OSError, AttributeError) as error:
         return None, f"{built.path} cannot be loaded: {error}"
     solve.argtypes, solve.restype = (_POINTER,) * 6, ctypes.c_int
     differences.argtypes, differences.restype = (_POINTER,) * 7 + (_COUNT,) * 6, None
     combine.argtypes, combine.restype = (_POINTER,) * 4 + (_COUNT,) * 5, None
+    residuals.argtypes, residuals.restype = (_POINTER,) * 4 + (_COUNT,) * 4, None
     project.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT)
     project.restype = ctypes.c_int
-    return Kernels(dtype, solve, differences, combine, project), built.reason
+    return Kernels(dtype, solve, differences, combine, residuals, project), built.reason

@@ -36,6 +36,41 @@ void differences(const T* r, const T* r_before, const T* t, const T* t_before, T
     });
 }
 
+// For each row: r = f - x, and in `found` (batch, 2) the sizes of r and of x: max |.|, or with `dual` Σ |.|.
+template <class T>
+void residuals(const T* f, const T* x, T* r, double* found, int64_t batch, int64_t n, bool dual, int64_t threads) {
+    constexpr int L = Lanes<T>::count;
+    share(batch, batch * n * 3, threads, [&](int64_t row) {
+        const T *image = f + row * n, *from = x + row * n;
+        T* to = r + row * n;
+        double sums[2] = {};
+        Int<T> largest[2] = {};
+        int64_t j = 0;
+        while (j + L <= n) {  // sums of a chunk in T, of chunks in double
+            Vec<T> part[2] = {};
+            for (const int64_t until = std::min(n, j + kChunk); j + L <= until; j += L) {
+                const Vec<T> before = load(from + j), change = load(image + j) - before;
+                store(to + j, change);
+                if (dual) part[0] += absolute<T>(change), part[1] += absolute<T>(before);
+                else largest[0] = larger<T>(largest[0], magnitude<T>(change)), largest[1] = larger<T>(largest[1], magnitude<T>(before));
+            }
+            for (int k = 0; k < 2; k++) sums[k] += sum<T>(part[k]);
+        }
+        Vec<T> rest[2] = {};  // the tail, as one vector
+        for (int lane = 0; j < n; j++, lane++) {
+            to[j] = image[j] - from[j];
+            rest[0][lane] = to[j], rest[1][lane] = from[j];
+        }
+        for (int k = 0; k < 2; k++) {
+            sums[k] += sum<T>(absolute<T>(rest[k]));
+            const Vec<T> most = (Vec<T>)larger<T>(largest[k], magnitude<T>(rest[k]));
+            double size = 0;
+            for (int lane = 0; lane < L; lane++) size = size != size || most[lane] <= size ? size : most[lane];
+            found[row * 2 + k] = dual ? sums[k] : size;
+        }
+    });
+}
+
 // out = t - Σ_i γ_i dt[i] for each row
 template <class T>
 void combine(const T* t, const T* dt, const double* gamma, T* out, int64_t batch, int64_t n, int64_t memory,

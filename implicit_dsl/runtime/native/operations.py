@@ -8,6 +8,25 @@ from torch import Tensor
 from implicit_dsl.runtime.native.library import Kernels, kernels
 
 
+def residuals(image: Tensor, x: Tensor, dual: bool) -> tuple[Tensor, Tensor] | None:
+    """image − x (batch, n), and in float64 the sizes (2, batch) of it and of x, in one pass.
+
+    Sizes are max |·|, or with `dual` Σ |·|; nan where a row has one.
+    """
+    library = _library((image, x))
+    if library is None or not (image.is_contiguous() and x.is_contiguous()):
+        return None
+    if image.shape != x.shape or x.ndim != 2:
+        raise ValueError(f"{tuple(image.shape)} is no image of {tuple(x.shape)}")
+    batch, n = x.shape
+    residual, found = torch.empty_like(x), x.new_empty((batch, 2), dtype=torch.float64)
+    library.residuals(
+        image.data_ptr(), x.data_ptr(), residual.data_ptr(), found.data_ptr(), batch, n, dual,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return residual, found.T
+
+
 def anderson_differences(
     residual: Tensor,
     before: Tensor,

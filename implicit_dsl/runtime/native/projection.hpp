@@ -4,41 +4,87 @@
 #include "problem.hpp"
 #include "threads.hpp"
 
+constexpr int kWholePasses = 12;  // over whole rows; most need six
+
+// Σ w |a|, Σ w² and the number of the entries with |a| > θ w.
+struct Above {
+    double total = 0, squares = 0;
+    int64_t count = 0;
+    void enter(double size, double w) { total += w * size, squares += w * w, count++; }
+};
+
+template <class T, bool weighted> Above above(const T* a, const T* w, int64_t n, double theta) {
+    constexpr int L = Lanes<T>::count;
+    const T bound = T(theta);
+    Wide<T> total = {}, squares = {};
+    Int<T> counts = {};
+    Above found;
+    int64_t j = 0;
+    for (; j + L <= n; j += L) {
+        const Vec<T> size = absolute<T>(load(a + j)), v = weighted ? load(w + j) : splat(T(1));
+        const Int<T> kept = ~(size <= (weighted ? bound * v : splat(bound)));  // NaN is kept, and seen
+        counts -= kept;
+        if (weighted) {
+            const Vec<T> among = (Vec<T>)(bits<T>(v) & kept);
+            add_product(total, size, among), add_product(squares, v, among);
+        } else {
+            add_wide(total, (Vec<T>)(bits<T>(size) & kept));
+        }
+    }
+    for (int part = 0; part < Wide<T>::parts; part++) {
+        found.total += sum<double>(total.part[part]), found.squares += sum<double>(squares.part[part]);
+    }
+    for (int i = 0; i < L; i++) found.count += counts[i];
+    if (!weighted) found.squares = double(found.count);
+    for (; j < n; j++) {
+        const T size = std::fabs(a[j]), v = weighted ? w[j] : T(1);
+        if (!(size <= bound * v)) found.enter(size, v);
+    }
+    return found;
+}
+
+template <class T> double largest(const T* a, int64_t n) {
+    constexpr int L = Lanes<T>::count;
+    Int<T> top = {};
+    int64_t j = 0;
+    for (; j + L <= n; j += L) top = larger<T>(top, magnitude<T>(load(a + j)));
+    double found = 0;
+    for (int i = 0; i < L; i++) found = std::max(found, double(((Vec<T>)top)[i]));
+    for (; j < n; j++) found = std::max(found, double(std::fabs(a[j])));
+    return found;
+}
+
 // x_j = sign(a_j) max(|a_j| - θ w_j, 0). Every set S of entries gives a lower bound of θ,
 // (Σ_S w |a| - r) / Σ_S w²; with S = the entries above the last bound it rises to θ in finitely many
-// rounds (C. Michelot, J. Optim. Theory Appl. 50, 1986), and entries below it never come back.
-template <class T> double threshold(const T* a, const T* w, int64_t n, double radius, T* size, T* weight) {
-    constexpr int L = Lanes<T>::count;
-    double total = 0, squares = 0, theta = 0;
-    Wide<T> s = {}, q = {};
-    int64_t first = 0;
-    for (; first + L <= n; first += L) {
-        const Vec<T> v = w ? load(w + first) : splat(T(1));
-        add_product(s, v, absolute<T>(load(a + first))), add_product(q, v, v);
-    }
-    for (int part = 0; part < Wide<T>::parts; part++) total += sum<double>(s.part[part]), squares += sum<double>(q.part[part]);
-    for (; first < n; first++) {
-        const double v = w ? w[first] : 1;
-        total += v * std::fabs(a[first]), squares += v * v;
-    }
-    if (!(total > radius)) return -1;  // inside, or not finite
-    theta = (total - radius) / squares;  // the set of all
-    for (int64_t j = 0; j < n; j++) {    // the sets of one entry
-        const double v = w ? w[j] : 1, alone = std::fabs(a[j]) / v - radius / (v * v);
-        theta = alone > theta ? alone : theta;
+// rounds (C. Michelot, J. Optim. Theory Appl. 50, 1986), and entries below it never come back: after
+// some rounds those left are copied together. -1: inside, or not finite.
+template <class T, bool weighted>
+double threshold(const T* a, const T* w, int64_t n, double radius, T* size, T* weight) {
+    Above found = above<T, weighted>(a, w, n, -1);
+    if (!(found.total > radius && std::isfinite(found.total))) return -1;
+    double theta = std::max(0.0, (found.total - radius) / found.squares);
+    if (!weighted) theta = std::max(theta, largest(a, n) - radius);  // of the largest entry alone
+    int64_t before = n;
+    for (int pass = 0; pass < kWholePasses; pass++) {
+        found = above<T, weighted>(a, w, n, theta);
+        if (found.count > 0) theta = std::max(theta, (found.total - radius) / found.squares);
+        if (found.count == before) return theta;
+        before = found.count;
     }
     int64_t count = 0;
-    auto keep = [&](T value, T v, double bound) {
-        size[count] = value, weight[count] = v;
-        count += value > bound * v;
-    };
-    for (int64_t j = 0; j < n; j++) keep(std::fabs(a[j]), w ? w[j] : T(1), theta);
-    for (int64_t before = -1; count != before && count > 0;) {
-        before = count, total = squares = 0;
-        for (int64_t j = 0; j < count; j++) total += double(weight[j]) * size[j], squares += double(weight[j]) * weight[j];
-        theta = std::max(theta, (total - radius) / squares);
-        count = 0;
-        for (int64_t j = 0; j < before; j++) keep(size[j], weight[j], theta);
+    for (int64_t j = 0; j < n; j++) {
+        size[count] = std::fabs(a[j]), weight[count] = weighted ? w[j] : T(1);
+        count += size[count] > theta * weight[count];
+    }
+    for (before = -1; count != before && count > 0;) {
+        found = Above(), before = count, count = 0;
+        for (int64_t j = 0; j < before; j++) found.enter(size[j], weight[j]);
+        theta = std::max(theta, (found.total - radius) / found.squares);
+        for (int64_t j = 0; j < before; j++) {
+            const T kept = size[j], v = weight[j];
+            size[count] = kept, weight[count] = v;
+            count += kept > theta * v;
+        }
     }
     return theta;
 }
@@ -59,7 +105,9 @@ bool project(const T* a, const T* radius, const T* weights, bool row_weights, T*
         }
         const T *from = a + row * n, *w = weights ? weights + row_weights * row * n : nullptr;
         T* to = out + row * n;
-        const double theta = threshold(from, w, n, double(radius[row]), room.get(), room.get() + n + 1);
+        T *size = room.get(), *weight = size + n + 1;
+        const double theta = w ? threshold<T, true>(from, w, n, double(radius[row]), size, weight)
+                               : threshold<T, false>(from, w, n, double(radius[row]), size, weight);
         if (theta < 0) {
             std::copy(from, from + n, to);
             return;

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from implicit_dsl.runtime.native import anderson_combine, anderson_differences
 from implicit_dsl.runtime.solvers.base import Equation, Point, Solver, State, in_range, wide_dtype
 from implicit_dsl.runtime.solvers.picard import average
 from implicit_dsl.runtime.solvers.stamina import Stamina
@@ -98,7 +99,7 @@ class History:
         batch, n = residual.shape
         wide = wide_dtype(residual)
         working = torch.promote_types(residual.dtype, torch.float32)
-        self.dr, self.dt = (residual.new_zeros((batch, self.memory, n), dtype=working) for _ in range(2))
+        self.dr, self.dt = (residual.new_empty((batch, self.memory, n), dtype=working) for _ in range(2))
         self.gram = residual.new_zeros((batch, self.memory, self.memory), dtype=wide)
         self.products = residual.new_zeros((batch, self.memory), dtype=wide)
         self.valid = torch.zeros_like(self.products, dtype=torch.bool)
@@ -122,7 +123,8 @@ class History:
 def anderson_mix(history: History, target: Tensor, residual: Tensor, step: int) -> Tensor:
     """The next x (b, n) from t and r of this step: t − Σ γ_i dt_i with γ that makes ‖r − Σ γ_i dr_i‖₂ least.
 
-    All bookkeeping of a step is in here: seven passes over a state, and two over each half of the history.
+    All bookkeeping of a step is in here: in PyTorch seven passes over a state, and two over each half of the
+    history; by the kernels, one over everything for the products and one for the result.
     """
     if history.residual is None or history.target is None:
         history.begin(target, residual)
@@ -130,27 +132,41 @@ def anderson_mix(history: History, target: Tensor, residual: Tensor, step: int) 
         return target
     slot = (step - history.first - 1) % history.memory
     used = min(step - history.first, history.memory)
-    dr, dt = history.dr[:, :used], history.dt[:, :used]
-    torch.sub(residual, history.residual, out=dr[:, slot])
-    torch.sub(target, history.target, out=dt[:, slot])
+    row, newest, size = _differences(history, target, residual, slot, used)
     history.advance(target, residual)
-    _update(history, dr, residual, step)
-    gamma = _coefficients(history, used, residual.dtype).to(dt.dtype)
-    mixed = torch.baddbmm(target.to(dt.dtype).unsqueeze(1), gamma.unsqueeze(1), dt, alpha=-1).squeeze(1)
+    _update(history, row, newest, size, slot, step)
+    gamma = _coefficients(history, used, residual.dtype)
+    mixed = anderson_combine(target, history.dt, gamma)
+    if mixed is None:
+        dt, weights = history.dt[:, :used], gamma.to(history.dt.dtype).unsqueeze(1)
+        mixed = torch.baddbmm(target.to(dt.dtype).unsqueeze(1), weights, dt, alpha=-1).squeeze(1)
     return mixed.to(target.dtype)
 
 
-def _update(history: History, dr: Tensor, residual: Tensor, step: int) -> None:
-    """Enter the newest difference into the small matrices, and forget what has been outrun."""
-    slot, used = (step - history.first - 1) % history.memory, dr.shape[1]
-    wide = history.gram.dtype
+def _differences(
+    history: History, target: Tensor, residual: Tensor, slot: int, used: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Enter the differences dr and dt of this step. ⟨dr, dr_i⟩ (b, used), ⟨dr, r⟩ and ⟨r, r⟩ (b,), wide."""
+    before, target_before = history.residual, history.target
+    assert before is not None and target_before is not None
+    found = anderson_differences(residual, before, target, target_before, history.dr, history.dt, slot, used)
+    if found is not None:
+        return found[:, :used], found[:, used], found[:, used + 1]
+    dr, wide = history.dr[:, :used], history.gram.dtype
+    torch.sub(residual, before, out=dr[:, slot])
+    torch.sub(target, target_before, out=history.dt[:, slot])
     newest = dr[:, slot]
-    row = torch.bmm(newest.unsqueeze(1), dr.transpose(1, 2)).squeeze(1).to(wide)
-    size = _dot(residual, residual).to(wide)
+    row = torch.bmm(newest.unsqueeze(1), dr.transpose(1, 2)).squeeze(1)
+    return row.to(wide), _dot(newest, residual.to(newest.dtype)).to(wide), _dot(residual, residual).to(wide)
+
+
+def _update(history: History, row: Tensor, newest: Tensor, size: Tensor, slot: int, step: int) -> None:
+    """Enter the newest difference into the small matrices, and forget what has been outrun."""
+    used = row.shape[1]
     # written so that a size that is not a number forgets as well
     lasting = (size <= RESTART_GROWTH**2 * history.size).unsqueeze(1)
     # a difference that is as small as the rounding of r would point anywhere
-    noise = (NOISE_UNITS * torch.finfo(residual.dtype).eps) ** 2 * size
+    noise = (NOISE_UNITS * torch.finfo(history.dr.dtype).eps) ** 2 * size
     sound = row[:, slot] > noise
     history.valid[:, slot] = sound if history.woken is None else sound & (history.woken < step)
     history.valid &= lasting
@@ -158,7 +174,7 @@ def _update(history: History, dr: Tensor, residual: Tensor, step: int) -> None:
     history.gram[:, :used, slot] = row
     # ⟨dr_i, r⟩ moves by ⟨dr_i, dr⟩ as r moves by dr
     history.products[:, :used] += row
-    history.products[:, slot] = _dot(newest, residual.to(newest.dtype)).to(wide)
+    history.products[:, slot] = newest
     history.size = size
 
 

@@ -11,6 +11,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from implicit_dsl.runtime.native import residuals
+
 # What can be reached with room to spare where the terms of a sum are not much larger than the sum:
 # 84 units of rounding in float32, 450 000 in float64.
 TOLERANCE, DOUBLE_TOLERANCE = 1e-5, 1e-10
@@ -47,13 +49,25 @@ class Norm:
             return z.abs().amax(1)
         return torch.maximum(z.amax(1), z.amin(1).neg_())
 
+    def residual(self, image: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """image − x, and what `relative` says of it."""
+        found = residuals(image, x, self.dual) if self.weights is None else None
+        if found is None:
+            residual = image - x
+            return residual, self.relative(residual, x)
+        residual, (size, scale) = found
+        return residual, self._ratio(size, scale)
+
     def relative(self, residual: Tensor, x: Tensor) -> Tensor:
-        """‖residual‖ / max(unit, ‖x‖) of each sample and that scale: (2, batch), in float64 where there is one.
+        """‖residual‖ / max(unit, ‖x‖) of each sample, and that scale: (2, batch), in float64 if there is one.
 
         For x = 0 and unit = 0 it is 1, or 0 for no residual.
         """
         wide = wide_dtype(x)
-        size, scale = self.size(residual).to(wide), self.size(x).to(wide).clamp_(min=self.unit)
+        return self._ratio(self.size(residual).to(wide), self.size(x).to(wide))
+
+    def _ratio(self, size: Tensor, scale: Tensor) -> Tensor:
+        scale = scale.clamp(min=self.unit)
         # dividing a size by itself leaves nan and infinity what they are: not finite
         relative = torch.where(size == 0, size, size / torch.where(scale == 0, size, scale))
         return torch.stack((relative, scale))

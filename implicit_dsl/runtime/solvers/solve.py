@@ -44,8 +44,8 @@ def _iterate(equation: Equation, x: Tensor, solver: Solver, norm: Norm) -> Solut
         image = solver.evaluate(equation, state, x) if look or solver.reads_image else x
         residual = remaining = None
         if look:
-            residual = image - x
-            if watch.look(equation, x, image, residual, step):
+            residual, measured = norm.residual(image, x)
+            if watch.look(equation, x, image, measured, step):
                 return watch.solution(x, step)
             kept = watch.leave() if equation.restrict is not None else None
             if kept is not None:

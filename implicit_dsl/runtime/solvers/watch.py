@@ -25,6 +25,8 @@ PROGRESS = 0.99
 NOISE_FACTOR = 16
 # Above this many units of rounding noise is not looked for, which would cost an evaluation of f.
 NOISE_LIMIT = 1e4
+# From so many unknowns on f costs far more than a look: none is left out.
+LARGE = 1 << 12
 # Iterates that have grown by less do not run away.
 GROWTH = 2.0
 
@@ -81,6 +83,7 @@ class Watch:
         self.solver, self.norm, self.proved = solver, norm, proved
         self.tolerance = solver.tolerance_for(x.dtype)
         self.eps = torch.finfo(x.dtype).eps
+        self.every_step = solver.reads_image and x.shape[1] >= LARGE
         self.next_check = 1
         self.rows = Rows.new(x.shape[0])
         self._places: np.ndarray | None = None  # of the rows in the whole batch; None: all of them
@@ -89,10 +92,10 @@ class Watch:
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def look(self, equation: Equation, x: Tensor, image: Tensor, residual: Tensor, step: int) -> bool:
-        """Judge the samples that are due at this step. Whether the solve is over."""
+    def look(self, equation: Equation, x: Tensor, image: Tensor, measured: Tensor, step: int) -> bool:
+        """Judge the samples that are due, by what `Norm.relative` says. Whether the solve is over."""
         rows = self.rows
-        rows.relative, rows.scale = self.norm.relative(residual, x).to("cpu", torch.float64).numpy()
+        rows.relative, rows.scale = measured.to("cpu", torch.float64).numpy()
         if step == 1:
             rows.first, rows.first_scale = rows.relative * rows.scale, rows.scale
         looked = rows.due <= step
@@ -127,7 +130,7 @@ class Watch:
         # never further than half as many steps again: rates change
         most = np.where(np.isinf(remaining), 1 + step // 8, 1 + step // 2)
         ahead = np.fmax(1, np.fmin(remaining * self.solver.look_ahead, most)).astype(np.int64)
-        ahead[np.isnan(slope)] = 1
+        ahead[np.isnan(slope) | self.every_step] = 1
         better = looked & (rows.relative < PROGRESS * rows.best)
         # those that are not looked at before the last step are looked at then
         rows.due[looked] = np.minimum(step + ahead, self.solver.last_step)[looked]
