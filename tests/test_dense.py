@@ -217,6 +217,17 @@ def test_diverging_systems_raise_and_say_what_to_do(path: str) -> None:
         DenseEquilibrium("relu", "h", 7, failure="warn")(A, c)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 40])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+def test_what_runs_away_is_no_solution(path: str, batch: int, tolerance: float) -> None:
+    """x = x + 1 has none, though x + 1 comes as near to x as one likes, beside x."""
+    A, c = torch.eye(5, dtype=torch.float64), torch.ones(batch, 5, dtype=torch.float64)
+    layer = DenseEquilibrium("relu", "h", solver=Auto(tolerance=tolerance))
+    with pytest.raises(ConvergenceError):
+        layer(A, c)
+    assert layer(0.9999 * A, c).isfinite().all()  # x = 10⁴ is one
+
+
 def test_running_out_of_steps_raises(path: str) -> None:
     A, c = hard(30, 20)
     for count in (1, 20):

@@ -20,6 +20,7 @@ class Found(NamedTuple):
 
     `norm` is ‖A‖ = max_i Σ_j |A_ij| where it was computed on the way. `counted`: the residual is
     the one that is proved, and was not measured. `worst`: no residual is above it; None: not known.
+    `away` (batch,): rows whose residual is small only beside an x that runs away; None: there are none.
     """
 
     x: Tensor
@@ -27,9 +28,12 @@ class Found(NamedTuple):
     norm: float | None = None
     counted: bool = False
     worst: float | None = None
+    away: Tensor | None = None
 
     def solved(self, tolerance: float) -> bool:
         """Whether every row is within the tolerance. May read from the device."""
+        if self.away is not None:
+            return False
         if self.worst is not None:
             return self.worst <= tolerance
         residual, _ = self.report()
@@ -49,6 +53,8 @@ class Found(NamedTuple):
         status[residual <= FLOOR_UNITS * torch.finfo(self.x.dtype).eps] = Status.FLOOR.value
         status[residual <= tolerance] = Status.COUNTED.value if self.counted else Status.CONVERGED.value
         status[~residual.isfinite()] = Status.NOT_FINITE.value
+        if self.away is not None:
+            status[self.away] = Status.STALLED.value
         return Solution(self.x, residual.double(), steps, status)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from implicit_dsl.runtime.dense.found import Found
+from implicit_dsl.runtime.dense.growth import checked
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.policy import Policy, Record, judged
 from implicit_dsl.runtime.dense.solve import solve
@@ -38,7 +39,10 @@ class Call:
         """The solution under the policy. Raises ConvergenceError, or warns, as that demands."""
         plan = self.derived if system.linear else self.plan
         found = solve(system, plan, self.kernels)
-        if found.counted or found.solved(plan.tolerance):
+        if found.counted:
+            return found
+        found = checked(found, system, plan)
+        if found.solved(plan.tolerance):
             return found
         return judged(found, system, plan, self.policy, self.record)
 
