@@ -3,7 +3,7 @@
 A block ```impl is a whole program, and compiles without any finding; with
 `<!-- error: E0900 -->` on the line behind its fence it gives exactly these codes, and with
 `<!-- warning: W0101 -->` it compiles with these. The blocks ```python and ```console of a page
-of `docs/` are run in order, in a fresh interpreter and a folder with the examples; what a
+are run in order, in a fresh interpreter and a folder with the examples; what a
 console block shows behind a command is what the command prints.
 """
 
@@ -115,7 +115,7 @@ def test_a_program_gives_what_the_page_says(block: Block, folder: Path) -> None:
         assert found.models
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_and_the_commands_of_a_page_run(page: Path, folder: Path) -> None:
     if not blocks(page, "python", "console"):
         pytest.skip("nothing to run")

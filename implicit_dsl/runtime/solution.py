@@ -48,7 +48,8 @@ _ADVICE = {
     Status.CONVERGED: "",
     Status.COUNTED: "",
     Status.FLOOR: "raise the tolerance, or compute in a wider number format",
-    Status.MAX_STEPS: "allow more steps, or choose a faster solver such as anderson",
+    Status.MAX_STEPS: "allow more steps (maxiter) or a larger residual (tol), choose another solver "
+    "(anderson, broyden, newton), or bound the weights of the loop with @wellposed",
     Status.STALLED: "make the loop well posed with @wellposed, or choose a solver that needs less of it, "
     "such as newton",
     Status.NOT_FINITE: "look for inputs or weights that are not finite; if there are none, the iteration "
