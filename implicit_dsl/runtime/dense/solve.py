@@ -82,18 +82,23 @@ def norm_of(system: System, plan: Plan) -> float | None:
 
 def solve_rows(rows: Rows, start: Tensor | None, goal: Goal, plan: Plan, route: Route) -> Found:
     """x = f(x) for each row, in PyTorch."""
-    x = rows.first() if start is None else start.clone(memory_format=torch.contiguous_format)
     match route.method:
         case Method.COUNTED:
-            return counted(rows, x, goal, plan)
+            return counted(rows, begun(rows, start), goal, plan)
         case Method.SINGLE:
-            return solve_single(rows, x, goal, plan)
+            return solve_single(rows, begun(rows, start), goal, plan)
         case Method.ROWS | Method.NATIVE:
-            return solve_batch(rows, x, goal, plan, start is not None)
+            return solve_batch(rows, start, goal, plan)
 
 
-def solve_batch(rows: Rows, x: Tensor, goal: Goal, plan: Plan, guessed: bool = False) -> Found:
+def begun(rows: Rows, start: Tensor | None) -> Tensor:
+    """A first iterate that may be overwritten."""
+    return rows.first() if start is None else start.clone(memory_format=torch.contiguous_format)
+
+
+def solve_batch(rows: Rows, start: Tensor | None, goal: Goal, plan: Plan) -> Found:
     """Picard, and what is then left by Anderson."""
+    x, guessed = begun(rows, start), start is not None
     results = Results(goal, x.shape[0])
     front = Front(rows, results)
     first = min(picard_steps(x.shape[1]), goal.max_steps) if plan.memory else goal.max_steps
@@ -114,6 +119,7 @@ def solve_batch(rows: Rows, x: Tensor, goal: Goal, plan: Plan, guessed: bool = F
             return results.found()
         kept = front.drop(0.0)
         x = left[1] if kept is None else left[1].index_select(0, kept)
+        del left  # two iterates of the whole batch, of which nothing is needed any more
     anderson(front, x, first, plan.memory)
     return results.found()
 
