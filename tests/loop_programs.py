@@ -108,7 +108,9 @@ def _residual(w: Weights, u: Tensor) -> Tensor:
 
     def step(z: Tensor) -> tuple[Tensor]:
         a = F.group_norm(torch.tanh(F.conv2d(z, w["K1.weight"], padding=1)), 2, w["n1.weight"], w["n1.bias"])
-        inner = F.group_norm(e + F.conv2d(a, w["K2.weight"], padding=1), 2, w["n2.weight"], w["n2.bias"])
+        inner = F.group_norm(
+            e + F.conv2d(0.7 * a + 0.6 * z, w["K2.weight"], padding=1), 2, w["n2.weight"], w["n2.bias"]
+        )
         return (F.softplus(0.2 * z + 0.3 * inner),)
 
     (z,) = repeated(step, torch.zeros_like(e))
@@ -123,7 +125,7 @@ model M(c = 4)
     e = inject*u
     state z[c, 5, 5]
     a = z |> K1 |> tanh |> n1
-    z ~ softplus(0.2*z + 0.3*n2(e + K2*a))
+    z ~ softplus(0.2*z + 0.3*n2(e + 0.7*K2*a - 0.4*K2*z + K2*z))
     output y[3] = GlobalAvgPool()*z |> Dense(3)
     @wellposed unchecked
     @solver anderson(tol = 1e-13, maxiter = 2000)

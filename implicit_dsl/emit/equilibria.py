@@ -94,6 +94,9 @@ class Network(Forward):
             ones = f"{first}.new_ones({shape_text(mask.shape, self.inputs, (f'{first}.shape[0]',))})"
             self._assign(variable, Expression(f"F.dropout({ones}, {mask.p!r}, self.training)"), "")
             self.explicit[mask.id] = variable
+        for scaled in sweep.scaled:
+            kernel = self.explicit.get(scaled.kernel, f"self.{scaled.kernel}")
+            self.explicit[scaled.id] = f"{scaled.factor!r} * {kernel}"
         dense = self.dense.get(loop.name)
         if dense is not None:
             self._dense_call(loop, sweep, dense)

@@ -43,6 +43,15 @@ class Mask:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaledKernel:
+    """A number times the kernel of a convolution, once for a whole solve. `id` stands for it in chains."""
+
+    id: str
+    kernel: str
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class SweepPlan:
     """What one sweep takes and computes. `model` has the new states under the names of `next_name`."""
 
@@ -50,6 +59,7 @@ class SweepPlan:
     model: ImplicitModel
     injections: tuple[Injection, ...]
     masks: tuple[Mask, ...]
+    scaled: tuple[ScaledKernel, ...]
     tensors: tuple[str, ...]  # ids of the parameters and buffers
     split: bool  # into an affine function and φ, for solvers that apply φ themselves
 
@@ -65,12 +75,14 @@ def plan(model: ImplicitModel, loop: Loop) -> SweepPlan:
     terms: list[Term] = []
     injections: list[Injection] = []
     masks: list[Mask] = []
+    scaled: dict[tuple[str, float], ScaledKernel] = {}
     for name in loop.states:
         target = next_name(name) if name in loop.iterated else name
         for group in _slots(model.terms_of[name]):
             outer = [term for term in group if term.source not in inside]
             hoisted = [] if all(term.source is None for term in outer) else outer
-            terms += [replace(_masked(term, masks), target=target) for term in group if term not in hoisted]
+            inner = [_masked(term, masks) for term in group if term not in hoisted]
+            terms += [replace(_with_scaled_kernels(term, scaled), target=target) for term in inner]
             if hoisted:
                 made, term = _injection(model, name, hoisted, len(injections))
                 if made.name not in {other.name for other in injections}:
@@ -93,7 +105,8 @@ def plan(model: ImplicitModel, loop: Loop) -> SweepPlan:
     swept = replace(
         model, doc=None, inputs=inputs, states=states, outputs=(), terms=tuple(terms), holders=(), loops=()
     )
-    return SweepPlan(loop, swept, tuple(injections), tuple(masks), tensors, _splits(model, loop))
+    kernels = tuple(scaled.values())
+    return SweepPlan(loop, swept, tuple(injections), tuple(masks), kernels, tensors, _splits(model, loop))
 
 
 def _splits(model: ImplicitModel, loop: Loop) -> bool:
@@ -150,6 +163,23 @@ def _masked(term: Term, masks: list[Mask]) -> Term:
             masks.append(mask)
             operator = replace(operator, parameters=(("mask", mask.id),))
         chain.append(operator)
+    return replace(term, chain=tuple(chain))
+
+
+def _with_scaled_kernels(term: Term, scaled: dict[tuple[str, float], ScaledKernel]) -> Term:
+    """A term whose convolutions have the number in their kernel that their result would be multiplied by."""
+    chain: list[Operator] = []
+    for operator in term.chain:
+        before = chain[-1] if chain else None
+        if operator.kind == "scale" and before is not None and before.kind == "conv" and not before["bias"]:
+            ((role, kernel),) = before.parameters
+            factor = float(operator["factor"])
+            number = 1 + sum(made.kernel == kernel for made in scaled.values())
+            name = f"{kernel}.scaled{number}" if number > 1 else f"{kernel}.scaled"
+            made = scaled.setdefault((kernel, factor), ScaledKernel(name, kernel, factor))
+            chain[-1] = replace(before, parameters=((role, made.id),))
+        else:
+            chain.append(operator)
     return replace(term, chain=tuple(chain))
 
 
