@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from implicit_dsl.certify.constraints import by_construction, of_loops, of_matrix
+from implicit_dsl.certify.constraints import OF_ONE_MATRIX, by_construction, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
 from implicit_dsl.certify.proof import prove
 from implicit_dsl.certify.schedule import Component, schedule
@@ -94,12 +94,15 @@ def _constraints(
             if not demand.states or set(demand.states) & set(loop.states)
             if (found := ways(graph, loop)) is not None
         ]
-        constraint = _constraint(graph, demand, concerned)
-        if isinstance(constraint, Diagnostic):
-            findings.add(constraint)
-            return None
-        if constraint.uses:
-            made.append(constraint)
+        # what is said of one matrix holds for that of each loop; rows are bounded all at once
+        single = demand.matrix is None and demand.criterion in OF_ONE_MATRIX
+        for together in [[one] for one in concerned] if single else [concerned]:
+            constraint = _constraint(graph, demand, together)
+            if isinstance(constraint, Diagnostic):
+                findings.add(constraint)
+                return None
+            if constraint.uses and constraint not in made:
+                made.append(constraint)
     return tuple(made)
 
 

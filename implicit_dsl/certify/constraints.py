@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from implicit_dsl.certify.gains import Way, Ways, matrix_of
-from implicit_dsl.demands import Demand
+from implicit_dsl.certify.gains import Way, Ways, matrix_of, misaligned
+from implicit_dsl.certify.reports import not_by_channels
+from implicit_dsl.demands import Criterion, Demand
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import SignalGraph
 from implicit_dsl.guarantees import Constraint, Use
+
+OF_ONE_MATRIX = ("spectral", "monotone", "nemon")  # what these bound is no sum over rows
 
 
 def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
     """The constraint that a demand on a layer, a parameter or an expression of them comes to."""
     assert demand.matrix is not None
+    if demand.criterion in OF_ONE_MATRIX and not _is_one(demand):
+        return _refusal(
+            graph,
+            demand,
+            f"`{demand.text}` bounds an expression: only one `param` or layer by itself can be kept in it",
+            advice="write the bound, and the equation, with one matrix; or bound the loop with "
+            "`norm(A, Inf) <= …`",
+        )
     uses: list[Use] = []
     fixed = 0.0
     row = demand.text or "matrix"
@@ -30,14 +41,27 @@ def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
         else:
             ((tensor, turned),) = term.tensors
             uses.append(Use(row, row, tensor, int(turned), abs(term.factor)))
+    if uses and fixed >= demand.bound:
+        message = (
+            f"`{demand.text}` cannot hold: without any parameter, the expression has {fixed:g} in each row"
+        )
+        return _refusal(graph, demand, message, advice="use a larger bound, or a smaller multiple of I")
     return _constraint(demand, uses, {row: fixed} if fixed else {})
 
 
 def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constraint | Diagnostic:
-    """The constraint on the assembled A: the rows of its loops share their budgets."""
+    """The constraint on the assembled A: the rows of its loops share their budgets.
+
+    Rows without parameters are no part of it: they are what they are, and proved with that.
+    """
     uses: list[Use] = []
     fixed: dict[str, float] = {}
     for ways in loops:
+        if not any(way.tensors for listed in ways.values() for way in listed):
+            continue
+        odd = misaligned(graph, ways) if demand.criterion == "pf" else None
+        if odd is not None:
+            return not_by_channels(graph, None, demand, odd)
         for row, listed in ways.items():
             problem = _unshareable(row, listed)
             if problem:
@@ -50,6 +74,13 @@ def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constrain
                     uses.append(Use(row, way.source, tensor.id, int(tensor.transposed), way.factor))
                 else:
                     fixed[row] = fixed.get(row, 0.0) + way.factor
+            used = fixed.get(row, 0.0)
+            if used >= demand.bound and (demand.criterion == "pf" or any(way.tensors for way in listed)):
+                message = (
+                    f"`{demand.text}` cannot hold: without any parameter, `{row}` has a gain of {used:g}"
+                )
+                first = next(way for way in listed if not way.tensors)
+                return _refusal(graph, demand, message, (Label(first.edge.span, "read here"),))
     return _constraint(demand, uses, fixed)
 
 
@@ -62,8 +93,8 @@ def _unshareable(row: str, ways: tuple[Way, ...]) -> tuple[str, Way] | None:
             names = " and ".join(f"`{tensor.id}`" for tensor in way.tensors)
             return f"`{row}` reads `{way.source}` through a product of {names}", way
     held = [(way, tensor) for way in ways for tensor in way.tensors]
-    channels = {tensor.channel for _, tensor in held}
-    if len({tensor.id for _, tensor in held}) > 1 and (len(channels) > 1 or channels == {None}):
+    rows = {tensor.rows for _, tensor in held}
+    if len({(tensor.id, tensor.transposed) for _, tensor in held}) > 1 and (len(rows) > 1 or rows == {None}):
         return f"the rows of the parameters of `{row}` do not line up", held[0][0]
     return None
 
@@ -80,14 +111,33 @@ def _constraint(demand: Demand, uses: list[Use], fixed: Mapping[str, float]) -> 
     )
 
 
-def _refusal(graph: SignalGraph, demand: Demand, message: str, labels: tuple[Label, ...] = ()) -> Diagnostic:
-    return Diagnostic(
-        "E0404",
-        message,
-        demand.span or graph.span,
-        labels=labels,
-        help="bound the matrices one by one: `@wellposed norm(K, Inf) <= …`",
-    )
+def _refusal(
+    graph: SignalGraph,
+    demand: Demand,
+    message: str,
+    labels: tuple[Label, ...] = (),
+    advice: str = "bound the matrices one by one: `@wellposed norm(K, Inf) <= …`",
+) -> Diagnostic:
+    return Diagnostic("E0404", message, demand.span or graph.span, labels=labels, help=advice)
+
+
+def sole(found: Ways, criterion: Criterion) -> bool:
+    """Whether A is one parameter as it stands, of one state: what a criterion of one matrix projects.
+
+    −W will do where a sign makes no difference.
+    """
+    listed = [way for ways in found.values() for way in ways]
+    if len(listed) != 1 or len(found) != 1 or len(listed[0].tensors) != 1:
+        return False
+    return listed[0].sign == 1.0 or (criterion == "spectral" and listed[0].sign == -1.0)
+
+
+def _is_one(demand: Demand) -> bool:
+    assert demand.matrix is not None
+    (first, *others) = demand.matrix or (None,)
+    if first is None or others or len(first.tensors) != 1:
+        return False
+    return first.factor == 1.0 or (demand.criterion == "spectral" and first.factor == -1.0)
 
 
 def by_construction(demand: Demand, loops: list[Ways]) -> bool:

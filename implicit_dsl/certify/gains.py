@@ -9,42 +9,53 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TypeAlias
 
 from implicit_dsl.certify.schedule import Component
 from implicit_dsl.demands import Matrix, MatrixTerm
-from implicit_dsl.graph import Edge, SignalGraph
+from implicit_dsl.graph import Edge, Node, SignalGraph
 from implicit_dsl.operators import activation_rule, linear_rule
 from implicit_dsl.operators.base import Operator
 
 MOST_WAYS = 4096  # through the linear states of one loop; beyond it nothing is proved by structure
 
+Axes: TypeAlias = tuple[int | None, ...]  # for each axis of a value, which axis of another one it is
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A parameter on a way; `axis` is the axis of its rows. `aligned`: row o of the tensor makes
-    channel o of the state, on axis `channel` of its shape (None: not so)."""
+    """A parameter on a way. `rows` is the axis of the state that its rows count: what stands at o
+    along it is made by row o of the tensor alone. `columns` is that of the source. None: not so."""
 
     id: str
     transposed: bool
-    channel: int | None
+    rows: int | None
+    columns: int | None
+
+    @property
+    def key(self) -> str:
+        """Its id, with a prime if it is transposed: what a bound of its rows goes by."""
+        return f"{self.id}'" if self.transposed else self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """One way in which a state reads another. `factor` is the ∞-norm of all constant operators on
-    it, None if one of them has no bound; `sign` the factor of its scalings, if there is nothing else."""
+    it, None if one of them has no bound; `sign` the factor of its scalings, if there is nothing else.
+    `axes`: those along which what stands at one index reads from the same index alone."""
 
     source: str
     factor: float | None
     tensors: tuple[Tensor, ...]  # the first applied first
     edge: Edge
     sign: float | None = 1.0
+    axes: Axes = ()
 
     def gain(self, bounds: Mapping[str, float]) -> float | None:
         """The induced ∞-norm, if that of each parameter is at most its bound."""
-        if self.factor is None or any(tensor.id not in bounds for tensor in self.tensors):
+        if self.factor is None or any(tensor.key not in bounds for tensor in self.tensors):
             return None
-        return self.factor * prod(bounds[tensor.id] for tensor in self.tensors)
+        return self.factor * prod(bounds[tensor.key] for tensor in self.tensors)
 
 
 Ways = dict[str, tuple[Way, ...]]
@@ -63,7 +74,7 @@ def ways(graph: SignalGraph, loop: Component) -> Ways | None:
         made: list[Way] = []
         for edge in reads[name]:
             assert edge.source is not None
-            own = _way(edge)
+            own = _way(graph, edge)
             if is_folded(graph, loop, edge.source):
                 made += [_joined(way, own) for way in found[edge.source]]
             else:
@@ -85,49 +96,106 @@ def activation_gain(activation: Operator | None) -> float | None:
     return 1.0 if activation is None else activation_rule(activation).gain(activation)
 
 
-def _way(edge: Edge) -> Way:
+def _way(graph: SignalGraph, edge: Edge) -> Way:
+    assert edge.source is not None
     factor: float | None = 1.0
     sign: float | None = 1.0
+    axes: Axes = tuple(range(len(graph.by_name[edge.source].shape)))
     tensors: list[Tensor] = []
     for operator in edge.chain:
         weight = operator.parameter("weight")
-        bounds = {weight: 1.0} if weight is not None else {}
+        bounds = {} if weight is None else {weight: 1.0, f"{weight}'": 1.0}
         gain = linear_rule(operator).gain(operator, bounds)
         factor = None if factor is None or gain is None else factor * gain
         if weight is not None:
-            tensors.append(_tensor(operator, weight))
+            tensors.append(_tensor(operator, weight, axes))
+            axes = (None,) * len(operator.target)
         else:
-            tensors = [_behind(tensor, operator) for tensor in tensors]
+            kept = _kept(operator)
+            tensors = [replace(tensor, rows=_moved(tensor.rows, kept)) for tensor in tensors]
+            axes = _composed(kept, axes)
         if operator.kind == "scale":
             sign = None if sign is None else sign * float(operator["factor"])
         elif weight is None or operator.kind not in ("matrix", "dense"):
             sign = None
-    assert edge.source is not None
-    return Way(edge.source, factor, tuple(tensors), edge, sign)
+    return Way(edge.source, factor, tuple(tensors), edge, sign, axes)
 
 
-def _tensor(operator: Operator, id: str) -> Tensor:
+def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
+    """The parameter of an operator; `axes` are those of its input in the source of its way."""
     transposed = operator.kind == "matrix" and bool(operator["transposed"])
-    channel = len(operator.target) - 1 if operator.kind in ("matrix", "dense") else 0
-    return Tensor(id, transposed, channel)
+    full = operator.kind in ("matrix", "dense")
+    columns = len(operator.source) - 1 if full else 0
+    whole = full or (operator.kind == "conv" and operator["groups"] == 1)
+    return Tensor(id, transposed, len(operator.target) - 1 if full else 0, axes[columns] if whole else None)
 
 
-def _behind(tensor: Tensor, operator: Operator) -> Tensor:
-    """The rows of a tensor once a constant operator has been applied to what it gives."""
-    keeps = operator.kind == "scale" or (
-        tensor.channel == 0 and operator.kind in ("avg_pool", "upsample", "dropout")
-    )
-    return tensor if keeps else replace(tensor, channel=None)
+def _kept(operator: Operator) -> Axes:
+    """For each axis of what a constant operator gives, the axis of its input that it follows by index."""
+    target = len(operator.target)
+    match operator.kind:
+        case "scale" | "dropout":
+            return tuple(range(target))
+        case "avg_pool" | "upsample" | "global_avg_pool":
+            return (0, *(None,) * (target - 1))
+        case "expand":
+            kept = len(operator.source)
+            return (*range(kept), *(None,) * (target - kept))
+        case _:
+            return (None,) * target
+
+
+def _composed(then: Axes, first: Axes) -> Axes:
+    return tuple(None if axis is None else first[axis] for axis in then)
+
+
+def _moved(axis: int | None, axes: Axes) -> int | None:
+    """Where an axis of the input is in the output."""
+    return None if axis is None or axis not in axes else axes.index(axis)
 
 
 def _joined(first: Way, then: Way) -> Way:
     factor = None if first.factor is None or then.factor is None else first.factor * then.factor
     sign = None if first.sign is None or then.sign is None else first.sign * then.sign
-    before = tuple(replace(tensor, channel=None) if then.tensors else tensor for tensor in first.tensors)
-    if not then.tensors:
-        for operator in then.edge.chain:
-            before = tuple(_behind(tensor, operator) for tensor in before)
-    return Way(first.source, factor, (*before, *then.tensors), then.edge, sign)
+    inner, outer = first.axes, then.axes
+    before = tuple(replace(tensor, rows=_moved(tensor.rows, outer)) for tensor in first.tensors)
+    after = tuple(
+        replace(tensor, columns=None if tensor.columns is None else inner[tensor.columns])
+        for tensor in then.tensors
+    )
+    return Way(first.source, factor, (*before, *after), then.edge, sign, _composed(outer, inner))
+
+
+def misaligned(graph: SignalGraph, found: Ways) -> Way | None:
+    """A way that keeps a vector over channels from bounding a loop, if there is one.
+
+    Let v depend on the channel only, and N[o, c] = Σ |T[o, c, …]|. Then |A| v ≤ N v if all parameters
+    agree on which axis of each state counts its channels, and no activation mixes these: softmax over
+    channels has the constant ½ in the ∞-norm, but none in a weighted one.
+    """
+    channels: dict[str, int] = {}
+    for name, listed in found.items():
+        through = _of_activation(graph.by_name[name])
+        for way in listed:
+            for tensor in way.tensors:
+                for state, axis in ((name, _moved(tensor.rows, through)), (way.source, tensor.columns)):
+                    if axis is None or channels.setdefault(state, axis) != axis:
+                        return way
+    return None
+
+
+def _of_activation(node: Node) -> Axes:
+    """For each axis of a state, the axis of its slots that it follows index by index."""
+    axes = len(node.shape)
+    if node.activation is None or activation_rule(node.activation).elementwise:
+        return tuple(range(axes))
+    match node.activation.kind:
+        case "max_pool":
+            return (0, *(None,) * (axes - 1))
+        case "softmax":
+            return (*range(axes - 1), None)
+        case _:
+            return (None,) * axes
 
 
 def matrix_of(found: Ways) -> Matrix | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from implicit_dsl.certify.gains import Way, Ways, activation_gain, matrix_of, ways
+from implicit_dsl.certify.constraints import by_construction, sole
+from implicit_dsl.certify.contraction import Row, perron_root, swept
+from implicit_dsl.certify.gains import Way, Ways, activation_gain, matrix_of, misaligned, ways
 from implicit_dsl.certify.reports import (
     no_guarantee,
     not_below_one,
+    not_by_channels,
     not_this_matrix,
     unbounded_activation,
     wrong_activation,
@@ -21,9 +25,6 @@ from implicit_dsl.graph import SignalGraph
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.base import Operator
-
-_ROUNDING = 1 + 1e-12  # covers the rounding of gains computed in float64
-_SWEEPS = 500  # of the power iteration on the gains of a loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,51 +49,53 @@ def prove(graph: SignalGraph, loop: Component, demands: Sequence[Demand]) -> Pro
     for demand in demands:
         match demand.criterion:
             case "norm" if demand.matrix is None:
-                return _by_rows(graph, loop, found, demand)
+                return _by_gains(graph, loop, found, demands, demand)
             case "pf" | "spectral" | "monotone" | "nemon":
                 made = _by_criterion(graph, loop, found, demand)
                 if made is not None:
                     return made
-    return _by_gains(graph, loop, found, demands)
-
-
-def _by_rows(graph: SignalGraph, loop: Component, found: Ways, demand: Demand) -> Proof | Diagnostic:
-    """All rows of A at most κ: a contraction with κ times the Lipschitz constant of φ."""
-    name = max(found, key=lambda state: activation_gain(graph.by_name[state].activation) or 0.0)
-    gain = activation_gain(graph.by_name[name].activation)
-    assert gain is not None
-    rate = demand.bound * gain
-    if not rate < 1:
-        return not_below_one(graph, loop, demand, name, gain, rate)
-    return Proof(Guarantee.GAIN, rate * _ROUNDING)
+    return _by_gains(graph, loop, found, demands, None)
 
 
 def _by_gains(
-    graph: SignalGraph, loop: Component, found: Ways, demands: Sequence[Demand]
+    graph: SignalGraph, loop: Component, found: Ways, demands: Sequence[Demand], whole: Demand | None
 ) -> Proof | Diagnostic:
-    """A block norm: |Δxᵢ|∞ ≤ Lip(φᵢ) Σⱼ ‖Aᵢⱼ‖∞ |Δxⱼ|∞, a contraction if these gains have Perron root < 1."""
+    """A block norm: |Δxᵢ|∞ ≤ Lip(φᵢ) Σⱼ ‖Aᵢⱼ‖∞ |Δxⱼ|∞, a contraction if these gains have Perron root < 1.
+
+    `whole` bounds the rows of A that hold parameters; the others are as their operators make them.
+    """
     bounds, joint = _bounds(demands)
-    table: dict[str, dict[str, float]] = {}
+    table: dict[str, Row] = {}
     for name, listed in found.items():
         lipschitz = activation_gain(graph.by_name[name].activation)
         assert lipschitz is not None
+        most = math.inf
+        if whole is not None and any(way.tensors for way in listed):
+            most = whole.bound * lipschitz
+            if not most < 1:
+                return not_below_one(graph, loop, whole, name, lipschitz, most)
         shared = _shared(listed, joint)
         if shared is not None:
-            table[name] = {listed[0].source: lipschitz * shared}
+            table[name] = Row({listed[0].source: lipschitz * shared}, most)
             continue
-        row: dict[str, float] = {}
+        gains: dict[str, float] = {}
         for way in listed:
             gain = way.gain(bounds)
-            if gain is None:
+            if gain is None and most == math.inf:
                 return no_guarantee(graph, loop, way, "")
-            row[way.source] = row.get(way.source, 0.0) + lipschitz * gain
-        table[name] = row
-    root, uniform = _perron(table)
-    if not root < 1:
-        if demands and any(demand.criterion == "norm" for demand in demands):
-            return not_below_one(graph, loop, demands[0], loop.iterated[0], None, root)
-        return no_guarantee(graph, loop, None, f"its gain is {root:.4g}, which is not below 1")
-    return Proof(Guarantee.GAIN, root if uniform else None)
+            gains[way.source] = gains.get(way.source, 0.0) + lipschitz * (math.inf if gain is None else gain)
+        table[name] = Row(gains, most)
+    rate = swept(table, loop.iterated)
+    if rate < 1:
+        return Proof(Guarantee.GAIN, rate)
+    root = perron_root(table)
+    if root < 1:
+        return Proof(Guarantee.GAIN)
+    bounding = next((demand for demand in demands if demand.criterion == "norm"), None)
+    if bounding is not None:
+        fixed = next((name for name, listed in found.items() if not any(way.tensors for way in listed)), "")
+        return not_below_one(graph, loop, bounding, fixed or loop.iterated[0], None, root, fixed)
+    return no_guarantee(graph, loop, None, f"its gain is {root:.4g}, which is not below 1")
 
 
 def _bounds(demands: Sequence[Demand]) -> tuple[dict[str, float], list[tuple[frozenset[str], float]]]:
@@ -104,40 +107,24 @@ def _bounds(demands: Sequence[Demand]) -> tuple[dict[str, float], list[tuple[fro
             continue
         if any(len(term.tensors) > 1 or abs(term.factor) < 1 for term in demand.matrix):
             continue
-        ids = frozenset(id for term in demand.matrix for id, turned in term.tensors if not turned)
-        for id in ids:
-            bounds[id] = min(demand.bound, bounds.get(id, demand.bound))
-        if len(ids) > 1:
-            joint.append((ids, demand.bound))
+        keys = frozenset(id + "'" * turned for term in demand.matrix for id, turned in term.tensors)
+        for key in keys:
+            bounds[key] = min(demand.bound, bounds.get(key, demand.bound))
+        if len(keys) > 1:
+            joint.append((keys, demand.bound))
     return bounds, joint
 
 
 def _shared(ways: tuple[Way, ...], joint: list[tuple[frozenset[str], float]]) -> float | None:
-    """The gain of a state that reads one source through exactly the matrices of one bounded sum."""
+    """The gain of a state that reads one source through the matrices of one bounded sum, row by row."""
     single = [way for way in ways if len(way.tensors) == 1 and way.factor == 1.0]
     if len(single) != len(ways) or len({way.source for way in ways}) != 1:
         return None
-    ids = [way.tensors[0].id for way in ways]
-    return next((bound for these, bound in joint if sorted(these) == sorted(ids)), None)
-
-
-def _perron(table: Mapping[str, Mapping[str, float]]) -> tuple[float, bool]:
-    """An upper bound of the Perron root (Collatz and Wielandt), and whether it is the largest row sum."""
-    vector = dict.fromkeys(table, 1.0)
-    best, uniform = float("inf"), True
-    for sweep in range(_SWEEPS):
-        image = {row: sum(g * vector[col] for col, g in entries.items()) for row, entries in table.items()}
-        bound = max((image[row] / vector[row] for row in table), default=0.0) * _ROUNDING
-        if bound < best:
-            best, uniform = bound, sweep == 0
-        if best < 1:
-            break
-        largest = max(image.values())
-        if largest == 0:
-            return 0.0, True
-        # a little of the constant vector keeps it positive where the loop is reducible
-        vector = {row: value / largest + 1e-9 for row, value in image.items()}
-    return best, uniform
+    rows = {way.tensors[0].rows for way in ways}
+    if len(rows) > 1 or rows == {None}:
+        return None
+    keys = [way.tensors[0].key for way in ways]
+    return next((bound for these, bound in joint if sorted(these) == sorted(keys)), None)
 
 
 def _by_criterion(
@@ -145,40 +132,40 @@ def _by_criterion(
 ) -> Proof | Diagnostic | None:
     """Perron root, singular value, monotonicity or matrix measure; None: it is about another matrix."""
     matrix = matrix_of(found)
-    if demand.criterion == "pf" and demand.matrix is None:
-        return _by_perron(graph, loop, found, demand)
     if demand.matrix is not None and (matrix is None or _sorted(demand.matrix) != _sorted(matrix)):
         if matrix is None or not _mentions(demand.matrix, matrix):
             return None
         return not_this_matrix(graph, loop, demand)
-    exact = all(way.sign is not None for listed in found.values() for way in listed)
-    if len(found) != 1 or (demand.criterion != "pf" and not exact):
-        # of a convolution or an upsampling, the parameter is not the matrix
+    if demand.criterion == "pf":
+        if not any(way.tensors for listed in found.values() for way in listed):
+            return None  # nothing can be bounded: what the operators are decides
+        return _by_perron(graph, loop, found, demand)
+    built = demand.criterion == "monotone" and by_construction(demand, [found])
+    if not (built or sole(found, demand.criterion)):
         return not_this_matrix(graph, loop, demand)
     (name,) = found
     activation = graph.by_name[name].activation
     low, high = _slope(activation)
-    match demand.criterion:
-        case "pf":
-            return _by_perron(graph, loop, found, demand)
-        case "spectral":
-            if low is None or high is None:
-                return wrong_activation(graph, loop, name, demand, "has slopes entry by entry")
-            gain = max(abs(low), abs(high))
-            if not demand.bound * gain < 1:
-                return not_below_one(graph, loop, demand, name, gain, demand.bound * gain)
-            return Proof(Guarantee.SPECTRAL)
-        case _:
-            if low is None or high is None or low < 0 or high > 1:
-                return wrong_activation(graph, loop, name, demand, "is increasing with slopes of at most 1")
-            if demand.criterion == "nemon":
-                if not demand.bound < 1:
-                    return not_below_one(graph, loop, demand, name, 1.0, demand.bound)
-                return Proof(Guarantee.MEASURE)
-            return Proof(Guarantee.MONOTONE)
+    if demand.criterion == "spectral":
+        if low is None or high is None:
+            return wrong_activation(graph, loop, name, demand, "has slopes entry by entry")
+        gain = max(abs(low), abs(high))
+        if not demand.bound * gain < 1:
+            return not_below_one(graph, loop, demand, name, gain, demand.bound * gain)
+        return Proof(Guarantee.SPECTRAL)
+    if low is None or high is None or low < 0 or high > 1:
+        return wrong_activation(graph, loop, name, demand, "is increasing with slopes of at most 1")
+    if demand.criterion == "monotone":
+        return Proof(Guarantee.MONOTONE)
+    if not demand.bound < 1:
+        return not_below_one(graph, loop, demand, name, 1.0, demand.bound)
+    return Proof(Guarantee.MEASURE)
 
 
 def _by_perron(graph: SignalGraph, loop: Component, found: Ways, demand: Demand) -> Proof | Diagnostic:
+    odd = misaligned(graph, found)
+    if odd is not None:
+        return not_by_channels(graph, loop, demand, odd)
     name = max(found, key=lambda state: activation_gain(graph.by_name[state].activation) or 0.0)
     gain = activation_gain(graph.by_name[name].activation)
     assert gain is not None

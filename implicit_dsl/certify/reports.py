@@ -64,22 +64,30 @@ def unbounded_activation(
 
 
 def not_below_one(
-    graph: SignalGraph, loop: Component, demand: Demand, name: str, gain: float | None, rate: float
+    graph: SignalGraph,
+    loop: Component,
+    demand: Demand,
+    name: str,
+    gain: float | None,
+    rate: float,
+    fixed: str = "",
 ) -> Diagnostic:
-    """A bound that does not make a contraction (E0403)."""
+    """A bound that does not make a contraction (E0403). `fixed` is a state that reads no parameter."""
     node = graph.by_name[name]
     note = f"the gain around the loop is {rate:.6g}"
     if gain is not None:
         shown = "the identity" if node.activation is None else _shown(node.activation)
         note = f"{demand.bound:g} times {gain:g} (the Lipschitz constant of {shown}) is a gain of {rate:.6g}"
-    largest = 1.0 if gain is None else 1.0 / gain
+    help = f"use a bound below {1.0 if gain is None else 1.0 / gain:.6g}"
+    if fixed:
+        help = f"use a smaller bound, or a smaller factor: `{fixed}` reads no parameter that could be bounded"
     return Diagnostic(
         "E0403",
         f"no bound below 1: `{demand.text}` does not make {_named(graph, loop)} a contraction",
         demand.span or node.span,
         labels=(Label(_inner_edge(graph, loop, node).span, "the loop"),),
         notes=(note,),
-        help=f"use a bound below {largest:.6g}",
+        help=help,
     )
 
 
@@ -90,8 +98,24 @@ def not_this_matrix(graph: SignalGraph, loop: Component, demand: Demand) -> Diag
         f"`{demand.text}` is not about the whole matrix of {_named(graph, loop)}",
         demand.span or graph.span,
         labels=(Label(_inner_edge(graph, loop, _first(graph, loop)).span, "the loop"),),
-        notes=("this criterion holds for one state x ~ φ(M*x + …) with the matrix M as it stands there",),
-        help="write the matrix as in the equation, or bound it with `norm(A, Inf) <= 0.95`",
+        notes=("it is for one state x ~ φ(M*x + …) with one `param` or layer M, and no factor before it",),
+        help="write the equation with one matrix, or bound it with `norm(A, Inf) <= 0.95`",
+    )
+
+
+def not_by_channels(graph: SignalGraph, loop: Component | None, demand: Demand, way: Way) -> Diagnostic:
+    """The Perron root of a parameter is not that of the loop (E0404)."""
+    shown = _named(graph, loop) if loop is not None else f"the loop of `{way.edge.target}`"
+    return Diagnostic(
+        "E0404",
+        f"`{demand.text}` does not bound {shown}",
+        demand.span or graph.span,
+        labels=(Label(way.edge.span, "on this way the channels do not stay what they are"),),
+        notes=(
+            "the Perron root of a parameter is that of A only where its rows and columns are the channels\n"
+            "of the states: no slice, reshape or cat before or behind it, and no softmax over its rows",
+        ),
+        help="bound the rows: `@wellposed norm(A, Inf) <= 0.95`",
     )
 
 

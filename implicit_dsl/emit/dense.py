@@ -72,6 +72,8 @@ def dense_plan(model: ImplicitModel, loop: Loop, sweep: SweepPlan) -> DensePlan 
     slope = None
     if block.activation is not None and block.phi == "leaky_relu":
         slope = float(block.activation["slope"])
+        if not 0 <= slope <= 1:  # the dense solvers rest on slopes from 0 to 1
+            return None
     if not _pays(model, products, block.shape):
         return None
     return DensePlan(block.phi, slope, tuple(products), tuple(bias), block.shape[-1])

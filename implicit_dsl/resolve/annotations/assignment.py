@@ -50,6 +50,7 @@ def _assign(
     states = {node.name for node in nodes if node.role is Role.STATE}
     holding = _Holding(context, states)
     inner = _parameters(edges, loops)
+    used = {id for edge in edges for id in edge.parameters}
     found: list[Assigned] = []
     for request in requests:
         body = request.noted.body
@@ -66,12 +67,22 @@ def _assign(
         demand = replace(request.demand, states=names)
         if isinstance(demand, Demand):
             ids = _ids(demand, chosen, inner)
+            if not ids <= used:
+                if ids & used:
+                    _left_out(context, request, min(ids - used))
+                continue  # that a parameter has no effect is reported elsewhere
             if demand.matrix is not None:
                 chosen = frozenset(loop for loop in chosen if inner[loop] & ids)
         else:
             ids = frozenset()
         found.append(Assigned(request, demand, rank, chosen, ids))
     return found
+
+
+def _left_out(context: Context, request: Request, id: str) -> None:
+    """Report a bound on parameters of which only some are part of the model."""
+    message = f"`{id}` has no effect on the model and is left out, so `{request.shown}` cannot be kept"
+    context.report(Diagnostic("E0404", message, request.span, help=f"leave `{id}` out of the bound"))
 
 
 def _target(context: Context, request: Request, states: set[str], holding: _Holding) -> tuple[str, ...]:

@@ -73,23 +73,27 @@ def upper_bound(M: Map, v: np.ndarray) -> float:
     return greatest_ratio(M(v), v)
 
 
-def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = ()) -> Perron:
-    """Bounds of the Perron root of M by the power iteration from good vectors, if there are any."""
+def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = (), close: float = _CLOSE) -> Perron:
+    """Bounds of the Perron root of M by the power iteration from good vectors, if there are any.
+
+    It ends where the root is known to `close`, beside its distance to 1.
+    """
     best = Perron(np.ones(size), 0.0, float("inf"))
     for v in starts:
         upper = upper_bound(M, v)
         if upper < best.upper:
             best = Perron(in_units(v), best.lower, upper)
     v = best.vector if best.upper < float("inf") else np.ones(size)
+    polished = best.upper < 1
     total, power = np.ones(size), np.ones(size)  # Σ Mᵗ 1, which proves it once Mᵗ 1 < 1
-    for sweep in range(_POLISH if best.upper < 1 else _SWEEPS):
+    for sweep in range(_POLISH if polished and close >= _CLOSE else _SWEEPS):
         image = M(v)
         upper = greatest_ratio(image, v) if (v > _SPREAD).all() else float("inf")
         if upper < best.upper:
             best = Perron(v, best.lower, upper)
         lower = _lower_bound(M, v, image, thorough=sweep % 10 == 0)
         best = Perron(best.vector, max(best.lower, lower), best.upper)
-        if not np.isfinite(image).all() or _is_known(best) or (best.lower >= 1 and sweep > _ENOUGH):
+        if not np.isfinite(image).all() or _is_known(best, close) or (best.lower >= 1 and sweep > _ENOUGH):
             break
         if best.upper >= 1 and sweep % 4 == 3:  # the other way: it needs no Perron vector
             power = M(power)
@@ -101,13 +105,14 @@ def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = ()) -> Perron:
         if largest <= TINY * 1e10:
             break
         # a part of v itself, as M may permute; a little of 1, as it may be reducible
-        v = image / largest + 0.2 * v + 10.0 ** -min(14, 3 + sweep // 20)
+        little = 0.0 if polished else 10.0 ** -min(14, 3 + sweep // 20)
+        v = image / largest + 0.2 * v + little
         v = v / v.max()
     return best
 
 
-def _is_known(found: Perron) -> bool:
-    return found.upper - found.lower <= max(_CLOSE * abs(1 - found.upper), _RESOLVED * found.upper)
+def _is_known(found: Perron, close: float) -> bool:
+    return found.upper - found.lower <= max(close * abs(1 - found.upper), _RESOLVED * found.upper)
 
 
 def _lower_bound(M: Map, v: np.ndarray, image: np.ndarray, thorough: bool) -> float:
@@ -127,26 +132,36 @@ def _downwards(ratio: float) -> float:
 
 
 def candidates(N: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Vectors v > 0 that may prove N v < v: the Perron vector, and (I − N)⁻¹ 1 if it is positive.
+    """Vectors v > 0 that may prove N v < v: the Perron vector, and (s I − N)⁻¹ 1 where it is positive.
 
-    N has no negative entries off its diagonal.
+    N has no negative entries off its diagonal. For s above the Perron root λ, v = (s I − N)⁻¹ 1 has
+    N v = s v − 1 < s v, also where N is reducible and its Perron vector has zeros; s = 1 needs no λ.
     """
     if len(N) > _LARGEST_DENSE or not np.isfinite(N).all():
         return ()
-    found = []
+    found, shifts = [], [1.0]
     if len(N) <= _LARGEST_EIGENVECTOR:
         roots, vectors = np.linalg.eig(N)
-        v = np.abs(vectors[:, int(roots.real.argmax())].real)
-        found.append(v + 1e-12 * v.max())  # positive also where N is reducible
-    try:
-        inverse = np.linalg.inv(np.eye(len(N)) - N)
-    except np.linalg.LinAlgError:
-        return tuple(found)
-    v = inverse.sum(1)
-    if not (np.isfinite(v).all() and (v > 0).all()):
-        return tuple(found)
-    found.append(v)
-    for _ in range(0 if len(N) <= _LARGEST_EIGENVECTOR else 4):  # inverse iteration
-        v = np.abs(inverse @ (v / v.max()))
-        found.append(v + 1e-9 * v.max() * found[0] / found[0].max())
+        largest = int(roots.real.argmax())
+        root, v = float(roots[largest].real), np.abs(vectors[:, largest].real)
+        found += [v + little * v.max() for little in (1e-12, 1e-40)]
+        shifts += [root + room * max(abs(1 - root), 1e-9) for room in (1e-3, 1e-8)]
+    for shift in shifts:
+        try:
+            inverse = np.linalg.inv(shift * np.eye(len(N)) - N)
+        except np.linalg.LinAlgError:
+            continue
+        v = inverse.sum(1)
+        if np.isfinite(v).all() and (v > 0).all():
+            found.append(v)
+            found += _polished(inverse, v) if len(N) > _LARGEST_EIGENVECTOR else []
     return tuple(found)
+
+
+def _polished(inverse: np.ndarray, start: np.ndarray) -> list[np.ndarray]:
+    """Steps of the inverse iteration, towards the Perron vector."""
+    found, v = [], start
+    for _ in range(4):
+        v = np.abs(inverse @ (v / v.max()))
+        found.append(v + 1e-9 * v.max() * start / start.max())
+    return found

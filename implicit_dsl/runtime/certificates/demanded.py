@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.demands import Demand, Matrix
-from implicit_dsl.runtime.certificates.contraction import candidates, perron
-from implicit_dsl.runtime.certificates.folded import Folded
+from implicit_dsl.operators import activation_rule
+from implicit_dsl.runtime.certificates.contraction import Map, candidates, perron
+from implicit_dsl.runtime.certificates.folded import Folded, linear_states
 from implicit_dsl.runtime.certificates.interval import Interval
 from implicit_dsl.runtime.certificates.magnitudes import Weights
 from implicit_dsl.runtime.certificates.measure import measure
 from implicit_dsl.runtime.certificates.result import LoopCertificate, Verdict
 from implicit_dsl.runtime.certificates.rounding import largest_singular_value, upwards
+from implicit_dsl.runtime.certificates.rules import Case
+from implicit_dsl.runtime.certificates.sweep import Sweep
+from implicit_dsl.shapes import count, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +33,10 @@ _LARGEST = 1500
 
 @dataclass(frozen=True)
 class Certified:
-    """One loop with what was proved of it, and its matrix (or why there is none)."""
+    """One loop with what was proved of it, and what more can be asked of it (not without numbers)."""
 
     certificate: LoopCertificate
-    folded: Folded | str
-    row_sum: float  # of |A|, without folding
+    case: Case | None
 
 
 def verdict(demand: Demand, loops: Sequence[Certified], weights: Weights) -> Verdict:
@@ -51,7 +54,7 @@ def verdict(demand: Demand, loops: Sequence[Certified], weights: Weights) -> Ver
         made = _matrix(demand.matrix, weights, demand.criterion)
         values = [made if isinstance(made, str) else _value(demand.criterion, Interval(made, 0 * made))]
     else:
-        values = [_of_loop(demand.criterion, loop) for loop in concerned]
+        values = [_of_loop(demand.criterion, loop) for loop in concerned if _has_parameters(loop)]
     unknown = [value for value in values if isinstance(value, str)]
     if unknown:
         return Verdict(demand.text, demand.line, False, None, unknown[0])
@@ -60,7 +63,7 @@ def verdict(demand: Demand, loops: Sequence[Certified], weights: Weights) -> Ver
 
 def _compared(demand: Demand, values: list[float]) -> Verdict:
     if not values:
-        return Verdict(demand.text, demand.line, True, None, "there is no such loop")
+        return Verdict(demand.text, demand.line, True, None, "there is nothing that could be bounded")
     if demand.criterion == "monotone":  # I − A ⪰ m I: the value is to be large
         worst = min(values)
         return Verdict(demand.text, demand.line, worst >= demand.bound * (1 - ROUNDING), worst)
@@ -69,11 +72,90 @@ def _compared(demand: Demand, values: list[float]) -> Verdict:
     return Verdict(demand.text, demand.line, worst <= demand.bound + room, worst)
 
 
+def _has_parameters(loop: Certified) -> bool:
+    return loop.case is None or any(_bounded(loop.case.sweep, ()).values())
+
+
 def _of_loop(criterion: str, loop: Certified) -> float | str:
-    if isinstance(loop.folded, str):
-        return loop.row_sum if criterion == "norm" else loop.folded
-    value = _value(criterion, loop.folded.A)
-    return min(value, loop.row_sum) if criterion == "norm" and not isinstance(value, str) else value
+    case = loop.case
+    if case is None:
+        return loop.certificate.attempts[0].why
+    folded = case.folded
+    if criterion == "norm":
+        sums = _row_sum(case.sweep)
+        if isinstance(folded, str):
+            return sums
+        bounded = _bounded(case.sweep, linear_states(case.sweep.model, case.sweep.loop))
+        rows = np.concatenate([np.full(count(block.slots), bounded[block.name]) for block in folded.blocks])
+        size = folded.A.mid.shape[1]
+        return min(float(upwards(folded.A.magnitude.sum(1), size)[rows].max(initial=0.0)), sums)
+    if isinstance(folded, str):
+        return folded
+    if criterion == "pf" and folded.slopes is None:
+        return perron(_shared_out(folded), folded.size, close=0.0).upper
+    return _value(criterion, folded.A)
+
+
+def _shared_out(folded: Folded) -> Map:
+    """|A| v for activations with several slots for each state: as those share them out, with gain 1."""
+
+    def moved(v: np.ndarray) -> np.ndarray:
+        made, start = upwards(folded.A.magnitude @ v, folded.size), 0
+        parts = []
+        for block in folded.blocks:
+            part = made[start : start + count(block.slots)]
+            start += count(block.slots)
+            rule = None if block.activation is None else activation_rule(block.activation)
+            if rule is not None and not rule.elementwise:
+                assert block.activation is not None
+                gain = rule.gain(block.activation)
+                part = folded.sweep.activated(block, part.reshape(sizes(block.slots))).reshape(-1)
+                part = part / (1.0 if gain is None else gain)
+            parts.append(part)
+        return np.concatenate(parts)
+
+    return moved
+
+
+def _bounded(sweep: Sweep, linear: tuple[str, ...]) -> dict[str, bool]:
+    """For each state of a loop, whether its row of A holds a parameter: only such rows can be bounded.
+
+    Some linear states are folded, so that what they read belongs to the rows that read them.
+    """
+    found: dict[str, bool] = {}
+    for name in (*linear, *sweep.loop.states):
+        found[name] = any(
+            any(operator.parameters for operator in term.chain)
+            or (term.source in linear and found[term.source])
+            for term in sweep.terms[name]
+        )
+    return found
+
+
+def _row_sum(sweep: Sweep) -> float:
+    """The largest Σ |A| 1 over the rows that hold parameters, rounded up, as projections count them.
+
+    Linear states are folded unless they are iterated, and nothing cancels.
+    """
+    linear = tuple(
+        name
+        for name in linear_states(sweep.model, sweep.loop)
+        if name not in sweep.loop.iterated and sweep.model.blocks[name].activation is None
+    )
+    bounded, largest = _bounded(sweep, linear), 0.0
+    reached = {block.name: np.ones(sizes(block.shape)) for block in sweep.blocks(sweep.loop.states)}
+    for name in (*linear, *(name for name in sweep.loop.states if name not in linear)):
+        terms = sweep.terms[name]
+        made = np.zeros(sizes(sweep.model.blocks[name].slots))
+        for term in terms:
+            assert term.source is not None
+            made = made + sweep.magnitudes.upper(term.chain, reached[term.source])
+        made = upwards(made, len(terms))
+        if name in linear:
+            reached[name] = made
+        elif bounded[name]:
+            largest = max(largest, float(made.max(initial=0.0)))
+    return largest
 
 
 def _value(criterion: str, A: Interval) -> float | str:
@@ -90,7 +172,7 @@ def _value(criterion: str, A: Interval) -> float | str:
     if criterion == "pf":
         magnitude = A.magnitude
         starts = candidates(magnitude.toarray())
-        return perron(lambda v: upwards(magnitude @ v, size), size, starts).upper
+        return perron(lambda v: upwards(magnitude @ v, size), size, starts, close=0.0).upper
     if criterion == "nemon":
         return measure(A).measure
     assert criterion == "monotone", criterion
@@ -112,6 +194,8 @@ def _matrix(matrix: Matrix, weights: Weights, criterion: str) -> sparse.csr_arra
             tensor = weights[id]
             if tensor.ndim != 2 and (turned or len(term.tensors) > 1 or len(matrix) > 1):
                 return f"`{id}` is no matrix"
+            if tensor.ndim > 2 and criterion == "pf":  # channel by channel: |K| v ≤ Σ |K[o, c]| v_c
+                tensor = np.abs(tensor).reshape(*tensor.shape[:2], -1).sum(2)
             if tensor.ndim != 2 and criterion != "norm":
                 return f"`{id}` has {tensor.ndim} axes: bound the loop, or use `norm`"
             W = tensor.reshape(len(tensor), -1).T if turned else tensor.reshape(len(tensor), -1)

@@ -90,23 +90,19 @@ def _certified(sweep: Sweep, weights: Weights, tolerance: float) -> Certified:
         attempt = Attempt(Rule.INFINITY, False, (), f"the tensor `{wrong}` holds values that are not finite")
         advised = "find the step of the training after which they appear, or load other weights"
         refused = LoopCertificate(loop.states, loop.iterated, None, (attempt,), None, advised)
-        return Certified(refused, attempt.why, float("inf"))
+        return Certified(refused, None)
     case = Case(sweep, weights, tolerance)
     for rule in ORDER:
         proof, attempt = rule(case)
         attempts.append(attempt)
         if proof is not None:
             made = LoopCertificate(loop.states, loop.iterated, proof, tuple(attempts))
-            return Certified(made, case.folded, case.row_sum)
+            return Certified(made, case)
     cycle = strongest_cycle(sweep)
     lower = next((dict(tried.figures).get("λ ≥") for tried in attempts if tried.rule is Rule.PERRON), None)
     steep = next((block.name for block in sweep.blocks(loop.states) if needs_boxes(block)), "")
     said = advice(cycle, lower, bool(case.unbounded), steep)
-    return Certified(
-        LoopCertificate(loop.states, loop.iterated, None, tuple(attempts), cycle, said),
-        case.folded,
-        case.row_sum,
-    )
+    return Certified(LoopCertificate(loop.states, loop.iterated, None, tuple(attempts), cycle, said), case)
 
 
 def _not_finite(sweep: Sweep, weights: Weights) -> str:

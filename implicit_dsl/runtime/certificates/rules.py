@@ -28,7 +28,7 @@ from implicit_dsl.runtime.certificates.result import Attempt, Proof, Rule, steps
 from implicit_dsl.runtime.certificates.rounding import greatest_ratio
 from implicit_dsl.runtime.certificates.sweep import Sweep
 from implicit_dsl.runtime.certificates.triangular import depth
-from implicit_dsl.shapes import count, sizes
+from implicit_dsl.shapes import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,19 +71,6 @@ class Case:
         """Sweeps until the bounds hold that its majorants rest on."""
         rests = any(needs_boxes(block) for block in self.sweep.blocks(self.sweep.loop.states))
         return self.sweep.boxes.sweeps if rests else 0
-
-    @cached_property
-    def row_sum(self) -> float:
-        """The largest Σ |A| 1 over the states of the loop, rounded up, without folding."""
-        sweep, largest = self.sweep, 0.0
-        for name in sweep.loop.states:
-            for_all = np.zeros(sizes(sweep.model.blocks[name].slots))
-            for term in sweep.terms[name]:
-                assert term.source is not None
-                ones = np.ones(sizes(sweep.model.blocks[term.source].shape))
-                for_all = for_all + sweep.magnitudes.upper(term.chain, ones)
-            largest = max(largest, float(for_all.max(initial=0.0)) * (1 + 1e-14))
-        return largest
 
     def matrix(self) -> Interval | str:
         """K Ā for the rules about matrices, or why they do not apply."""

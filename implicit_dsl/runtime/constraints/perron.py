@@ -22,6 +22,8 @@ from implicit_dsl.runtime.constraints.rows import Group, Part, dtype_of, nearest
 _POWER_STEPS = 2000  # of the power iteration
 _TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which it ends
 _ROOM = 1e-5  # by which a projection stays below κ, so that this iteration sees that it is
+_LEFT = 0.1  # of what constant operators leave of a row, at least for its parameters
+_NEARLY = 1.01  # so near to κ, an upper bound may be above it only as it is not sharp
 _UNIFORM = 1e-6  # of the constant vector, so that v stays positive where |A| is reducible
 
 
@@ -49,6 +51,7 @@ class PerronBound(Constraint):
         if upper <= self.bound:
             return dict(weights)
         target = inward(self.bound, dtype_of(weights)) * (1 - _ROOM)
+        v = self._with_room(v, self._used(N, places), places, target)
         groups = self._groups(weights, v, places, target)
         found = nearest_in_all(groups, weights)
         return {id: found[id].to(weights[id].dtype) for id in weights}
@@ -93,6 +96,8 @@ class PerronBound(Constraint):
                         f"`{self.text}` (line {self.line}): the blocks of `{name}` have {sizes[name]} and "
                         f"{size} channels; bound the matrices one by one"
                     )
+        for name in self.fixed:
+            sizes.setdefault(name, 1)  # a state that reads and is read by constant operators alone
         places: dict[str, tuple[int, int]] = {}
         total = 0
         for name, size in sizes.items():
@@ -112,10 +117,20 @@ class PerronBound(Constraint):
         with the largest entry of v."""
         used = N.new_zeros(len(N))
         for name, gain in self.fixed.items():
-            if name in places:
-                start, size = places[name]
-                used[start : start + size] = gain
+            start, size = places[name]
+            used[start : start + size] = gain
         return used
+
+    def _with_room(
+        self, v: Tensor, used: Tensor, places: Mapping[str, tuple[int, int]], target: float
+    ) -> Tensor:
+        """v, made larger where constant operators need it: no projection changes used · max v ≤ κ v."""
+        share = used / target
+        for name in {block.row for block in self.blocks}:
+            start, size = places[name]
+            mixed = share[start : start + size]
+            share[start : start + size] = torch.where(mixed > 0, mixed + _LEFT * (1 - mixed), mixed)
+        return torch.maximum(v, share * v.max())
 
     def _groups(
         self, weights: Weights, v: Tensor, places: Mapping[str, tuple[int, int]], target: float
@@ -177,4 +192,21 @@ def _perron(N: Tensor, used: Tensor, wanted: float) -> tuple[Tensor, float]:
             break
         image = image + v  # shifted: periodic matrices converge too
         v = image / image.max() + _UNIFORM
+    if wanted < upper < _NEARLY * wanted:
+        resolved = _resolved(N, used, wanted * (1 - _ROOM / 4), int(best.argmax()))
+        if resolved is not None and float(((N @ resolved + used * resolved.max()) / resolved).max()) < upper:
+            best, upper = resolved, float(((N @ resolved + used * resolved.max()) / resolved).max())
     return best, upper * (1 + (len(N) + 2) * torch.finfo(torch.float64).eps)
+
+
+def _resolved(N: Tensor, used: Tensor, root: float, top: int) -> Tensor | None:
+    """v = (s I − N − used eᵀ)⁻¹ 1 for s = `root` and e the unit vector of `top`, if it is positive.
+
+    Then N v + used v_top = s v − 1 < s v, which no power iteration finds where N is reducible: its Perron
+    vector has zeros. It proves Perron roots below s, if v is largest at `top` (or nothing is `used`).
+    """
+    matrix = root * torch.eye(len(N), dtype=N.dtype, device=N.device) - N
+    matrix[:, top] -= used
+    v, singular = torch.linalg.solve_ex(matrix, torch.ones_like(used))
+    usable = int(singular) == 0 and bool(torch.isfinite(v).all()) and bool((v > 0).all())
+    return v / v.max() if usable else None
