@@ -17,6 +17,7 @@ from implicit_dsl.runtime.implicit.holding import held, places_of
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal, Settings, Step
 from implicit_dsl.runtime.implicit.purity import is_pure
+from implicit_dsl.runtime.implicit.recording import recorded, replayed
 from implicit_dsl.runtime.implicit.solving import unautocast
 from implicit_dsl.runtime.implicit.surroundings import Surroundings, surroundings
 from implicit_dsl.runtime.implicit.unrolling import checked, unrolled
@@ -103,14 +104,15 @@ class Equilibrium(nn.Module):
             return unrolled(Call(problem, self._ledger), start, batched, shared)
         if self._warm_start:
             start = self._warmer(start)
-        if torch.compiler.is_compiling():
+        graph = recorded()
+        if graph:
             found = self._captured(start, batched, (*shared, *carried(self._known)))
         else:
             check_batch(self.settings.name, start, batched)
             problem = self._problem(start, batched, shared)
             around = problem.around.followed if problem.around else ()
             found = Solve.apply(Call(problem, self._ledger), *start, *batched, *shared, *around)
-        if self._warm_start and not torch.compiler.is_exporting():
+        if self._warm_start and (not graph or replayed()):
             self._last = tuple(state.detach() for state in found)
         return found
 
@@ -131,7 +133,7 @@ class Equilibrium(nn.Module):
     ) -> Tensors:
         tensors = [*start, *batched, *shared]
         found, solution = solve_captured(self._key, len(start), len(batched), tensors)
-        if not torch.compiler.is_exporting():
+        if replayed():
             self._ledger.enter(solution, self.settings.solver, start[0].dtype, self.settings.rate)
         return tuple(found)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, tensor_of
+from implicit_dsl.runtime.implicit.recording import recorded
 
 Constraints: TypeAlias = Sequence[Constraint]
 _Seen: TypeAlias = tuple[tuple[int, int, int], ...]  # which tensors were feasible: identity, storage, version
@@ -49,13 +50,14 @@ def require(module: nn.Module, constraints: Constraints) -> None:
     The numbers are looked at only if a tensor is another one than last time, or has another
     version: each change in place counts one up (a change through `.data` does not, and is not
     noticed). Sums may be above their bound by 32 rounding errors of the dtype. Nothing is asked
-    while a graph is captured, under transforms of torch.func, and of tensors without numbers.
+    while a graph is captured, under transforms of torch.func, and of tensors without numbers or memory
+    of their own.
     """
-    if torch.compiler.is_compiling():
+    if recorded():
         return
     kept = [constraint for constraint in constraints if constraint.method == "project"]
     tensors = [tensor_of(module, id) for constraint in kept for id in constraint.tensors]
-    if any(tensor.is_meta or _is_wrapped(tensor) for tensor in tensors):
+    if any(not _is_readable(tensor) for tensor in tensors):
         return
     seen = tuple((id(tensor), tensor.data_ptr(), _version(tensor)) for tensor in tensors)
     if _feasible.get(module) == seen:
@@ -81,8 +83,9 @@ def _left(constraint: Constraint, found: float) -> str:
     )
 
 
-def _is_wrapped(tensor: Tensor) -> bool:
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+def _is_readable(tensor: Tensor) -> bool:
+    plain = type(tensor) in (Tensor, nn.Parameter) and not tensor.is_meta
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _version(tensor: Tensor) -> int:

@@ -109,8 +109,7 @@ class DenseEquilibrium(nn.Module):
         """x (batch, n) for c (batch, n), all of one working dtype."""
         if start is None and self._warm_start and fits(self._last, c):
             start = self._last
-        general = self._memory is None or torch.compiler.is_compiling()
-        self._record.general = general
+        general = self._record.general = self._memory is None or seen(c)
         if general:
             x: Tensor = self.general((self.activation(c) if start is None else start,), (c,), (A,))[0]
         elif torch.is_autocast_enabled(c.device.type):
@@ -163,6 +162,13 @@ class DenseEquilibrium(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._begin_anew()
+
+
+def seen(c: Tensor) -> bool:
+    """Whether every operation must be one of PyTorch: recorded, watched by a mode, or without numbers."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0 or c.is_meta or type(c) not in (Tensor, nn.Parameter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from implicit_dsl.runtime.adjoints import Unrolled
 from implicit_dsl.runtime.implicit.functions import Call
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Problem, Settings
+from implicit_dsl.runtime.implicit.recording import recorded
 from implicit_dsl.runtime.implicit.solving import settled, unautocast
 from implicit_dsl.runtime.solvers import Auto, Picard
 
@@ -41,7 +42,7 @@ def unrolled(call: Call, start: Tensors, batched: Tensors, shared: Tensors) -> T
     problem, solver = call.problem, call.problem.settings.solver
     assert isinstance(solver, Picard)
     with unautocast(start[0].device):
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if recorded() or torch._C._are_functorch_transforms_active():
             return _swept(problem, solver, start, batched, shared, _fixed_count(problem.settings, solver))
         settled(problem, start, batched, shared, call.ledger)
         solution = call.ledger.forward
