@@ -283,6 +283,25 @@ def test_what_f_returns_is_not_changed(solver: Solver) -> None:
 
 
 @every(EVERY)
+@pytest.mark.parametrize("native", ["0", "1"])
+def test_what_memory_held_before_has_no_part_in_it(
+    solver: Solver, native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples that begin to accelerate at different steps, in memory that is full of nan."""
+    monkeypatch.setenv("IMPLICITC_NATIVE", native)
+    W, c = contraction(6, 0.95, 34).abs(), data(5, 6, 34) * torch.logspace(-9, 1, 5)[:, None]
+    expected = solve(affine_equation(W, c), started(5, 6), solver)
+    assert expected.solved
+    torch.use_deterministic_algorithms(True)  # which fills what is new with nan
+    try:
+        assert bool(torch.empty(1).isnan())
+        found = solve(affine_equation(W, c), started(5, 6), solver)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(expected.x, found.x)
+
+
+@every(EVERY)
 def test_no_graph_is_recorded(solver: Solver) -> None:
     W = contraction(4, 0.5, 8).requires_grad_()
     assert not solve(affine_equation(W, data(2, 4, 8)), started(2, 4), solver).x.requires_grad

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_dsl.runtime.implicit.folding import mapped
-from implicit_dsl.runtime.implicit.functions import Call, pulled_once
+from implicit_dsl.runtime.implicit.functions import Call, pulled, pulled_once
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal
 from implicit_dsl.runtime.implicit.purity import contents
@@ -30,8 +30,8 @@ from implicit_dsl.runtime.statistics import Ledger
 
 # PyTorch drops the derivatives of custom operations there without a word (pytorch#193279)
 NO_TRANSFORMS = (
-    "an equilibrium cannot be captured inside of torch.func.grad and its like: compile the function that is "
-    "differentiated instead, differentiate by torch.autograd.grad, or do not ask for fullgraph=True"
+    "an equilibrium cannot be captured inside of torch.func.grad, vmap and their like: differentiate the "
+    "compiled function by torch.autograd.grad instead, or do not ask for fullgraph=True"
 )
 # A step that closes over tensors lives as long as the module that has it.
 _PROBLEMS: WeakValueDictionary[str, Primal] = WeakValueDictionary()
@@ -204,7 +204,31 @@ def _gradients(ctx: Any, gradients: Sequence[Tensor]) -> Any:
     return None, None, None, [*(None for _ in range(states)), *found]
 
 
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    *ctx.place, ctx.needed, gradients, saved = inputs
+    ctx.count = len(gradients)
+    ctx.save_for_backward(*gradients, *saved)
+
+
+def _second_gradients(ctx: Any, outer: Sequence[Tensor]) -> Any:
+    """The gradients of gradients, where a captured graph runs as it is: PyTorch compiles no second ones."""
+    key, states, batched = ctx.place
+    problem = _problem(key, states, batched)
+    with torch.enable_grad():
+        tensors = tuple(tensor.view_as(tensor) for tensor in ctx.saved_tensors)
+        gradients, saved = tensors[: ctx.count], tensors[ctx.count :]
+        found = pulled(Call(problem, Ledger()), gradients, saved, ctx.needed)
+        live = [tensor for tensor in tensors if tensor.requires_grad]
+        made = torch.autograd.grad(
+            found, live, outer, create_graph=torch.is_grad_enabled(), allow_unused=True
+        )
+    places = iter(made)
+    each = [next(places) if tensor.requires_grad else None for tensor in tensors]
+    return None, None, None, None, each[: ctx.count], each[ctx.count :]
+
+
 _equilibrium.register_autograd(_gradients, setup_context=_setup_context)
+_backward.register_autograd(_second_gradients, setup_context=_setup_second)
 
 
 def _mapped(

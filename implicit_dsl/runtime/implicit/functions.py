@@ -13,7 +13,9 @@ from implicit_dsl.runtime.adjoints import Implicit, Series, Unrolled, series
 from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.layout import Layout
 from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, vjp
+from implicit_dsl.runtime.implicit.nesting import forbid_nested_forward
 from implicit_dsl.runtime.implicit.problem import Problem, adjoint, pushed, tangent
+from implicit_dsl.runtime.implicit.scaling import divided, multiplied, unit_of
 from implicit_dsl.runtime.implicit.solving import settled, unautocast
 from implicit_dsl.runtime.implicit.undisturbed import undisturbed
 from implicit_dsl.runtime.statistics import Ledger
@@ -62,7 +64,7 @@ class Solve(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> Any:
         call: Call = ctx.call
-        _forbid_nested_forward(call.problem.settings.name)
+        forbid_nested_forward(call.problem.settings.name)
         return tangents_of(call, ctx.saved_tensors, tangents[call.problem.states :])
 
     @staticmethod
@@ -92,6 +94,8 @@ def pulled_once(call: Call, gradients: Tensors, saved: Tensors, needed: Sequence
         point = problem.linearised(x, (*batched, *shared), needed)
         dual = adjoint(problem)
         layout = Layout.of(x, batched)
+        unit = unit_of(gradients)
+        gradients = divided(gradients, unit)
         given = (*gradients, *x, *batched)
         flat = dual.flat_at(point, layout, given, shared)
         if isinstance(problem.settings.backward, Implicit):
@@ -102,9 +106,10 @@ def pulled_once(call: Call, gradients: Tensors, saved: Tensors, needed: Sequence
             weigh = lambda t: t if flat.outer is None else layout.split(flat.outer(layout.join(t)))  # noqa: E731
             mu = weigh(truncated(lambda t: point.transposed(weigh(t)), gradients, _series(problem)))
         if not problem.outer_moves:
-            return point.pullback(mu)
+            return point.pullback(multiplied(mu, unit))
         lam = tuple(image + right for image, right in zip(point.transposed(mu), gradients))
-        return Linearisation(problem.sweep, x, (*batched, *shared), needed).pullback(lam)
+        whole = Linearisation(problem.sweep, x, (*batched, *shared), needed)
+        return whole.pullback(multiplied(lam, unit))
 
 
 def _pulled_again(call: Call, gradients: Tensors, saved: Tensors, needed: Sequence[bool]) -> Tensors:
@@ -155,17 +160,6 @@ def tangents_of(call: Call, saved: Tensors, given: Sequence[Tensor | None]) -> T
         weigh = lambda t: (problem.outer_slope(t[0], x, rest),) if problem.splits else t  # noqa: E731
         found = truncated(lambda t: weigh(forward(t)), weigh(c), _series(problem))
     return tuple(Once.apply(problem.settings.name, len(found), *found, *changes, *saved))
-
-
-def _forbid_nested_forward(name: str) -> None:
-    """Raise where PyTorch would silently return zeros: forward mode in forward mode, through a Function."""
-    stack = torch._C._functorch.get_interpreter_stack() or ()
-    forward = torch._C._functorch.TransformType.Jvp
-    if sum(interpreter.key() == forward for interpreter in stack) > 1:
-        raise RuntimeError(
-            f"`{name}`: PyTorch cannot nest forward mode (jvp, jacfwd) around a custom operation; take "
-            "jacfwd(jacrev(f)), which is torch.func.hessian, or jacrev(jacrev(f))"
-        )
 
 
 def _settled_tangent(

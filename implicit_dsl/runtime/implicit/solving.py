@@ -15,6 +15,7 @@ from implicit_dsl.runtime.implicit.diagnosis import findings
 from implicit_dsl.runtime.implicit.layout import Layout
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Adjoint, Primal, Problem
+from implicit_dsl.runtime.implicit.scaling import divided, multiplied, unit_of
 from implicit_dsl.runtime.implicit.undisturbed import undisturbed
 from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.solvers import Equation, Norm, Picard, Solver, solve
@@ -39,13 +40,21 @@ def settled(
 ) -> Tensors:
     """The solution for tensors [batch, …], from `start`.
 
-    Raises ConvergenceError, or warns, as the settings demand.
+    `equation`: what would be made of these, if it is there already; that of a linear problem in
+    units of its right-hand sides. Raises ConvergenceError, or warns, as the settings demand.
     """
     layout = Layout.of(start, (*start, *batched))
     x = layout.join(start)
     if x.numel() == 0:
         return tuple(state.clone() for state in start)
     with torch.no_grad(), unautocast(x.device):
+        if equation is None and problem.linear:
+            count = problem.states
+            unit = unit_of(batched[:count])
+            right, start = divided(batched[:count], unit), divided(start, unit)
+            scaled = problem.equation(layout, (*right, *batched[count:]), shared)
+            found = settled(problem, start, (*right, *batched[count:]), shared, ledger, scaled)
+            return multiplied(found, unit)
         if equation is None:
             equation = problem.equation(layout, batched, shared)
         norm = Norm(dual=problem.dual, unit=0.0 if problem.linear else 1.0)

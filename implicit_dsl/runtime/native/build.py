@@ -42,7 +42,7 @@ def build(real: str) -> Built:
             return Built(path, f"{path} (from the cache)")
         return compile_to(path, real, compiler)
     except OSError as error:
-        return Built(None, f"the library could not be written: {error}")
+        return Built(None, f"the library could not be made: {error}")
 
 
 def find_compiler() -> str | None:
@@ -78,7 +78,9 @@ def compile_to(path: Path, real: str, compiler: str) -> Built:
 
 
 def source(name: str) -> str:
-    """The text of one source file of the package."""
+    """The text of one source file of the package. Raises FileNotFoundError in files that stand alone."""
+    if not __package__:
+        raise FileNotFoundError(f"{name} does not come with this file")
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -99,7 +99,8 @@ class History:
         batch, n = residual.shape
         wide = wide_dtype(residual)
         working = torch.promote_types(residual.dtype, torch.float32)
-        self.dr, self.dt = (residual.new_empty((batch, self.memory, n), dtype=working) for _ in range(2))
+        # zeros, as a slot that is not valid is multiplied by zero, and nan times zero is nan
+        self.dr, self.dt = (residual.new_zeros((batch, self.memory, n), dtype=working) for _ in range(2))
         self.gram = residual.new_zeros((batch, self.memory, self.memory), dtype=wide)
         self.products = residual.new_zeros((batch, self.memory), dtype=wide)
         self.valid = torch.zeros_like(self.products, dtype=torch.bool)

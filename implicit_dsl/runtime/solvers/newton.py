@@ -19,7 +19,7 @@ from implicit_dsl.runtime.solvers.picard import average
 from implicit_dsl.runtime.solvers.proximal import value_and_slope
 
 LARGEST_MATRIX = 1024  # unknowns, above which the Jacobian is not made, but only multiplied with
-_CHUNK = 1 << 24  # numbers of Jacobians held at once: 64 MiB in float32
+_NUMBERS_AT_ONCE = 1 << 24  # numbers of Jacobians held at once: 64 MiB in float32
 # A step is accepted if it reduces the residual by this share of what its length promises.
 DECREASE = 1e-4
 HALVINGS = 12
@@ -112,7 +112,7 @@ def _solve_sliced(affine: Affine, slope: Tensor, residual: Tensor) -> Tensor:
     batch, n = slope.shape
     identity = torch.eye(n, dtype=slope.dtype, device=slope.device)
     found = torch.empty_like(slope)
-    most = max(1, _CHUNK // n**2)
+    most = max(1, _NUMBERS_AT_ONCE // n**2)
     for first in range(0, batch, most):
         rows = slice(first, first + most)
         W = affine.W if affine.shared else affine.W[rows]
@@ -127,7 +127,7 @@ def _solve_jacobian(equation: Equation, x: Tensor, residual: Tensor) -> Tensor:
     batch, n = x.shape
     linearised = Linearised(equation.f, x)
     J = residual.new_empty((batch, n, n))
-    most = max(1, _CHUNK // (batch * n))
+    most = max(1, _NUMBERS_AT_ONCE // (batch * n))
     for first in range(0, n, most):
         rows = torch.arange(first, min(n, first + most), device=x.device)
         basis = x.new_zeros((len(rows), batch, n))
