@@ -24,7 +24,7 @@ PATIENCE = 40
 PROGRESS = 0.98
 # Histories (2 · MEMORY numbers for each number of a state) of one piece of the batch stay in the cache.
 PIECE_NUMBERS = 1 << 15
-PIECE_ROWS = 32
+PIECE_ROWS = 128  # fewer make products slow
 DROP_SHARE = 0.25
 # From this size on, sums of differences are products of matrices; below, those are slower than plain sums.
 PRODUCT_SIZE = 128

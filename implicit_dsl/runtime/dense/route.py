@@ -12,9 +12,12 @@ import torch
 NATIVE_DTYPES = (torch.float32, torch.float64)
 # One row: Picard alone, then Newton, by the observed rate. More rows: Picard, then Anderson row by row.
 SINGLE_ROW = 1
-# Picard steps before acceleration: most models at initialisation are done by then, and histories of
-# the first, nonlinear steps mislead. In PyTorch an accelerated step of a small matrix costs ten plain ones.
-PICARD_STEPS, CHEAP_PICARD_STEPS = 12, 1000
+# Picard steps before acceleration: most models at initialisation are done by then. In PyTorch an
+# accelerated step of a matrix up to CHEAP_SIZE costs ten plain ones, which are tried for longer; from
+# LARGE_SIZE on, no more than two.
+PICARD_STEPS = 10
+CHEAP_SIZE, CHEAP_PICARD_STEPS = 128, 24
+LARGE_SIZE, LARGE_PICARD_STEPS = 512, 4
 # Steps that Anderson acceleration remembers at most; for more there is the general solver.
 MOST_MEMORY = 5
 # oneDNN pays only for products of some size (and only where the probe finds it faster).
@@ -94,4 +97,6 @@ def dispatch(
 
 def picard_steps(n: int) -> int:
     """After how many plain steps rows of n unknowns are accelerated, in PyTorch."""
-    return PICARD_STEPS + CHEAP_PICARD_STEPS // max(n, 50)
+    if n <= CHEAP_SIZE:
+        return CHEAP_PICARD_STEPS
+    return PICARD_STEPS if n < LARGE_SIZE else LARGE_PICARD_STEPS

@@ -15,8 +15,9 @@ from implicit_dsl.runtime.dense.rows import Rows
 # the cost of calls to count more than that of arithmetic.
 NEWTON_STEPS = 40
 NEWTON_SIZE = 128
-# An accelerated step costs about six plain ones at n = 256 (calls), and converges in some twenty.
-ANDERSON_STEPS = 60
+# An accelerated step costs about six plain ones at n = 256 (calls), and converges in some twenty; where
+# the matrix is large, they cost the same.
+ANDERSON_STEPS, LARGE_ANDERSON_STEPS, LARGE_SIZE = 60, 8, 512
 # Rates are observed over few steps: no prediction reaches further than this.
 FARTHEST_CHECK = 64
 NEWTON_LIMIT = 12
@@ -28,7 +29,7 @@ def single(rows: Rows, x: Tensor, goal: Goal, accelerate: bool) -> tuple[Found, 
     last, floor = goal.max_steps, goal.floor(x.dtype) if goal.tolerance < goal.floor(x.dtype) else 0.0
     image, difference = torch.empty_like(x), torch.empty_like(x)
     check, checked, step, before, scale = 2, 1, 0, 0.0, math.inf
-    patience = NEWTON_STEPS if x.shape[1] <= NEWTON_SIZE else ANDERSON_STEPS
+    patience = patience_of(x.shape[1])
     while True:
         step += 1
         image = rows.step(x, image)
@@ -45,6 +46,13 @@ def single(rows: Rows, x: Tensor, goal: Goal, accelerate: bool) -> tuple[Found, 
                 return found_row(image, ratio(size, scale), step), step, True
             checked, before, check = step, size, step + max(1, min(FARTHEST_CHECK, remaining))
         x, image = image, x
+
+
+def patience_of(n: int) -> int:
+    """With more plain steps than these to go, it is better to accelerate."""
+    if n <= NEWTON_SIZE:
+        return NEWTON_STEPS
+    return ANDERSON_STEPS if n < LARGE_SIZE else LARGE_ANDERSON_STEPS
 
 
 def predict(size: float, before: float, steps: int, wanted: float) -> int:

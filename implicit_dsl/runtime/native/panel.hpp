@@ -167,14 +167,14 @@ template <class T> struct Panel {
             write(p, leaving);
             if (!live) return;
         }
-        if (!p.memory || !any(held & (steps >= kAccelerateFrom - 1))) return std::swap(x, f);
+        if (!p.memory || !any(held & (steps >= p.accelerate_from() - 1))) return std::swap(x, f);
         least = choose<T>(size < least, size, least);
-        const I look = held & ((steps - kAccelerateFrom) % kPatience == 0);
+        const I look = held & ((steps - p.accelerate_from()) % kPatience == 0);
         if (any(look)) {
-            tired |= look & (steps > kAccelerateFrom) & ~(least < T(kProgress) * mark);
+            tired |= look & (steps > p.accelerate_from()) & ~(least < T(kProgress) * mark);
             mark = choose<T>(look, least, mark);
         }
-        accelerate(p, held & ~tired & (steps >= kAccelerateFrom), size > T(kRestartGrowth) * previous);
+        accelerate(p, held & ~tired & (steps >= p.accelerate_from()), size > T(kRestartGrowth) * previous);
     }
 
     void accelerate(const Problem<T>& p, I running, I outrun) {

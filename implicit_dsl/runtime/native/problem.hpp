@@ -7,7 +7,9 @@
 #include "activations.hpp"
 
 constexpr int kMemory = 5;              // of Anderson acceleration
-constexpr int kAccelerateFrom = 8;      // steps before it: models at initialisation are done by then
+// Steps before it. Models at initialisation are done by then; where a step is expensive, after fewer of them.
+constexpr int kAccelerateFrom = 6, kAccelerateLargeFrom = 4;
+constexpr int64_t kLarge = 512;
 constexpr double kRestartGrowth = 3.0;  // a residual that has grown so much outruns its model
 constexpr int kPatience = 40;           // accelerated steps without progress after which it is given up
 constexpr double kProgress = 0.98;
@@ -34,6 +36,7 @@ template <class T> struct Problem {
     int memory;          // 0: plain steps
     int threads;
 
+    int accelerate_from() const { return n >= kLarge ? kAccelerateLargeFrom : kAccelerateFrom; }
     // Whether f does not expand, by ‖A‖ = max_i Σ_j |A_ij|; negative: it is not known.
     bool contracts_at(double norm) const { return norm >= 0 && norm * (kind == kSigmoid ? 0.25 : 1) <= 1; }
 };

@@ -144,12 +144,12 @@ template <class T> struct Row {
                 return;
             }
             least = std::min(least, size);
-            if (p.memory && step >= kAccelerateFrom && (step - kAccelerateFrom) % kPatience == 0) {
-                tired |= step > kAccelerateFrom && !(least < T(kProgress) * mark);
+            if (p.memory && step >= p.accelerate_from() && (step - p.accelerate_from()) % kPatience == 0) {
+                tired |= step > p.accelerate_from() && !(least < T(kProgress) * mark);
                 mark = least;
             }
             if (tired) average();
-            else if (p.memory && step >= kAccelerateFrom - 1) accelerate(step, size > T(kRestartGrowth) * before);
+            else if (p.memory && step >= p.accelerate_from() - 1) accelerate(step, size > T(kRestartGrowth) * before);
             else std::swap(x, f);
             before = size;
         }
@@ -163,7 +163,7 @@ template <class T> struct Row {
 
     void accelerate(int step, bool outrun) {
         const int most = std::min(p.memory, kMemory);
-        if (step < kAccelerateFrom || outrun) {
+        if (step < p.accelerate_from() || outrun) {
             used = 0, slot = -1;
             for (int64_t j = 0; j < padded; j += L) store(r + j, load(f + j) - load(x + j));
             std::swap(past, f);
