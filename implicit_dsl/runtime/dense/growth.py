@@ -29,11 +29,14 @@ def checked(found: Found, system: System, plan: Plan) -> Found:
     _, steps = found.report()
     if (int(steps.max()) if isinstance(steps, Tensor) else steps) <= FEW_STEPS:
         return found
-    residual, _ = found.rows()
     goal = Goal(plan.tolerance, plan.max_steps, system.linear)
     scale, given = goal.size(found.x), goal.size(system.c)
+    eps = torch.finfo(scale.dtype).eps
+    if found.worst is not None and bool((max(found.worst, eps) * scale < given).all()):
+        return found
+    residual, _ = found.rows()
     begun = given if system.start is None else torch.maximum(given, goal.size(system.start))
     grown = scale > GROWTH * (begun if system.linear else begun.clamp(min=1.0))
-    visible = residual.clamp(min=torch.finfo(scale.dtype).eps) * scale < given
+    visible = residual.clamp(min=eps) * scale < given
     away = grown & ~visible & scale.isfinite()
     return found._replace(away=away) if bool(away.any()) else found

@@ -14,7 +14,7 @@ from implicit_dsl.runtime.dense.rows import Rows
 # A solve with a matrix costs about as much as this many products with it, when it is small enough for
 # the cost of calls to count more than that of arithmetic.
 NEWTON_STEPS = 40
-NEWTON_SIZE = 128
+NEWTON_SIZE, LARGEST_NEWTON = 128, 256  # above the first it has to wait, above the second it loses
 # An accelerated step costs about six plain ones at n = 256 (calls), and converges in some twenty; where
 # the matrix is large, they cost the same.
 ANDERSON_STEPS, LARGE_ANDERSON_STEPS, LARGE_SIZE = 60, 8, 512

@@ -26,7 +26,7 @@ from implicit_dsl.runtime.dense.route import (
     picard_steps,
 )
 from implicit_dsl.runtime.dense.rows import Rows, pack
-from implicit_dsl.runtime.dense.single import NEWTON_LIMIT, NEWTON_SIZE, newton, single
+from implicit_dsl.runtime.dense.single import LARGEST_NEWTON, NEWTON_LIMIT, newton, single
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.native import Kernels
 from implicit_dsl.runtime.solvers import proved_steps
@@ -129,7 +129,7 @@ def solve_single(rows: Rows, x: Tensor, goal: Goal, plan: Plan) -> Found:
     found, step, slow = single(rows, x, goal, plan.memory > 0)
     if not slow:
         return found
-    better = newton(rows, found.x, step, goal) if x.shape[1] <= NEWTON_SIZE else None
+    better = newton(rows, found.x, step, goal) if x.shape[1] <= LARGEST_NEWTON else None
     if better is not None:
         return better
     results = Results(goal, 1)
