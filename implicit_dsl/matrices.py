@@ -234,18 +234,18 @@ class Layout:
         """Raises TooLarge if the matrix has more entries than `limit`."""
         refuse_above(limit, self.entry_count(), ENTRY_BYTES, self.matrix, self.shape)
 
-    def ties(self, weights: Weights | None = None) -> Iterator[Tie]:
-        """How its entries depend on the parameters, in the numbering of this layout.
+    def ties(self, weights: Weights | None = None, only: Summand | None = None) -> Iterator[Tie]:
+        """How its entries (or those of one summand) depend on parameters, in the numbering of this layout.
 
         Only running statistics are read from `weights` (coefficients of batch
         normalisation); without weights they are those of a new layer.
         """
-        for row, col, part in self._parts(weights):
+        for row, col, part in self._parts(weights, only):
             yield replace(part, rows=part.rows + row, cols=part.cols + col)
 
-    def _parts(self, weights: Weights | None) -> Iterator[tuple[int, int, Tie]]:
+    def _parts(self, weights: Weights | None, only: Summand | None = None) -> Iterator[tuple[int, int, Tie]]:
         """Ties numbered within their blocks, with the row and the column where the block begins."""
-        for summand in self.summands():
+        for summand in self.summands() if only is None else (only,):
             row, col = self.rows[summand.row].start, self.cols[summand.col].start
             for part in _summand_ties(summand, self.cols.size(summand.col), weights):
                 yield row, col, part

@@ -26,7 +26,11 @@ _HEADER = ("", "name", "shape", "size", "activation", "weights", "parameters", "
 
 def main(words: Sequence[str]) -> int:
     """Print each model of a file."""
-    parser = Parser("show", "List the blocks of each model: shapes, sizes, parameters. Say of each loop\nwhy it has a solution and how it is found, and draw which blocks A has.", _EXAMPLES)
+    parser = Parser(
+        "show",
+        "List the blocks of each model: shapes, sizes, parameters. Say of each loop\nwhy it has a solution and how it is found, and draw which blocks A has.",
+        _EXAMPLES,
+    )
     parser.file()
     parser.program()
     stages = ("program", "graph", "model", "schedule")

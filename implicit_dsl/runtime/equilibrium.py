@@ -18,7 +18,7 @@ from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal, Settings, Step
 from implicit_dsl.runtime.implicit.purity import is_pure
 from implicit_dsl.runtime.implicit.recording import recorded, replayed
-from implicit_dsl.runtime.implicit.solving import unautocast
+from implicit_dsl.runtime.implicit.solving import autocasts, unautocast
 from implicit_dsl.runtime.implicit.surroundings import Surroundings, surroundings
 from implicit_dsl.runtime.implicit.unrolling import checked, unrolled
 from implicit_dsl.runtime.solvers import Auto, Solver
@@ -119,7 +119,7 @@ class Equilibrium(nn.Module):
     def _problem(self, start: Tensors, batched: Tensors, shared: Tensors) -> Primal:
         """The equation of this call, with what its step uses at this time."""
         problem = replace(self._known, states=len(start), batched=len(batched))
-        if problem.around is None or torch.compiler.is_compiling():
+        if problem.around is None or recorded():
             return problem
         step, phi = held(self.step), None if self.phi is None else held(self.phi)
         alone = replace(problem, step=step, phi=phi, around=None)
@@ -166,7 +166,7 @@ def state_dtype(start: Sequence[Tensor]) -> torch.dtype:
     if not dtype.is_floating_point:
         raise TypeError(f"the states of an equilibrium are real numbers, not {dtype}")
     narrow = dtype in (torch.float16, torch.bfloat16)
-    return torch.float32 if narrow and torch.is_autocast_enabled(start[0].device.type) else dtype
+    return torch.float32 if narrow and autocasts(start[0].device) else dtype
 
 
 def in_dtype(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensors:

@@ -52,24 +52,28 @@ class Interval:
         return Interval(mid, rad)
 
     def __add__(self, other: Interval) -> Interval:
-        if not other.mid.nnz:
+        if not (other.mid.nnz or other.rad.nnz):
             return self
-        if not self.mid.nnz:
+        if not (self.mid.nnz or self.rad.nnz):
             return other
         mid = self.mid + other.mid
-        return Interval(mid, _outwards(self.rad + other.rad + 2 * UNIT * abs(mid)))
+        return Interval(mid, _outwards(self.rad + other.rad + 2 * UNIT * abs(mid), 4))
 
     def products(self, other: Interval) -> int:
         """How many multiplications M₁ M₂ takes."""
         return int(np.diff(other.mid.indptr)[self.mid.indices].sum())
 
     def __matmul__(self, other: Interval) -> Interval:
-        """|M₁M₂ − mid₁ mid₂| ≤ γ |mid₁||mid₂| + rad₁ (|mid₂| + rad₂) + |mid₁| rad₂."""
+        """|M₁M₂ − mid₁ mid₂| ≤ γ |mid₁||mid₂| + rad₁ (|mid₂| + rad₂) + |mid₁| rad₂.
+
+        SciPy leaves out entries that cancel to zero: these have a radius and no middle.
+        """
+        inner = self.mid.shape[1]
         mid, size = self.mid @ other.mid, abs(self.mid) @ abs(other.mid)
-        rad = growth(self.mid.shape[1]) * size + abs(self.mid) @ other.rad
+        rad = growth(inner) * size + abs(self.mid) @ other.rad
         if self.rad.nnz:
             rad = rad + self.rad @ (abs(other.mid) + other.rad)
-        return Interval(mid, _outwards(rad))
+        return Interval(mid, _outwards(rad, inner))
 
     def scaled(self, factors: np.ndarray) -> Interval:
         """diag(K) M, for factors K ≥ 0."""
@@ -78,12 +82,12 @@ class Interval:
         rows = sparse.diags_array(factors)
         rounding = np.where(np.frexp(factors)[0] == 0.5, 0.0, UNIT)
         rad = rows @ self.rad + sparse.diags_array(rounding * factors) @ abs(self.mid)
-        return Interval((rows @ self.mid).tocsr(), _outwards(rad.tocsr()))
+        return Interval((rows @ self.mid).tocsr(), _outwards(rad.tocsr(), 4))
 
     @cached_property
     def magnitude(self) -> sparse.csr_array:
         """No less than |M|."""
-        return _outwards(abs(self.mid) + self.rad)
+        return _outwards(abs(self.mid) + self.rad, 2)
 
     @property
     def exact(self) -> bool:
@@ -93,21 +97,49 @@ class Interval:
         return self.mid.toarray(), self.rad.toarray()
 
 
-def _outwards(rad: sparse.csr_array) -> sparse.csr_array:
+def _outwards(rad: sparse.csr_array, terms: int) -> sparse.csr_array:
+    """No less than the exact radii, for computed ones that were sums of `terms`."""
     made = rad.tocsr()
-    made.data = made.data * (1 + growth(made.shape[1])) + TINY
+    made.data = made.data * (1 + growth(terms)) + TINY
     return made
 
 
 def valued(layout: Layout, weights: Weights) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]:
     """Rows, columns and values of each tie, and whether the values are exact."""
-    for tie in layout.ties(weights):
-        values = np.empty(len(tie.rows))
-        tie.write(weights, values)
-        yield tie.rows, tie.cols, values, _is_exact(tie)
+    for summand in layout.summands():
+        factors = [float(operator["factor"]) for operator in summand.chain if operator.kind == "scale"]
+        rounded = sum(not _is_power(factor) for factor in factors)
+        for tie in layout.ties(weights, summand):
+            values = np.empty(len(tie.rows))
+            tie.write(weights, values)
+            yield tie.rows, tie.cols, values, _is_exact(tie, values, weights, rounded, summand.mixing is None)
 
 
-def _is_exact(tie: Tie) -> bool:
-    """A parameter times a power of two. A mean of nine values, a root or another factor is rounded."""
+def _is_exact(tie: Tie, values: np.ndarray, weights: Weights, rounded: int, plain: bool) -> bool:
+    """A parameter times powers of two, or one constant factor. A mean of nine values, a root, a product of
+    two other factors, and what leaves the range of float64 are rounded.
+
+    `rounded` counts the factors of its chain that are no powers of two; `plain`: there are only factors.
+    """
     factor = tie.coefficients
-    return isinstance(factor, float) and abs(math.frexp(factor)[0]) == 0.5
+    if not isinstance(factor, float) or not np.isfinite(values).all():
+        return False
+    if tie.parameter is None or tie.slots is None:
+        return (
+            _is_normal(factor) and (rounded == 0 or (plain and rounded == 1)) and (plain or _is_power(factor))
+        )
+    if rounded or not _is_power(factor):
+        return False
+    return abs(factor) == 1 or bool(
+        (values / factor == np.asarray(weights[tie.parameter]).reshape(-1)[tie.slots]).all()
+    )
+
+
+def _is_power(factor: float) -> bool:
+    """Whether a number is a power of two or its opposite."""
+    return abs(math.frexp(factor)[0]) == 0.5 and _is_normal(factor)
+
+
+def _is_normal(factor: float) -> bool:
+    """Whether a factor has all its digits: it did not underflow."""
+    return factor == 0 or 2.0**-1022 <= abs(factor) < math.inf

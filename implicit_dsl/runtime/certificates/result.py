@@ -39,8 +39,8 @@ class Proof:
       forward_backward  x ← prox_{αf}((1 − α) x + α (A x + b)), α = `damping`; Euclidean norm Σ λᵢ xᵢ²
     `vector` is v, or λ, by state, in the shape of the state; it is empty where none is needed. A is
     that of the loop with its linear states folded, for all rules about a matrix. `monotonicity` m and
-    `lipschitz` L = ‖I − A‖₂ bound I − A, in the Euclidean norm of λ. `after`: sweeps from any start
-    until the contraction holds (bounds of products hold once states have been computed).
+    `lipschitz` L = ‖I − A‖₂ bound I − A, in the Euclidean norm of λ. `after`: steps of the method from
+    any start until the contraction holds (bounds of products hold once states have been computed).
     """
 
     rule: Rule

@@ -75,10 +75,10 @@ def is_positive_definite(S: np.ndarray, error: float) -> bool:
     shifted = S.copy()
     shifted[np.diag_indices(size)] -= shift + 4 * UNIT * diagonal
     try:
-        np.linalg.cholesky(shifted)
+        root = np.linalg.cholesky(shifted)
     except np.linalg.LinAlgError:
         return False
-    return True
+    return bool(np.isfinite(root).all())  # some LAPACKs take a pivot that is no number
 
 
 def symmetric_part(K: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, float]:

@@ -130,12 +130,17 @@ def by_perron(case: Case) -> Outcome:
     attempt = Attempt(Rule.PERRON, found.upper < 1, (("λ ≥", found.lower), ("λ ≤", found.upper)))
     if not found.upper < 1:
         return None, attempt
-    steps, norm = steps_for(found.upper, case.tolerance, case.after), "∞-norm weighted by v"
+    norm = "∞-norm weighted by v"
     if swept:
+        steps = steps_for(found.upper, case.tolerance, case.after)
         # a sweep goes at least as far as all states at once: it uses new values of those that follow
         kept = tuple(part for part in vector if part[0] in case.sweep.loop.iterated)
         return Proof(Rule.PERRON, "picard", norm, found.upper, steps, kept, after=case.after), attempt
-    proof = Proof(Rule.PERRON, "averaged", norm, found.upper, steps, vector, damping=1.0, after=case.after)
+    assert isinstance(folded, Folded)
+    # all states at once: what a sweep does at one go takes as many steps as there are states in a row
+    after = case.after * len(folded.names)
+    steps = steps_for(found.upper, case.tolerance, after)
+    proof = Proof(Rule.PERRON, "averaged", norm, found.upper, steps, vector, damping=1.0, after=after)
     return proof, attempt
 
 

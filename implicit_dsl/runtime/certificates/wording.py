@@ -47,7 +47,7 @@ def _how(proof: Proof) -> str:
         return "no rate is proved: solve it with newton"
     said = {"picard": "picard", "averaged": "averaged", "forward_backward": "forward-backward"}[proof.method]
     damping = "" if proof.damping is None else f", α = {proof.damping:.4g}"
-    after = f", after {proof.after} sweeps" if proof.after else ""
+    after = f", after {proof.after} steps" if proof.after else ""
     return f"{said}, in the {proof.norm}{damping}{after}"
 
 

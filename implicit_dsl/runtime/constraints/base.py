@@ -64,6 +64,18 @@ class Constraint(ABC):
         """What `measured` must not exceed."""
         return self.bound
 
+    def rounding(self, weights: Mapping[str, Tensor]) -> float:
+        """What storing feasible weights in their dtypes may add to `measured`.
+
+        Never so much that a limit below 1 would no longer be one: a proof may rest on that.
+        """
+        added = self._added(weights, max(_unit(weight.dtype) for weight in weights.values()))
+        return min(added, (1 - self.limit) / 2) if self.limit < 1 else added
+
+    def _added(self, weights: Mapping[str, Tensor], unit: float) -> float:
+        """The same, if each entry moves by at most `unit`, relatively: here sums of absolute entries."""
+        return unit * abs(self.limit)
+
     @property
     @abstractmethod
     def measure(self) -> str:
@@ -109,6 +121,11 @@ class Constraint(ABC):
         weights = self.weights(module)
         extra = {name: tensor_of(module, name) for name in self.extra_shapes(weights)}
         return self.made({**weights, **extra})
+
+
+def _unit(dtype: torch.dtype) -> float:
+    """The relative error of an entry that is stored, and of the sums in float64 that measure them."""
+    return max(torch.finfo(dtype).eps, 32 * torch.finfo(torch.float64).eps)
 
 
 def tensor_of(module: nn.Module, id: str) -> Tensor:

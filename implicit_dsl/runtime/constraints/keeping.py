@@ -16,8 +16,6 @@ from implicit_dsl.runtime.implicit.recording import recorded
 Constraints: TypeAlias = Sequence[Constraint]
 _Seen: TypeAlias = tuple[tuple[int, int, int], ...]  # which tensors were feasible: identity, storage, version
 
-_SLACK = 32  # rounding errors (of the dtype) that a sum may be above its bound
-
 _feasible: WeakKeyDictionary[nn.Module, _Seen] = WeakKeyDictionary()
 
 
@@ -49,9 +47,9 @@ def require(module: nn.Module, constraints: Constraints) -> None:
 
     The numbers are looked at only if a tensor is another one than last time, or has another
     version: each change in place counts one up (a change through `.data` does not, and is not
-    noticed). Sums may be above their bound by 32 rounding errors of the dtype. Nothing is asked
-    while a graph is captured, under transforms of torch.func, and of tensors without numbers or memory
-    of their own.
+    noticed). What storing weights in their dtype may add is allowed, as they may have been projected in
+    another one. Nothing is asked while a graph is captured, under transforms of torch.func, and of
+    tensors without numbers or memory of their own.
     """
     if recorded():
         return
@@ -65,8 +63,7 @@ def require(module: nn.Module, constraints: Constraints) -> None:
     for constraint in kept:
         with torch.no_grad():
             found = constraint.measured(constraint.weights(module))
-        dtype = tensor_of(module, constraint.tensors[0]).dtype
-        slack = _SLACK * torch.finfo(dtype).eps * max(1.0, abs(constraint.limit))
+            slack = constraint.rounding(constraint.weights(module))
         if not found <= constraint.limit + slack:
             raise ConstraintError(_left(constraint, found))
     _feasible[module] = seen

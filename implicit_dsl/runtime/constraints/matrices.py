@@ -36,6 +36,10 @@ class _OneMatrix(Constraint):
             raise ConstraintError(f"`{self.text}` (line {self.line}) holds for square matrices")
         return weight.mT if self.blocks[0].axis == 1 else weight
 
+    def _added(self, weights: Weights, unit: float) -> float:
+        # no singular value and no eigenvalue moves by more than the Frobenius norm of the change
+        return unit * float(torch.linalg.vector_norm(weights[self.tensor].double()))
+
     def _stored(self, matrix: Tensor) -> Tensor:
         return matrix.mT if self.blocks[0].axis == 1 else matrix
 
@@ -136,6 +140,9 @@ class MeasureBound(_OneMatrix):
     @property
     def measure(self) -> str:
         return "the matrix measure"
+
+    def _added(self, weights: Weights, unit: float) -> float:
+        return unit * float(self.square(weights).double().abs().sum(1).max())
 
     def measured(self, weights: Weights) -> float:
         A = self.square(weights).double()

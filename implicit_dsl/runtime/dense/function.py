@@ -18,7 +18,7 @@ from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.growth import checked
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.policy import Policy, Record, judged
-from implicit_dsl.runtime.dense.solve import solve
+from implicit_dsl.runtime.dense.solve import solve, solve_in_units
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.implicit.nesting import forbid_nested_forward
 from implicit_dsl.runtime.implicit.solving import unautocast
@@ -44,6 +44,10 @@ class Call:
         found = checked(found, system, plan)
         if found.solved(plan.tolerance):
             return found
+        if system.linear:
+            found = solve_in_units(system, plan, self.kernels) or found
+            if found.solved(plan.tolerance):
+                return found
         return judged(found, system, plan, self.policy, self.record)
 
     def equilibrium(self, A: Tensor, c: Tensor, start: Tensor | None) -> Found:

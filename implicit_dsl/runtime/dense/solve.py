@@ -28,6 +28,7 @@ from implicit_dsl.runtime.dense.route import (
 from implicit_dsl.runtime.dense.rows import Rows, pack
 from implicit_dsl.runtime.dense.single import LARGEST_NEWTON, NEWTON_LIMIT, newton, single
 from implicit_dsl.runtime.dense.system import System
+from implicit_dsl.runtime.implicit.scaling import unit_of
 from implicit_dsl.runtime.native import Kernels
 from implicit_dsl.runtime.solvers import proved_steps
 
@@ -50,6 +51,19 @@ def solve(system: System, plan: Plan, compiled: Kernels | None = None) -> Found:
         rows = replace(rows, packed=pack(rows.right.T, len(c)))
     found = solve_rows(rows, system.start, goal, plan, route)
     return found._replace(norm=norm)
+
+
+def solve_in_units(system: System, plan: Plan, compiled: Kernels | None = None) -> Found | None:
+    """The same of a linear system, with each right-hand side in its own unit; None if it is so already.
+
+    Acceleration takes squares, in which extremely small or large gradients vanish or overflow.
+    """
+    unit = unit_of((system.c,))[:, None]
+    if bool((unit == 1).all()):
+        return None
+    start = None if system.start is None else system.start / unit
+    found = solve(system._replace(c=system.c / unit, start=start), plan, compiled)
+    return found._replace(x=found.x * unit)
 
 
 def choose(A: Tensor, c: Tensor, plan: Plan, native: bool = False) -> Route:

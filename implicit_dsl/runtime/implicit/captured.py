@@ -2,16 +2,13 @@
 
 A solve decides by its data when to stop, which a graph cannot. So it is one operation of the
 graph, `implicitc::equilibrium`, and its backward pass another. What they solve is found by a
-string: it is made of the name of the step, its code and its settings, so that it is the same in every
-process of one version of Python.
+string: a description for steps that can be imported, a number for modules and closures.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from types import CodeType, FunctionType, MethodType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -21,8 +18,8 @@ from torch import Tensor, nn
 from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.functions import Call, pulled, pulled_once
 from implicit_dsl.runtime.implicit.linearisation import Tensors
+from implicit_dsl.runtime.implicit.naming import described, digest, recalled
 from implicit_dsl.runtime.implicit.problem import Primal
-from implicit_dsl.runtime.implicit.purity import contents
 from implicit_dsl.runtime.implicit.solving import settled, unautocast
 from implicit_dsl.runtime.implicit.surroundings import HAND_IN, surroundings
 from implicit_dsl.runtime.solution import Solution
@@ -41,42 +38,21 @@ _PURE: set[Primal] = set()
 def register(problem: Primal) -> tuple[str, Primal]:
     """Make an equation known to captured graphs. Its key, and the equation, which is to be kept.
 
-    Equal equations share a key.
+    Equal equations share a key. That of a step that can be imported describes it, for every process.
     """
-    step = f"{problem.step.__module__}.{getattr(problem.step, '__qualname__', type(problem.step).__name__)}"
     # the counts of tensors are known at the call only
     blank = replace(problem, states=0, batched=0)
-    parts = (repr(blank.settings), *_description(problem.step), *_description(problem.phi))
-    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-    key, number = f"{step}:{digest}", 1
-    while (known := _PROBLEMS.setdefault(key, blank)) != blank:  # another function of the same name
+    text = described(blank)
+    if text is not None:
+        return text, blank
+    step = f"{problem.step.__module__}.{getattr(problem.step, '__qualname__', type(problem.step).__name__)}"
+    key, number = f"{step}:{digest(blank)}", 1
+    while (known := _PROBLEMS.setdefault(key, blank)) != blank:  # another one of the same name
         number += 1
-        key = f"{step}:{digest}:{number}"
+        key = f"{step}:{digest(blank)}:{number}"
     if problem.around is None:
         _PURE.add(known)
     return key, known
-
-
-def _description(thing: Any) -> Iterator[str]:
-    """What tells a step from others of its name, such as other lambdas, in every process."""
-    match thing:
-        case CodeType():
-            yield thing.co_code.hex()
-            yield repr(thing.co_names)
-            for constant in thing.co_consts:
-                yield from _description(constant)
-        case FunctionType():
-            yield from _description(thing.__code__)
-            for part in contents(thing):
-                yield from _description(part)
-        case MethodType():
-            yield from _description(thing.__func__)
-            yield from _description(thing.__self__)
-        case nn.Module():
-            yield repr(thing)
-            yield from _description(type(thing).forward)
-        case None | bool() | int() | float() | str():
-            yield repr(thing)
 
 
 def carried(problem: Primal) -> Tensors:
@@ -93,17 +69,17 @@ def solve_captured(
     """The states, and what the solve did, for tensors (*start, *batched, *shared), inside of a graph."""
     if torch._C._are_functorch_transforms_active():
         raise RuntimeError(NO_TRANSFORMS)
-    *found, residual, steps, status = torch.ops.implicitc.equilibrium(key, states, batched, tensors)
+    *found, residual, steps, status = _equilibrium(key, states, batched, tensors)
     return found, Solution(found[0].detach().flatten(1), residual.detach(), steps, status)
 
 
 def _problem(key: str, states: int, batched: int) -> Primal:
-    known = _PROBLEMS.get(key)
+    known = recalled(key) if key.startswith("{") else _PROBLEMS.get(key)
     if known is None:
-        module = key.partition(":")[0].rpartition(".")[0]
+        step = key.partition(":")[0]
         raise RuntimeError(
-            f"this graph solves the equilibrium {key}, which this process does not know: import `{module}` "
-            "and make its module once, as where the graph was captured, with the same version of Python"
+            f"this graph solves an equilibrium of `{step}`, which this process has not made: make it once, "
+            "as where the graph was captured, with the same version of Python"
         )
     around = known.around and replace(known.around, followed=carried(known))
     return replace(known, states=states, batched=batched, around=around)

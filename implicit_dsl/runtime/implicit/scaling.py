@@ -16,7 +16,7 @@ from implicit_dsl.runtime.implicit.linearisation import Tensors
 
 
 def unit_of(right: Sequence[Tensor]) -> Tensor:
-    """The power of two (batch,) of which the largest entry of each sample has 1 to 2; 1 for 0, inf and nan."""
+    """The power of two (batch,) by which the largest entry of each sample is in [1, 2); 1 for 0, inf, nan."""
     largest = torch.stack([_largest(tensor) for tensor in right]).amax(0)
     mantissa, _ = torch.frexp(largest)
     usual = (largest > 0) & largest.isfinite()

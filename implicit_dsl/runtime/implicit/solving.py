@@ -70,9 +70,14 @@ def settled(
     return layout.split(solution.x)
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether operations on a device are autocast now. Some, such as meta, know no autocast."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def unautocast(device: torch.device) -> AbstractContextManager[object]:
     """A context without autocast: a fixed point of rounded sweeps is not the fixed point."""
-    if torch.is_autocast_enabled(device.type):
+    if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

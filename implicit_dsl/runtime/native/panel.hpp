@@ -149,13 +149,36 @@ template <class T> struct Panel {
         }
     }
 
+    // What residuals are relative to.
+    static V compared(const Problem<T>& p, V size) {
+        const V one = splat(T(1));
+        return p.adjoint ? size : choose<T>(size < one, one, size);
+    }
+
+    // The size of x in each lane, as that of f is measured.
+    V extent(const Problem<T>& p) const {
+        I largest = {};
+        V sum = {};
+        for (int64_t k = 0; k < p.n * L; k += L) {
+            largest = larger<T>(largest, magnitude<T>(load(x + k)));
+            sum += absolute<T>(load(x + k));
+        }
+        return p.kind == kLinear ? sum : (V)largest;
+    }
+
     // After f = image of x: let the rows go that are done, and make the next iterate of the others.
     void advance(const Problem<T>& p) {
-        const V one = splat(T(1)), reference = p.adjoint ? scale : choose<T>(scale < one, one, scale);
+        V reference = compared(p, scale);
         steps += 1;
         I done = ~(size > T(p.tolerance) * reference) | ~(size < T(INFINITY)) | (steps >= p.max_steps);
         if (p.floor > 0) done |= (size <= T(p.floor) * reference) & (size >= before);
         done &= held;
+        if (!p.contracts && any(done)) {  // x is what is returned: its own size counts, and not that of f
+            reference = compared(p, extent(p));
+            I still = (size > T(p.tolerance) * reference) & (size < T(INFINITY)) & (steps < p.max_steps);
+            if (p.floor > 0) still &= (size > T(p.floor) * reference) | (size < before);
+            done &= ~still;
+        }
         const V previous = before;
         before = size;
         if (any(done)) {

@@ -96,6 +96,22 @@ template <class T> struct Row {
             size = greatest(largest), scale = greatest(extent);
         }
     }
+    // The size of x, as that of f is measured.
+    template <int kind> T extent() const {
+        Int<T> largest = {};
+        Vec<T> all = {};
+        for (int64_t j = 0; j < padded; j += L) {
+            const Vec<T> v = j + L <= n ? load(x + j) : start_of(x + j, n - j);
+            largest = larger<T>(largest, magnitude<T>(v)), all += absolute<T>(v);
+        }
+        if (kind == kLinear) return sum<T>(all);
+        return p.adjoint ? greatest(largest) : std::max(T(1), greatest(largest));
+    }
+    static Vec<T> start_of(const T* from, int64_t count) {
+        Vec<T> v = {};
+        std::memcpy(&v, from, count * sizeof(T));
+        return v;
+    }
     static T greatest(Int<T> v) {
         auto best = v[0];
         for (int i = 1; i < L; i++) best = v[i] > best ? v[i] : best;
@@ -138,7 +154,10 @@ template <class T> struct Row {
         for (int step = 1;; step++) {
             image<kind>(size, scale);
             if (!p.adjoint) scale = std::max(T(1), scale);
-            if (is_done(p, step, size, scale, before)) {
+            // x is what is returned unless f contracts: then its own size counts, and not that of f
+            const bool candidate = is_done(p, step, size, scale, before);
+            if (candidate && !p.contracts_at(norm)) scale = extent<kind>();
+            if (candidate && is_done(p, step, size, scale, before)) {
                 std::memcpy(p.x + number * n, p.contracts_at(norm) ? f : x, n * sizeof(T));
                 p.residual[number] = relative(size, scale), p.steps[number] = step;
                 return;

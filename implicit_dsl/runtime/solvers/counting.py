@@ -13,6 +13,8 @@ from implicit_dsl.runtime.solvers.base import Equation, Norm, Solver
 # Unasked, so many steps at most are made blindly: a rate bounds the steps from above, and most
 # solves need far fewer.
 MOST_STEPS = 256
+# Weights that are stored in float32 may be above their bounds by a rounding error, and so may the rate.
+STORED = 1 + 2.0**-20
 # A residual above the tolerance and below so many units of rounding is one of rounding. The wide
 # formats sum many roundings, the narrow ones round a sum made in a wide one.
 FLOOR_UNITS, NARROW_FLOOR_UNITS = 64, 8
@@ -54,7 +56,8 @@ def counted_steps(equation: Equation, solver: Solver, start: Tensor, counted: bo
             f"the steps cannot be counted ahead, because {reason}; use picard with a certificate"
         )
     # (1 − d) id + d g contracts with factor 1 − d + d κ
-    rate, averaging = 1 - damping * (1 - equation.rate), damping * equation.averaging
+    known = min(equation.rate * STORED, (1 + equation.rate) / 2)
+    rate, averaging = 1 - damping * (1 - known), damping * equation.averaging
     steps = proved_steps(rate, solver.tolerance_for(start.dtype), averaging)
     if counted is None and steps > MOST_STEPS:
         return None
