@@ -28,7 +28,8 @@ def main(words: Sequence[str]) -> int:
     """Print each model of a file."""
     parser = Parser(
         "show",
-        "List the blocks of each model: shapes, sizes, parameters. Say of each loop\nwhy it has a solution and how it is found, and draw which blocks A has.",
+        "List the blocks of each model: shapes, sizes, parameters. Say of each loop why it\n"
+        "has a solution and how it is found, and draw which blocks A has.",
         _EXAMPLES,
     )
     parser.file()

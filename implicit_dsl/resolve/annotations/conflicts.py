@@ -58,10 +58,10 @@ def _agree(first: Assigned, second: Assigned) -> bool:
 
 
 def _of_one_loop(one: Demand, other: Demand) -> tuple[str, str] | None:
-    if one.criterion != other.criterion and "unchecked" in (one.criterion, other.criterion):
-        # Nothing is proved of the loop, and yet a matrix that is named may be kept within bounds.
-        if all(demand.matrix is not None for demand in (one, other) if demand.criterion != "unchecked"):
-            return None
+    unchecked = one.criterion != other.criterion and "unchecked" in (one.criterion, other.criterion)
+    bounds = [demand for demand in (one, other) if demand.criterion != "unchecked"]
+    if unchecked and all(demand.matrix is not None for demand in bounds):
+        return None  # nothing is proved of the loop, and yet a matrix that is named is kept within bounds
     for criterion, meaning in (("unchecked", "asks for no certificate"), ("prove", "asks for no constraint")):
         if criterion in (one.criterion, other.criterion):
             if one.criterion == other.criterion:
