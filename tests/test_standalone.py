@@ -106,7 +106,8 @@ def test_a_standalone_file_is_proved_and_laid_out_by_the_package_where_that_is(p
         twin.load_state_dict(module.state_dict())
 
         assert 0 == abs(module.system().A.to_scipy() - twin.system().A.to_scipy()).sum()
-        assert str(module.certify()) == str(twin.certify())
+        assert hasattr(module, "certify") == hasattr(twin, "certify")  # models without loops have none
+        assert not hasattr(module, "certify") or str(module.certify()) == str(twin.certify())
 
 
 # ---------------------------------------------------------------- names

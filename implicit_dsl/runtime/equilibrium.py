@@ -69,7 +69,8 @@ class Equilibrium(nn.Module):
             raise ValueError("affine and phi come together: step = phi ∘ affine")
         if failure not in FAILURES:
             raise ValueError(f"failure must be one of {', '.join(FAILURES)}, not {failure!r}")
-        self.settings = checked(Settings(name, line, solver or Auto(), backward or Implicit(), failure, rate))
+        gradient = backward or Implicit()
+        self.settings = checked(Settings(name, line, solver or Auto(), gradient, failure, rate))
         self.step, self.phi = step if affine is None else affine, phi
         self._warm_start = warm_start
         self._begin_anew()

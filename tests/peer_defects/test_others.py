@@ -441,7 +441,7 @@ module.load_state_dict(state)
 u.requires_grad_()
 found = module(u)
 found.sum().backward()
-print(float((found - y).abs().max()), bool(u.grad.isfinite().all()))
+print(float((found.detach() - y).abs().max()), bool(u.grad.isfinite().all()))
 """
     error, finite = in_fresh_python(f"import sys; sys.path.insert(0, '.')\n{script}", tmp_path).split()
     assert float(error) <= 1e-10
