@@ -69,8 +69,12 @@ def _by_survivors(a: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:
     sizes = size.flatten().index_select(0, flat).double()
     factors = torch.ones_like(sizes) if w is None else w.flatten().index_select(0, flat).double()
     theta = _threshold(sizes, factors, row, row_lengths, r)
-    left = (sizes - theta.index_select(0, row) * factors).clamp_min(0.0).to(a.dtype)
-    projected = torch.zeros_like(size.flatten()).scatter_(0, flat, left).view_as(size).copysign(given)
+    left = (sizes - theta.index_select(0, row) * factors).clamp_min(0.0)
+    # θ is known to a rounding of the largest |a|, which may be far above r: what that adds is scaled off
+    total = torch.segment_reduce(left * factors, "sum", lengths=row_lengths)
+    left *= (r / torch.maximum(total, r)).index_select(0, row)
+    spread = torch.zeros_like(size.flatten()).scatter_(0, flat, left.to(a.dtype))
+    projected = spread.view_as(size).copysign(given)
     if len(outside) == len(a):
         return projected
     found = a.clone()

@@ -125,6 +125,12 @@ bool project(const T* a, const T* radius, const T* weights, bool row_weights, T*
             const double weight = w ? w[j] : 1;
             to[j] = std::copysign(T(std::max(std::fabs(from[j]) - theta * weight, 0.0)), from[j]);
         }
+        // θ is known to a rounding of the largest |a|, which may be far above r: what that adds is scaled off
+        const double total = (w ? above<T, true>(to, w, n, -1) : above<T, false>(to, w, n, -1)).total;
+        if (total > double(radius[row])) {
+            const T factor = T(double(radius[row]) / total);
+            for (j = 0; j < n; j++) to[j] *= factor;
+        }
     });
     return enough;
 }
