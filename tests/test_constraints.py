@@ -1,4 +1,4 @@
-"""Bounds from the source: projections are nearest points, parametrisations stay inside, leaving is noticed."""
+"""Bounds from the source: projections are nearest points, computed weights stay inside, leaving shows."""
 
 from __future__ import annotations
 
