@@ -113,16 +113,18 @@ def wrong_module(text: str) -> str:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"the module is no Python: {error}"
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = (
-                [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-            )
-            for module in modules:
-                if module.split(".")[0] not in IMPORTS and module not in IMPORTS:
-                    return f"the module imports {module}"
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("eval", "exec", "open", "compile", "__import__"):
-                return f"the module calls {node.func.id}"
+        match node:
+            case ast.Import(names):
+                modules = [alias.name for alias in names]
+            case ast.ImportFrom(module):
+                modules = [module or ""]
+            case ast.Call(ast.Name("eval" | "exec" | "open" | "compile" | "__import__" as called)):
+                return f"the module calls {called}"
+            case _:
+                continue
+        for name in modules:
+            if name.split(".")[0] not in IMPORTS and name not in IMPORTS:
+                return f"the module imports {name}"
     return ""
 
 

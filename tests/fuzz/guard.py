@@ -56,7 +56,7 @@ class Guard:
                     self.seen.append(f"{event} {arguments[position]!r}")
         elif event == "exec":
             name = arguments[0].co_filename
-            if name.startswith(self.home) or name.startswith("<string"):
+            if name.startswith((self.home, "<string")):
                 self.seen.append(f"ran {name}")
         elif event.startswith(_NEVER):
             self.seen.append(f"{event} {arguments!r}"[:200])

@@ -135,7 +135,8 @@ def by_wrapping(random: Random, corpus: Corpus) -> bytes:
         elif kind == "statement" and random.random() < 0.3:
             new = ""
         elif kind == "statement":
-            new = f"{piece}\n{random.choice(_NEW)} {random.choice('=~')} {random.choice(_WRAPPINGS).format('u')}"
+            value = random.choice(_WRAPPINGS).format("u")
+            new = f"{piece}\n{random.choice(_NEW)} {random.choice('=~')} {value}"
         else:
             continue
         text = text[: span.start] + new + text[span.end :]

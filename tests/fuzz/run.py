@@ -86,7 +86,7 @@ def _note(findings: dict[str, str], problem: str, data: bytes, examiner: Examine
 
 def _key(problem: str) -> str:
     """What two findings of one cause share: where the traceback ends, or what sort of finding it is."""
-    if problem.startswith("took") or problem.startswith("hang"):
+    if problem.startswith(("took", "hang")):
         return "slow"
     lines = [line for line in problem.strip().splitlines() if line.lstrip().startswith("File ")]
     return lines[-1] if lines else problem[:60]

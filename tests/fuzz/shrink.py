@@ -1,4 +1,4 @@
-"""A program with a problem, made small: lines first, then tokens (Zeller's ddmin, without its finer points)."""
+"""A program with a problem, made small: lines first, then tokens (after Zeller's ddmin)."""
 
 from __future__ import annotations
 
