@@ -16,13 +16,13 @@ from implicit_dsl.certify import Certified, certify
 from implicit_dsl.errors import Diagnostic, Findings, Severity
 from implicit_dsl.parse import parse
 from implicit_dsl.resolve import resolve
-from implicit_dsl.source import Source
+from implicit_dsl.source import Source, Span
 from implicit_dsl.syntax import Definition, Expression
 
 if TYPE_CHECKING:
     from implicit_dsl.model import ImplicitModel
 
-LARGEST_SOURCE = 64 * 2**20  # bytes; a program is written by hand, not a data file
+LARGEST_SOURCE = 2**20  # bytes; a program is written by hand, not a data file
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,9 @@ def check(
 
 def _check(source: Source, parameters: Mapping[str, object], model: str | None) -> Checked:
     findings = Findings()
+    if len(source.text) > LARGEST_SOURCE:  # of a file, `read_source` says so
+        message = f"this program is larger than {LARGEST_SOURCE // 2**20} MiB"
+        return Checked((), (Diagnostic("E0107", message, Span(source, 0, 0)),), (source,), ())
     program, diagnostics = parse(source)
     for diagnostic in diagnostics:
         findings.add(diagnostic)
@@ -121,8 +124,6 @@ def _written(value: object) -> str:
 
 def _bindings(written: Mapping[str, str], findings: Findings) -> dict[str, Expression]:
     """`name=value` texts as expressions; each must be one expression."""
-    from implicit_dsl.source import Span
-
     bindings: dict[str, Expression] = {}
     for name, text in written.items():
         source = Source(f"{name} = {text}", "-P")

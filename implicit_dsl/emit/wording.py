@@ -35,7 +35,7 @@ def _closed(line: str) -> str:
 
 def comment(block: Block) -> str:
     """Where a state comes from: its line of the source, shortened to fit."""
-    text = f"# line {block.line}: {one_line(block.text)}"
+    text = f"# line {block.line}: {one_line(block.text[:WIDTH])}"
     return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"
 
 

@@ -337,10 +337,8 @@ def concatenate(context: Context, parts: list[Wire], axis: int, span: Span) -> W
                 span,
             )
         sizes.append(size)
-    placed, start = [], 0
+    placed, start, total = [], 0, sum(sizes)
     for part, size in zip(parts, sizes):
-        placed.append(
-            linear(context, "place", {"axis": axis, "start": start, "total": sum(sizes)}, part, span)
-        )
+        placed.append(linear(context, "place", {"axis": axis, "start": start, "total": total}, part, span))
         start += size
     return context.wire("cat", placed[0].shape, span, tuple(placed))

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Findings, Label
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import MOST_FOUND, Context
 from implicit_dsl.resolve.declarations import check_name
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem, too_deep
+from implicit_dsl.resolve.problem import Exhausted, Poisoned, Problem, did_you_mean, later, problem, too_deep
 from implicit_dsl.resolve.scope import Environment, Module
 from implicit_dsl.resolve.statements import make_function, names_defined, no_effect
 from implicit_dsl.resolve.values import Definition, Namespace, TemplateValue
@@ -94,6 +94,8 @@ def open_module(loader: Loader, program: s.Program, root: str) -> Module:
         except Problem as found:
             loader.findings.add(found.diagnostic)
             _poison(module, environment, statement)
+            if len(loader.findings.found) > MOST_FOUND:
+                raise Exhausted from None
         except Poisoned:
             _poison(module, environment, statement)
     return module
