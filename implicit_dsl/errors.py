@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
+from implicit_dsl.fixes import Fix
 from implicit_dsl.source import Span
 
 MOST_SHOWN = 20  # more errors than this help nobody
@@ -31,6 +32,7 @@ class Diagnostic:
 
     `text` is the short label under the carets; `labels` are further places; `notes` say
     why, `help` how to mend it. `path` tells how an instance came to be, outermost last.
+    `fixes` are edits of the text; where there is one, `implicitc check --fix` makes it.
     """
 
     code: str
@@ -41,6 +43,7 @@ class Diagnostic:
     notes: tuple[str, ...] = ()
     help: str = ""
     path: tuple[Label, ...] = ()
+    fixes: tuple[Fix, ...] = ()
 
     @property
     def severity(self) -> Severity:
@@ -59,6 +62,7 @@ class Diagnostic:
             "notes": list(self.notes),
             "help": self.help,
             "path": [_label_data(frame) for frame in self.path],
+            "fixes": [_fix_data(fix) for fix in self.fixes],
         }
 
 
@@ -69,6 +73,14 @@ def _position_data(span: Span, offset: int) -> dict[str, int]:
 
 def _span_data(span: Span) -> dict[str, Any]:
     return {"start": _position_data(span, span.start), "end": _position_data(span, span.end)}
+
+
+def _fix_data(fix: Fix) -> dict[str, Any]:
+    edits = [
+        {"file": edit.span.source.name, "span": _span_data(edit.span), "text": edit.text}
+        for edit in fix.edits
+    ]
+    return {"title": fix.title, "edits": edits}
 
 
 def _label_data(label: Label) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from implicit_dsl.errors import Label
+from implicit_dsl.fixes import Fix
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
@@ -163,7 +164,7 @@ def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
     match matrix:
         case Layer():
             if not isinstance(matrix.rule, LinearRule):
-                raise _not_linear(matrix, span)
+                raise not_linear(matrix)
             return apply_layer(context, matrix, wire, span)
         case ParameterValue():
             return _apply_parameter(context, matrix, False, wire, span)
@@ -204,7 +205,8 @@ def spine(matrix: MatrixExpression) -> list[Any]:
     return [left, *reversed(parts)]
 
 
-def _not_linear(layer: Layer, span: Span) -> Problem:
+def not_linear(layer: Layer, fixes: tuple[Fix, ...] = ()) -> Problem:
+    """`*` before a layer that is an activation."""
     name = layer.rule.names[0]
     return problem(
         "E0307",
@@ -212,6 +214,7 @@ def _not_linear(layer: Layer, span: Span) -> Problem:
         layer.span,
         "an activation",
         help=f"write `{layer.span.text}(…)`, or `… |> {layer.span.text}`",
+        fixes=fixes,
     )
 
 

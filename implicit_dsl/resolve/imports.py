@@ -15,7 +15,16 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.resolve.context import MOST_FOUND, Context
 from implicit_dsl.resolve.declarations import check_name
-from implicit_dsl.resolve.problem import Exhausted, Poisoned, Problem, did_you_mean, later, problem, too_deep
+from implicit_dsl.resolve.problem import (
+    Exhausted,
+    Poisoned,
+    Problem,
+    did_you_mean,
+    instead,
+    later,
+    problem,
+    too_deep,
+)
 from implicit_dsl.resolve.scope import Environment, Module
 from implicit_dsl.resolve.statements import make_function, names_defined, no_effect
 from implicit_dsl.resolve.values import Definition, Namespace, TemplateValue
@@ -214,7 +223,8 @@ def _import_name(loader: Loader, module: Module, imported: Module, written: str,
         if value is None and not (imported.incomplete or name in imported.lost):
             meant = did_you_mean(name, imported.names)
             text = f"did you mean `{meant}`?" if meant else ""
-            raise problem("E0804", f"`{written}` has no `{name}`", item.name.span, text)
+            fixes = instead(item.name.span, meant)
+            raise problem("E0804", f"`{written}` has no `{name}`", item.name.span, text, fixes=fixes)
     except Problem as found:
         loader.findings.add(found.diagnostic)
         value = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.names import identifier
 from implicit_dsl.source import Span
 
@@ -38,9 +39,10 @@ def problem(
     labels: tuple[Label, ...] = (),
     notes: tuple[str, ...] = (),
     help: str = "",
+    fixes: tuple[Fix, ...] = (),
 ) -> Problem:
     """The exception that reports a diagnostic."""
-    return Problem(Diagnostic(code, message, span, text, labels, notes, help))
+    return Problem(Diagnostic(code, message, span, text, labels, notes, help, fixes=fixes))
 
 
 def later(what: str, span: Span, help: str = "") -> Problem:
@@ -63,6 +65,11 @@ def quoted(span: Span, longest: int = 60) -> str:
     """The text of an expression for a message, or `…` if it is long."""
     text = span.text
     return text if len(text) <= longest and "\n" not in text else "…"
+
+
+def instead(span: Span, meant: str) -> tuple[Fix, ...]:
+    """The fix for a word that was misspelt, if it is known what was meant."""
+    return replacing(span, meant) if meant else ()
 
 
 MOST_COMPARED = 5000  # names; suggestions must not take longer than the program

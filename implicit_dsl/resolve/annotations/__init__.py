@@ -14,7 +14,7 @@ from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
 from implicit_dsl.resolve.annotations.wellposed import read_wellposed
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, later, problem
 from implicit_dsl.resolve.scope import Body, Environment, Noted
 
 __all__ = ["annotate", "demands", "read"]
@@ -44,7 +44,8 @@ def annotate(context: Context, body: Body, annotation: s.Annotation, environment
     if name != "allow":
         meant = did_you_mean(name, [*_READERS, *_LATER, "allow"])
         help = f"did you mean `@{meant}`?" if meant else ""
-        raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help)
+        fixes = instead(annotation.name.span, meant)
+        raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help, fixes=fixes)
     for keyword in annotation.keywords:
         raise problem("E0701", "`@allow` names warnings", keyword.span, help="write `@allow unused_input`")
     for argument in annotation.arguments:
