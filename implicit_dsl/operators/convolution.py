@@ -83,6 +83,7 @@ class Conv(LinearRule):
                 "width",
                 help=f"write `Conv({source[0]} => {width}, …)`, "
                 f"or `Conv({width}, …)` to take the channels of the input",
+                takes=source[0],
             )
         if source[0] % groups or width % groups:
             raise ShapeError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.fixes import Fix
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
@@ -45,6 +46,26 @@ def _shape_problem(error: ShapeError, blame: Span, *wires: Wire) -> Problem:
         notes=error.notes,
         help=error.help,
     )
+
+
+_BEFORE_ARROW = re.compile(r"(?:\w+\s*=(?!>)\s*)?(.+?)\s*=>", re.DOTALL)
+
+
+def _width_problem(error: ShapeError, layer: Layer, place: Span, wire: Wire) -> Problem:
+    """A width `in => out` whose first part is not what the input has: that part alone is shown."""
+    found = _shape_problem(error, place, wire).diagnostic
+    match = _BEFORE_ARROW.match(place.text)
+    if match is None:  # the width has a name, and was written elsewhere
+        return Problem(found)
+    span = place.source.span(place.start + match.start(1), place.start + match.end(1))
+    before, behind = (
+        place.source.span(*ends).text for ends in ((layer.span.start, span.start), (span.end, layer.span.end))
+    )
+    out = behind.lstrip().removeprefix("=>").lstrip()
+    help = f"write `{before}{error.takes}{behind}`, or `{before}{out}` to take that of the input"
+    help = error.help if "\n" in help else help
+    fixes = replacing(span, str(error.takes)) if span.text.isdecimal() else ()
+    return Problem(replace(found, span=span, help=help, fixes=fixes))
 
 
 def check_size(shape: Shape, span: Span, what: str = "a value") -> None:
@@ -115,7 +136,10 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     try:
         operator = layer.rule.operator(layer.settings, wire.shape)
     except ShapeError as error:
-        raise _shape_problem(error, layer.blame.get(error.argument, span), wire) from None
+        place = layer.blame.get(error.argument, span)
+        if error.takes is not None:
+            raise _width_problem(error, layer, place, wire) from None
+        raise _shape_problem(error, place, wire) from None
     check_size(operator.target, span)
     specs = layer.rule.parameters(operator)
     for spec in specs:

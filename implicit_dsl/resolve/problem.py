@@ -95,10 +95,13 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def _distance(left: str, right: str) -> int:
-    """How many letters must be changed, added or left out (Levenshtein)."""
-    row = list(range(len(right) + 1))
+    """How many letters must be changed, added, left out, or change places with the next (Damerau)."""
+    above, row = [], list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
-        diagonal, row[0] = row[0], i
+        above, before, row = row, above, [i]
         for j, b in enumerate(right, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+            best = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and b == left[i - 2]:
+                best = min(best, before[j - 2] + 1)
+            row.append(best)
     return row[-1]

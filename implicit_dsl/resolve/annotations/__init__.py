@@ -51,7 +51,15 @@ def annotate(context: Context, body: Body, annotation: s.Annotation, environment
     for argument in annotation.arguments:
         if not isinstance(argument, s.Name) or argument.name not in _ALLOWED:
             choices = ", ".join(f"`{choice}`" for choice in _ALLOWED)
-            raise problem("E0701", "`@allow` names warnings", argument.span, help=f"there are {choices}")
+            meant = did_you_mean(argument.name, _ALLOWED) if isinstance(argument, s.Name) else ""
+            raise problem(
+                "E0701",
+                "`@allow` names warnings",
+                argument.span,
+                f"did you mean `{meant}`?" if meant else "",
+                help=f"there are {choices}",
+                fixes=instead(argument.span, meant),
+            )
         body.allowed.add(argument.name)
 
 
