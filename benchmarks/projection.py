@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/projection.py [--sizes 1000 2000 4000] [--rounds 7]
 
-Rows: 3 N(0, 1)/√n, far outside of ‖A‖∞ ≤ 0.95, and the same after one small step from the boundary; against sorting
-in PyTorch (Duchi et al. 2008) and against that row by row in a Python loop. The error is
-the largest against float64. Perron root: power iteration between Collatz–Wielandt bounds, outward
-rounding, against `scipy.sparse.linalg.eigs` (ARPACK), which bounds nothing.
+Rows: 3 N(0, 1)/√n, far outside of ‖A‖∞ ≤ 0.95, and the same after one small step from the boundary;
+against sorting in PyTorch (Duchi et al. 2008), and against that row by row in a Python loop. The error is
+the largest against float64. Perron root: power iteration between Collatz–Wielandt bounds, rounded
+outwards, against `scipy.sparse.linalg.eigs` (ARPACK), which bounds nothing.
 """
 
 from __future__ import annotations
