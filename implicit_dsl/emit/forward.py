@@ -262,7 +262,8 @@ class Forward:
             text = value.text if value.tight or self._is_product(term) else value.atom
             summands.append(f"{sign}{text}" if not summands else f"{sign or '+'} {text}")
         lines = ("(", *(f"    {text}" for text in summands), ")") if named else ()
-        return Expression(" ".join(summands), tight=False, lines=lines)
+        fresh = len(terms) > 1 and any(term.source is not None for term in terms)
+        return Expression(" ".join(summands), tight=False, lines=lines, fresh=fresh)
 
     def _is_product(self, term: Term) -> bool:
         last = term.chain[-1] if term.chain else None

@@ -88,7 +88,7 @@ class Relu(Elementwise):
         return np.asarray(z > 0, dtype=z.dtype)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.relu({z.text})")
+        return Expression(f"torch.relu{z.in_place}({z.text})")
 
 
 class LeakyRelu(Elementwise):
@@ -129,7 +129,7 @@ class Tanh(Elementwise):
         return -1.0, 1.0
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.tanh({z.text})")
+        return Expression(f"torch.tanh{z.in_place}({z.text})")
 
 
 class Sigmoid(Elementwise):
@@ -151,7 +151,7 @@ class Sigmoid(Elementwise):
         return 0.0, 1.0
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.sigmoid({z.text})")
+        return Expression(f"torch.sigmoid{z.in_place}({z.text})")
 
 
 class Gelu(Elementwise):

@@ -120,16 +120,24 @@ class Entries:
 class Expression:
     """A piece of generated Python. `tight` text can be called or indexed as it stands.
 
-    `lines` is how it is written where `text` is too long for one line (empty: no other way).
+    `lines` is how it is written where `text` is too long for one line (empty: no other way). `fresh`: a new
+    tensor that nothing else holds, whose values its own gradient does not need, so that what is applied
+    to it may overwrite it.
     """
 
     text: str
     tight: bool = True
     lines: tuple[str, ...] = ()
+    fresh: bool = False
 
     @property
     def atom(self) -> str:
         return self.text if self.tight else f"({self.text})"
+
+    @property
+    def in_place(self) -> str:
+        """What the name of a function of PyTorch ends with, if it may overwrite this."""
+        return "_" if self.fresh else ""
 
 
 def per_channel(shape: Shape) -> str:

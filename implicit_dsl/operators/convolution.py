@@ -161,7 +161,7 @@ class Conv(LinearRule):
         options = _options(operator)
         if operator["groups"] != 1:
             options += f", groups={operator['groups']}"
-        return Expression(f"F.conv{axes}d({x.text}, {weights['weight']}{bias}{options})")
+        return Expression(f"F.conv{axes}d({x.text}, {weights['weight']}{bias}{options})", fresh=True)
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
         # a row of the matrix reads the kernel of its channel at most once (theory §3)
