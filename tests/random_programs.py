@@ -190,7 +190,10 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     fits = all(size + 2 * pad >= 2 * (k - 1) + 1 for size, k in zip(shape[1:], kernel))
     dilation = draw(st.integers(1, 2)) if fits else 1
     bias = draw(st.booleans())
-    settings = f"stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}"
+    mode = draw(st.sampled_from(["zeros", "reflect", "circular", "replicate"]))
+    if pad >= min(shape[1:]):
+        mode = "zeros"
+    settings = f'stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}, mode = "{mode}"'
     text = f"Conv({width}, ({', '.join(map(str, kernel))},); {settings}, bias = {str(bias).lower()})"
     sizes = tuple((s + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for s, k in zip(shape[1:], kernel))
     if min(sizes) < 1:
@@ -199,7 +202,7 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     name = _layer(
         program,
         text,
-        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias),  # type: ignore[arg-type]
+        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias, mode),  # type: ignore[arg-type]
         shape,
     )
     return _apply(draw, name, source), (width, *sizes), _run(name, source)

@@ -70,27 +70,41 @@ def _matrix(draw: Draw) -> Case:
     )
 
 
-def _conv(draw: Draw) -> Case:
-    groups, axes = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    each, out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+def _windows(draw: Draw) -> tuple[dict[str, Any], Shape]:
+    """The windows of a convolution, and the sizes that they slide over."""
+    same, mode = draw(st.booleans()), draw(st.sampled_from(("zeros", "reflect", "circular", "replicate")))
     kernel, stride, pad, dilation, sizes = [], [], [], [], []
-    for _ in range(axes):
-        k, p, d = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+    for _ in range(draw(st.integers(1, 3))):
+        k, p, d = draw(st.integers(1, 4 if same else 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+        reads = -(-d * (k - 1) // 2) if same else p
+        least = {"reflect": reads + 1, "circular": reads}.get(mode, 1)
         kernel.append(k)
-        stride.append(draw(st.integers(1, 3)))
+        stride.append(1 if same else draw(st.integers(1, 3)))
         pad.append(p)
         dilation.append(d)
-        sizes.append(max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
+        sizes.append(max(least, 1, 1 if same else d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
     settings = {
-        "width": (None, groups * out),
         "kernel": tuple(kernel),
         "stride": tuple(stride),
-        "pad": tuple(pad),
+        "pad": "same" if same else tuple(pad),
         "dilation": tuple(dilation),
-        "groups": groups,
         "bias": draw(st.booleans()),
+        "mode": mode,
     }
+    return settings, tuple(sizes)
+
+
+def _conv(draw: Draw) -> Case:
+    groups, each, out = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    settings, sizes = _windows(draw)
+    settings |= {"width": (None, groups * out), "groups": groups}
     return _case(draw, "conv", settings, (groups * each, *sizes))
+
+
+def _depthwise(draw: Draw) -> Case:
+    settings, sizes = _windows(draw)
+    settings["multiplier"] = draw(st.integers(1, 2))
+    return _case(draw, "depthwise_conv", settings, (draw(st.integers(1, 3)), *sizes))
 
 
 def _pool(kind: str) -> Callable[[Draw], Case]:
@@ -236,6 +250,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "dense": _dense,
         "matrix": _matrix,
         "conv": _conv,
+        "depthwise_conv": _depthwise,
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
         "max_pool": _pool("max_pool"),

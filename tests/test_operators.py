@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
@@ -245,22 +246,26 @@ def test_absolute_is_entrywise(kind: str, data: st.DataObject) -> None:
     op, weights = linear_rule(case.operator).absolute(case.operator, tensors_of(case))
     arrays = {role: tensor.numpy() for role, tensor in weights.items()}
     shape = (count(op.target), count(op.source))
+    made, exact = dense(linear_rule(op).entries(op, arrays), shape, arrays), np.abs(matrix_of(case))
 
-    same(dense(linear_rule(op).entries(op, arrays), shape, arrays), np.abs(matrix_of(case)))
+    if linear_rule(op).overlap(op) == 1:
+        same(made, exact)
+    else:
+        assert np.all(made >= exact * (1 - TOLERANCE))
 
 
 @linear_kinds
 @law
 @given(data=st.data())
 def test_entry_count_is_exact_and_positions_are_distinct(kind: str, data: st.DataObject) -> None:
-    """Distinct positions are what lets |op| be taken parameter by parameter."""
+    """Distinct positions are what lets |op| be taken parameter by parameter; `overlap` tells where not."""
     case = data.draw(CASES[kind])
     op = case.operator
     parts = linear_rule(op).entries(op, case.weights())
     places = [(row, col) for part in parts for row, col in zip(part.rows.tolist(), part.cols.tolist())]
 
     assert len(places) == linear_rule(op).entry_count(op)
-    assert len(set(places)) == len(places)
+    assert max(Counter(places).values(), default=1) <= linear_rule(op).overlap(op)
     for part in linear_rule(op).offsets(op, case.weights()):
         assert len(np.unique(part.rows)) == len(part.rows)
     shifts = sum(len(part.rows) for part in linear_rule(op).offsets(op, case.weights()))

@@ -106,13 +106,18 @@ def _halves(block: Block) -> bool:
 def _single_channel(operator: Operator) -> bool:
     """Whether a layer is a convolution of images with one channel."""
     image = operator.kind == "conv" and len(operator.source) == 3 and operator.source[0] == 1
-    return image and bool(operator["dilation"] == (1, 1))
+    return image and bool(operator["dilation"] == (1, 1)) and _pads_evenly(operator)
+
+
+def _pads_evenly(operator: Operator) -> bool:
+    """Whether a convolution pads with zeros, as many on both sides."""
+    return operator.get("mode", "zeros") == "zeros" and operator.get("after", None) is None
 
 
 def _few_and_large(operator: Operator) -> bool:
     """Whether a convolution of images has few output channels and a large kernel, and is else plain."""
     if operator.kind != "conv" or len(operator.source) != 3 or operator["groups"] != 1:
         return False
-    plain = operator["stride"] == operator["dilation"] == (1, 1)
+    plain = operator["stride"] == operator["dilation"] == (1, 1) and _pads_evenly(operator)
     few = count(operator.target[:1]) <= _FEW_CHANNELS
     return plain and few and min(operator["kernel"]) >= _LARGE_KERNEL

@@ -44,6 +44,10 @@ class Operator:
                 return value
         raise KeyError(name)
 
+    def get(self, name: str, default: Any) -> Any:
+        """The setting called `name`, or a default: what most operators of a kind do not say."""
+        return dict(self.settings).get(name, default)
+
     def parameter(self, role: str) -> str | None:
         """The id of the parameter in a role, or None (a convolution without bias)."""
         for key, value in self.parameters:
@@ -57,7 +61,8 @@ class Formal:
     """One argument of a constructor.
 
     `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
-    each axis), `pad` (≥ 0, or one for each axis), `integer`, `number`, `flag`.
+    each axis), `pad` (≥ 0, or one for each axis), `integer`, `number`, `flag`, or one of the
+    strings in `choices`. These are also taken by a `pad` or `size` that has some.
     """
 
     name: str
@@ -65,6 +70,17 @@ class Formal:
     doc: str
     default: Any = None
     required: bool = False
+    choices: tuple[str, ...] = ()
+    shown: str = ""  # what stands for a default of None
+
+    @property
+    def default_text(self) -> str:
+        """The default as it would be written."""
+        if isinstance(self.default, bool):
+            return "true" if self.default else "false"
+        if isinstance(self.default, str):
+            return f'"{self.default}"'
+        return self.shown if self.default is None else str(self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +214,17 @@ class LinearRule(Rule):
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The linear part on x [batch, *source] -> [batch, *target], without making the matrix."""
 
+    def overlap(self, operator: Operator) -> int:
+        """How many triplets of `entries` may meet at one place of the matrix, at most."""
+        return 1
+
     def absolute(
         self, operator: Operator, weights: Mapping[str, torch.Tensor]
     ) -> tuple[Operator, Mapping[str, torch.Tensor]]:
         """The operator whose matrix is the entrywise absolute value: its own majorant.
 
-        |op u − op v| ≤ |op| |u − v|, with equality possible, so this is the best one.
+        |op u − op v| ≤ |op| |u − v|, with equality possible, so this is the best one. Where triplets
+        meet (`overlap`), it is the sum of their absolute values: a majorant, and not the best one.
         """
         return operator, {role: w.abs() for role, w in weights.items()}
 

@@ -36,7 +36,7 @@ else:
 
 _FORMALS = (
     Formal("kernel", "size", "size of the windows: one number, or one for each axis", required=True),
-    Formal("stride", "size", "step of the windows; by default they do not overlap", default=None),
+    Formal("stride", "size", "step of the windows; by default they do not overlap", shown="kernel"),
     Formal("pad", "pad", "cells added on both sides, at most half a window", default=0),
 )
 
