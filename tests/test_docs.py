@@ -168,7 +168,11 @@ def _signature(name: str, rule: Rule) -> str:
     required = [formal.name for formal in rule.formals if formal.required]
     if isinstance(rule, ActivationRule) and name[0].islower():
         required += rule.arguments
-    settings = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
+    settings = [
+        f"{f.name} = {'last' if f.kind == 'axis' and f.default is None else _value(f.default)}"
+        for f in rule.formals
+        if not f.required
+    ]
     return f"{name}({', '.join(required)}{'; ' if settings else ''}{', '.join(settings)})"
 
 

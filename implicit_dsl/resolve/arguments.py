@@ -102,15 +102,18 @@ def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Probl
 def signature(rule: Rule, name: str) -> str:
     """`Conv(width, kernel; stride = 1, …)`."""
     required = [formal.name for formal in rule.formals if formal.required]
-    optional = [f"{f.name} = {_shown(f.default)}" for f in rule.formals if not f.required]
+    optional = [f"{f.name} = {_shown(f)}" for f in rule.formals if not f.required]
     inside = ", ".join(required) + ("; " if required and optional else "") + ", ".join(optional)
     return f"{name}({inside})"
 
 
-def _shown(value: Any) -> str:
+def _shown(formal: Formal) -> str:
+    value = formal.default
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "kernel" if value is None else str(value)
+    if value is None:
+        return "last" if formal.kind == "axis" else "kernel"
+    return str(value)
 
 
 def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
@@ -126,7 +129,7 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             if isinstance(value, str):
                 raise problem("E0900", f'`pad = "{value}"` is not supported in this version', span)
             return _each(value, name, formal, span, 0)
-        case "integer":
+        case "integer" | "axis":
             return _whole(value, name, formal, span, 1)
         case "number" if (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
