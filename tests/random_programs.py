@@ -30,6 +30,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": lambda x: torch.where(x > 0, x, torch.expm1(x)),
     "hardtanh": F.hardtanh,
     "softsign": lambda x: x / (1 + x.abs()),
+    "abs": lambda x: torch.where(x < 0, -x, x),
+    "relu6": lambda x: F.relu(x) - F.relu(x - 6),
+    "hardswish": lambda x: x * F.hardtanh(x / 6 + 0.5, 0, 1),
+    "mish": lambda x: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
+    "selu": lambda x: 1.0507009873554805 * F.elu(x, 1.6732632423543772),
     "identity": lambda x: x,
 }
 
@@ -152,6 +157,7 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     if len(shape) == 2:
         kinds += ["matmul", "attend"]
     kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
+    kinds += ["maximum", "prelu"]
     return draw(_MAKERS[draw(st.sampled_from(kinds))](program, source, shape))
 
 
@@ -475,10 +481,45 @@ def _standardise(draw: st.DrawFn, program: RandomProgram, source: str, shape: Sh
     return applied, shape, _run(name, source)
 
 
-def _softmax(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
-    return st.just(
-        (f"softmax({source})", shape, lambda _, values: torch.log_softmax(values[source], -1).exp())
+@st.composite
+def _softmax(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    dim = draw(st.integers(1, len(shape)))
+    setting = f"; dim = {dim}" if dim < len(shape) or draw(st.booleans()) else ""
+
+    def logarithm(_: Twin, values: Values) -> Tensor:
+        return values[source] - values[source].logsumexp(dim, keepdim=True)
+
+    if draw(st.booleans()):
+        return f"log_softmax({source}{setting})", shape, logarithm
+    return f"softmax({source}{setting})", shape, lambda _, values: logarithm(_, values).exp()
+
+
+@st.composite
+def _maximum(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """The larger or smaller of two values, of a value and a number, or of neighbouring channels."""
+    kind = draw(st.sampled_from(["values", "number", "maxout"]))
+    if kind == "maxout" and shape[0] % 2 == 0:
+        return (
+            f"maxout({source})",
+            (shape[0] // 2, *shape[1:]),
+            lambda _, values: torch.maximum(values[source][:, ::2], values[source][:, 1::2]),
+        )
+    if kind == "number":
+        return f"max({source}, 0.5)", shape, lambda _, values: values[source].clamp(min=0.5)
+    other = draw(st.sampled_from([name for name, size in program.shapes.items() if size == shape]))
+    return (
+        f"min({source}, {other})",
+        shape,
+        lambda _, values: torch.where(values[source] < values[other], values[source], values[other]),
     )
+
+
+@st.composite
+def _prelu(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    each = draw(st.booleans())
+    text = f"PReLU(; per_channel = {str(each).lower()})"
+    name = _layer(program, text, lambda: nn.PReLU(shape[0] if each else 1), shape)
+    return f"{name}({source})", shape, _run(name, source)
 
 
 @st.composite
@@ -516,6 +557,8 @@ _MAKERS = {
     "attend": _attend,
     "standardise": _standardise,
     "softmax": _softmax,
+    "maximum": _maximum,
+    "prelu": _prelu,
     "upsample": _upsample,
     "expand": _expand,
     "dense": _dense,

@@ -225,9 +225,39 @@ def _attend(draw: Draw) -> Case:
     return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e))
 
 
-def _product(draw: Draw) -> Case:
-    shape = draw(shapes(0, 3))
-    return _joined(draw, "product", {}, shape, shape)
+def _over_axis(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes())
+        return _case(draw, kind, {"dim": draw(st.none() | st.integers(1, len(source)))}, source)
+
+    return build
+
+
+def _maxout(draw: Draw) -> Case:
+    pieces, target = draw(st.integers(1, 3)), draw(shapes())
+    dim = draw(st.integers(1, len(target)))
+    source = (*target[: dim - 1], pieces * target[dim - 1], *target[dim:])
+    return _case(draw, "maxout", {"pieces": pieces, "dim": dim}, source)
+
+
+def _prelu(draw: Draw) -> Case:
+    source, init = draw(shapes(0, 3)), draw(st.sampled_from((0.25, -0.5)))
+    return _case(draw, "prelu", {"per_channel": bool(source) and draw(st.booleans()), "init": init}, source)
+
+
+def _slopes(draw: Draw) -> Case:
+    source = draw(shapes(0, 3))
+    each = bool(source) and draw(st.booleans())
+    weight = source[:1] if each else (1,)
+    return _case(draw, "slopes", {"per_channel": each}, (2, *source), weight=weight)
+
+
+def _two(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        shape = draw(shapes(0, 3))
+        return _joined(draw, kind, {}, shape, shape)
+
+    return build
 
 
 def _numbers() -> st.SearchStrategy[float]:
@@ -269,12 +299,28 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
         "tanh": _plain("tanh"),
         "sigmoid": _plain("sigmoid"),
-        "gelu": _plain("gelu"),
+        "gelu": _plain("gelu", approximate=st.booleans()),
         "silu": _plain("silu"),
         "softplus": _plain("softplus"),
         "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
         "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
         "softsign": _plain("softsign"),
+        "selu": _plain("selu"),
+        "mish": _plain("mish"),
+        "relu6": _plain("relu6"),
+        "hardswish": _plain("hardswish"),
+        "abs": _plain("abs"),
+        "clamp": lambda draw: _case(
+            draw,
+            "clamp",
+            draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
+            (4,),
+        ),
+        "prelu": _prelu,
+        "slopes": _slopes,
+        "maxout": _maxout,
+        "maximum": _two("maximum"),
+        "minimum": _two("minimum"),
         "upsample": _upsample,
         "expand": _expand,
         "diagonal": _diagonal,
@@ -283,8 +329,9 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "group_norm": _group_norm,
         "layer_norm": _last_norm("layer_norm"),
         "rms_norm": _last_norm("rms_norm"),
-        "softmax": lambda draw: _case(draw, "softmax", {}, draw(shapes())),
-        "product": _product,
+        "softmax": _over_axis("softmax"),
+        "log_softmax": _over_axis("log_softmax"),
+        "product": _two("product"),
         "matmul": _matmul,
         "attend": _attend,
     }.items()

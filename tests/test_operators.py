@@ -67,7 +67,7 @@ def vectors(case: Case, *shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
 def layer_of(case: Case) -> Any:
     """What holds the tensors in a generated module, in evaluation mode, with the weights of the case."""
     holder = OPERATORS[case.operator.kind].holder(case.operator)
-    if case.operator.kind == "affine":  # a normalisation holds its tensors
+    if case.operator.kind in ("affine", "slopes"):  # the layer of an activation holds its tensors
         return SimpleNamespace(**tensors_of(case))
     if holder is None:
         return tensors_of(case).get("weight")
@@ -177,7 +177,7 @@ def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> N
     gain = linear_rule(op).gain(op, bounds)
 
     if gain is None:
-        assert kind in ("batch_norm", "matrix", "offset", "diagonal")
+        assert kind in ("batch_norm", "matrix", "offset", "diagonal", "slopes")
     else:
         assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
 
@@ -345,7 +345,7 @@ def test_slopes_lie_between_their_bounds_and_come_close_to_both(kind: str, data:
     assert bounds is not None
     low, high = bounds
     u, v = steps()
-    points = np.concatenate([u, [1e-9, -1e-9]])
+    points = np.concatenate([u, [1e-9, -1e-9, 3 - 1e-9, 1e-9 - 3]])  # beside kinks
     slopes, tangents = (
         (rule.reference(op, v) - rule.reference(op, u)) / (v - u),
         rule.vjp(op, points, 1 + 0 * points),
@@ -445,10 +445,12 @@ def test_arguments_are_emitted_without_being_joined(kind: str, data: st.DataObje
     same(eval(text, {"torch": torch, "F": F, "parts": parts}), rule.reference(op, joined.numpy()))
 
 
-@pytest.mark.parametrize("kind", ["group_norm", "layer_norm", "rms_norm"])
+@pytest.mark.parametrize("kind", ["group_norm", "layer_norm", "rms_norm", "prelu"])
 @law
 @given(data=st.data())
-def test_a_normalisation_and_what_follows_are_the_layer_of_pytorch(kind: str, data: st.DataObject) -> None:
+def test_an_activation_and_what_its_layer_learns_are_the_layer_of_pytorch(
+    kind: str, data: st.DataObject
+) -> None:
     case = data.draw(CASES[kind])
     op, rule, weights = case.operator, activation_rule(case.operator), tensors_of(case)
     (z,) = vectors(case, (BATCH, *sizes(op.source)))

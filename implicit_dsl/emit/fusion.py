@@ -59,7 +59,7 @@ def find_fusions(model: ImplicitModel) -> Fusions:
 
 
 def layered(model: ImplicitModel) -> frozenset[str]:
-    """The normalisations that only their own factors read: one call of their layer does both."""
+    """The activations that only their own parameters read, as in normalisations: their layer does both."""
     readers: dict[str | None, list[Term]] = {}
     for term in model.terms:
         readers.setdefault(term.source, []).append(term)
@@ -67,9 +67,10 @@ def layered(model: ImplicitModel) -> frozenset[str]:
     found = set()
     for block in model.states:
         phi, reading = block.activation, readers.get(block.name, [])
-        if phi is None or activation_rule(phi).affine(phi) is None or block.name in iterated:
+        affine = None if phi is None else activation_rule(phi).affine(phi)
+        if affine is None or block.name in iterated:
             continue
-        if len(reading) == 1 and reading[0].chain and reading[0].chain[0].kind == "affine":
+        if len(reading) == 1 and reading[0].chain and reading[0].chain[0].kind == affine.kind:
             found.add(block.name)
     return frozenset(found)
 

@@ -1,4 +1,4 @@
-"""Softmax and scaled dot-product attention (Vaswani et al. 2017)."""
+"""Scaled dot-product attention (Vaswani et al. 2017)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
-    ActivationRule,
     Expression,
     Formal,
     Operator,
@@ -19,67 +18,13 @@ from implicit_dsl.operators.base import (
 )
 from implicit_dsl.operators.products import product_of_bounds
 from implicit_dsl.operators.slots import SeveralSlots, joined
+from implicit_dsl.operators.softmax import softmax, softmax_moved
 from implicit_dsl.shapes import Shape, count, show
 
 if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy_module("numpy")
-
-
-def _softmax(z: np.ndarray) -> np.ndarray:
-    powers = np.exp(z - z.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
-
-
-def _softmax_moved(change: np.ndarray) -> np.ndarray:
-    """¼ (|Δ_i| + max_{j≠i} |Δ_j|) ≥ |Δp_i|, over the last axis.
-
-    For Δp_i = p_i ((1 − p_i) Δ_i − Σ_{j≠i} p_j Δ_j) along the segment, where p_i (1 − p_i) ≤ ¼ and the
-    p_j of the sum make up 1 − p_i. Attained at p_i = ½.
-    """
-    last = change.shape[-1]
-    if last < 2:
-        return np.zeros_like(change)
-    ordered = np.sort(change, axis=-1)
-    largest, second = ordered[..., -1:], ordered[..., -2:-1]
-    first = np.arange(last) == change.argmax(-1)[..., None]  # one of them, where several are largest
-    return np.asarray(0.25 * (change + np.where(first, second, largest)))
-
-
-class Softmax(ActivationRule):
-    kind = "softmax"
-    names = ("softmax",)
-    elementwise = False
-    doc = "exp(z) ÷ Σ exp(z) over the last axis. Its ∞-norm Lipschitz constant is ½."
-    example = "input u[3, 5]\nstate p[3, 5] ~ softmax(u)\noutput y[3, 5] = p"
-
-    def operator(self, settings: Settings, source: Shape) -> Operator:
-        if not source:
-            raise ShapeError("softmax needs an axis, and its input is a number")
-        return Operator(self.kind, source, source)
-
-    def monotone(self, operator: Operator) -> bool:
-        return False
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return _softmax(z)
-
-    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
-        p = _softmax(z)
-        return np.asarray(p * (g - (p * g).sum(-1, keepdims=True)))
-
-    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
-        return _softmax_moved(change)
-
-    def gain(self, operator: Operator) -> float:
-        return 0.5
-
-    def range(self, operator: Operator) -> tuple[float, float]:
-        return 0.0, 1.0
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.softmax({z.text}, -1)")
 
 
 class Attend(SeveralSlots):
@@ -153,7 +98,7 @@ class Attend(SeveralSlots):
 
     def _weights(self, operator: Operator, q: np.ndarray, k: np.ndarray) -> np.ndarray:
         scores = self._factor(operator) * q @ k.swapaxes(-1, -2)
-        return _softmax(np.where(self._seen(operator), scores, -np.inf))
+        return softmax(np.where(self._seen(operator), scores, -np.inf))
 
     def value(self, operator: Operator, *parts: np.ndarray) -> np.ndarray:
         q, k, v = (self._heads(operator, part) for part in parts)
@@ -174,7 +119,7 @@ class Attend(SeveralSlots):
         dS = product_of_bounds(np.matmul, dq, k.swapaxes(-1, -2))
         dS = self._factor(operator) * (dS + product_of_bounds(np.matmul, q, dk.swapaxes(-1, -2)))
         seen = self._seen(operator)
-        dP = np.where(seen, _softmax_moved(np.where(seen, dS, 0.0)), 0.0)
+        dP = np.where(seen, softmax_moved(np.where(seen, dS, 0.0)), 0.0)
         means = np.maximum.accumulate(dv, -2) if operator["causal"] else dv.max(-2, keepdims=True)
         return self._merged(product_of_bounds(np.matmul, dP, v) + means)
 
@@ -191,4 +136,4 @@ class Attend(SeveralSlots):
         return Expression(f"{call}{', '.join(given)}){''.join(merged)}", lines=lines)
 
 
-RULES: tuple[Rule, ...] = (Softmax(), Attend())
+RULES: tuple[Rule, ...] = (Attend(),)

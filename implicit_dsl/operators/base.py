@@ -61,8 +61,8 @@ class Formal:
     """One argument of a constructor.
 
     `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
-    each axis), `pad` (≥ 0, or one for each axis), `integer`, `number`, `flag`, or one of the
-    strings in `choices`. These are also taken by a `pad` or `size` that has some.
+    each axis), `pad` (≥ 0, or one for each axis), `integer`, `axis` (from 1), `number`, `flag`, or one
+    of the strings in `choices`. These are also taken by a `pad` or `size` that has some.
     """
 
     name: str
@@ -283,6 +283,11 @@ class ActivationRule(Rule):
     def affine(self, operator: Operator) -> Operator | None:
         """What is applied behind φ with the parameters of this layer, without their ids."""
         return None
+
+    def axes(self, operator: Operator) -> tuple[int | None, ...]:
+        """For each axis of the state, the axis of its slots that it follows index by index; None: none."""
+        kept = len(operator.target)
+        return tuple(range(kept)) if self.elementwise else (None,) * kept
 
     def monotone(self, operator: Operator) -> bool:
         """Whether φ(u) ≤ φ(v) for all u ≤ v."""

@@ -189,6 +189,9 @@ class MaxPool(ActivationRule):
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return _pool(self, settings, source)
 
+    def axes(self, operator: Operator) -> tuple[int | None, ...]:
+        return (0, *(None,) * (len(operator.target) - 1))
+
     def _gather(self, operator: Operator, z: np.ndarray, outside: float) -> np.ndarray:
         """The windows of z [batch, *source] as [batch, channels, outputs, taps]."""
         positions, inside = _windows(operator)

@@ -126,7 +126,7 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             return _each(value, name, formal, span, 1)
         case "pad":
             return _each(value, name, formal, span, 0)
-        case "integer":
+        case "integer" | "axis":
             return _whole(value, name, formal, span, 1)
         case "number" if (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
