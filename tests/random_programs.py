@@ -442,7 +442,11 @@ def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) 
     heads = draw(st.sampled_from([h for h in (1, 2, 3) if shape[1] % h == 0]))
     causal = program.shapes[keys][0] == shape[0] and draw(st.booleans())
     width = shape[1] // heads
-    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()})"
+    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()}"
+    mask = draw(
+        st.sampled_from(["", *(n for n, s in program.shapes.items() if s == program.shapes[keys][:1])])
+    )
+    text += f", mask = max({mask}, 0))" if mask else ")"
 
     def run(module: Twin, values: Values) -> Tensor:
         made = []
@@ -451,7 +455,10 @@ def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) 
             scores = torch.einsum("btd,bsd->bts", q, k) / width**0.5
             if causal:
                 scores = scores + torch.full((shape[0], shape[0]), -torch.inf).triu(1)
-            made.append(torch.einsum("bts,bse->bte", torch.softmax(scores, -1), v))
+            if mask:
+                scores = scores.masked_fill((values[mask] <= 0)[:, None, :], -torch.inf)
+            weights = torch.softmax(scores, -1).nan_to_num()  # zeros where no key is left
+            made.append(torch.einsum("bts,bse->bte", weights, v))
         return torch.cat(made, -1)
 
     return text, shape, run

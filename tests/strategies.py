@@ -222,7 +222,8 @@ def _attend(draw: Draw) -> Case:
     d, e = (heads * draw(st.integers(1, 2)) for _ in range(2))
     t, s = (draw(st.integers(1, 4)) for _ in range(2))
     s, e = draw(st.sampled_from(((t if causal else s, e), (t, d))))
-    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e))
+    masks = draw(st.sampled_from(((), ((s,),), ((t, s),))))
+    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e), *masks)
 
 
 def _over_axis(kind: str) -> Callable[[Draw], Case]:

@@ -62,7 +62,8 @@ class Formal:
 
     `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
     each axis), `pad` (≥ 0, or one for each axis), `integer`, `axis` (from 1), `number`, `flag`, or one
-    of the strings in `choices`. These are also taken by a `pad` or `size` that has some.
+    of the strings in `choices`. These are also taken by a `pad` or `size` that has some. `value`: one more
+    argument of an activation, which may be left out and is given by name.
     """
 
     name: str
@@ -267,6 +268,11 @@ class ActivationRule(Rule):
     elementwise: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = False
     has_useful_majorant: ClassVar[bool] = True
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The arguments that may be left out, given by name behind the others."""
+        return tuple(formal.name for formal in self.formals if formal.kind == "value")
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return Operator(self.kind, source, source, tuple(sorted(settings.items())))

@@ -71,6 +71,8 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
         given[keyword] = (value, place)
     settings: Settings = {}
     for formal in rule.formals:
+        if formal.kind == "value" and formal.name not in given:
+            continue
         if formal.name in given:
             settings[formal.name] = _setting(formal, name, *given[formal.name])
         elif formal.required:
@@ -128,6 +130,10 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             return _each(value, name, formal, span, 0)
         case "integer" | "axis":
             return _whole(value, name, formal, span, 1)
+        case "value":
+            raise problem(
+                "E0104", f"`{formal.name}` is given where `{name}` is applied to its other arguments", span
+            )
         case "number" if (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         ):
