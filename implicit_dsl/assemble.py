@@ -5,6 +5,7 @@ from __future__ import annotations
 from implicit_dsl.certify import Certified
 from implicit_dsl.graph import Edge, Node, Role
 from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor, Term
+from implicit_dsl.source import Span
 
 
 def assemble(certified: Certified) -> ImplicitModel:
@@ -23,8 +24,8 @@ def assemble(certified: Certified) -> ImplicitModel:
         tuple(map(_block, states)),
         tuple(map(_block, nodes[Role.OUTPUT])),
         tuple(map(_term, ordered)),
-        tuple(Tensor(p.id, p.shape, p.trainable, p.initialiser, p.span.line) for p in graph.parameters),
-        tuple(Holder(layer.name, layer.operator, layer.span.line) for layer in graph.layers),
+        tuple(Tensor(p.id, p.shape, p.trainable, p.initialiser, *_place(p.span)) for p in graph.parameters),
+        tuple(Holder(layer.name, layer.operator, *_place(layer.span)) for layer in graph.layers),
         tuple(Loop(g.states, g.iterated, g.guarantee, g.rate) for g in certified.groups if g.iterated),
         graph.demands,
         certified.constraints,
@@ -32,9 +33,14 @@ def assemble(certified: Certified) -> ImplicitModel:
 
 
 def _block(node: Node) -> Block:
-    line = node.span.line
+    line, file = _place(node.span)
     text = node.span.source.line_text(line).strip()
-    return Block(node.name, node.shape, node.activation, node.declared, line, text)
+    return Block(node.name, node.shape, node.activation, node.declared, line, text, file)
+
+
+def _place(span: Span) -> tuple[int, str]:
+    """The line, and the file if it is an imported one."""
+    return span.line, span.source.title
 
 
 def _term(edge: Edge) -> Term:

@@ -22,7 +22,8 @@ BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A named piece of u, x or y. `line` and `text` are where the source says it."""
+    """A named piece of u, x or y. `line` and `text` are where the source says it, which is the
+    program itself or an imported `file`."""
 
     name: str
     shape: Shape
@@ -30,6 +31,7 @@ class Block:
     declared: bool = True
     line: int = 0
     text: str = ""
+    file: str = ""
 
     @property
     def slots(self) -> Shape:
@@ -60,6 +62,7 @@ class Tensor:
     trainable: bool = True
     initialiser: Initialiser | None = None
     line: int = 0
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Holder:
     name: str
     operator: Operator
     line: int = 0
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ def _row(role: str, block: Block, model: ImplicitModel) -> tuple[str, ...]:
         block.phi if block.activation is not None else "",
         f"{weights:,}" if weights else "",
         _grouped(ids),
-        str(block.line) if block.line else "",
+        (f"{block.file}:" if block.file else "") + (str(block.line) if block.line else ""),
         block.text if block.declared else "",
     )
 

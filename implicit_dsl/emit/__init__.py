@@ -62,11 +62,13 @@ def emit(
     parameters: tuple[tuple[str, str], ...] = (),
     *,
     standalone: bool = False,
+    include: tuple[str, ...] = (),
 ) -> str:
     """The text of the module that holds the models; the same input gives the same bytes.
 
     `sources` are the program and its imports, `parameters` what was bound at compile
-    time, both for the header. A `standalone` file needs torch alone.
+    time, `include` the folders of the include path, all for the header. A `standalone` file
+    needs torch alone.
     """
     names = Names.of(models, standalone)
     forwards = [Network(model, names) for model in models]
@@ -92,7 +94,8 @@ def emit(
         functions=carried.lines,
         structures=structures(models),
     )
-    return stamp(text, __version__, sources[0].name, digest, _command(sources, parameters, standalone))
+    command = _command(sources, parameters, standalone, include)
+    return stamp(text, __version__, sources[0].name, digest, command)
 
 
 def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
@@ -182,11 +185,19 @@ def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str
     return lines if standalone else [*lines, "", "from implicit_dsl import runtime"]
 
 
-def _command(sources: tuple[Source, ...], parameters: tuple[tuple[str, str], ...], standalone: bool) -> str:
-    """The command that writes this file again."""
+def _command(
+    sources: tuple[Source, ...],
+    parameters: tuple[tuple[str, str], ...],
+    standalone: bool,
+    include: tuple[str, ...],
+) -> str:
+    """The command that writes this file again. Absolute folders are of one machine, and not told."""
     words = ["implicitc compile", os.path.basename(sources[0].name)]
-    for name, value in parameters:
-        given = f"{name}={value}"
-        plain = all(c.isalnum() or c in "=.,_-" for c in given)
-        words.append(f"-P {given}" if plain else "-P '" + given.replace("'", "'\\''") + "'")
+    words += [f"-I {_shell(folder)}" for folder in include if not os.path.isabs(folder)]
+    words += [f"-P {_shell(f'{name}={value}')}" for name, value in parameters]
     return " ".join([*words, *(["--standalone"] if standalone else [])])
+
+
+def _shell(given: str) -> str:
+    plain = all(c.isalnum() or c in "=.,_-/" for c in given)
+    return given if plain else "'" + given.replace("'", "'\\''") + "'"

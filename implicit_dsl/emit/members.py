@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import fitted
+from implicit_dsl.emit.wording import fitted, place
 from implicit_dsl.model import ImplicitModel, Tensor
 from implicit_dsl.operators import OPERATORS
 
@@ -23,6 +23,7 @@ def attributes(model: ImplicitModel, classes: dict[str, str], names: Names) -> l
         if name in done:
             continue
         done.add(name)
+        thing = holders.get(name, tensor)
         if name in holders:
             operator = holders[name].operator
             made = OPERATORS[operator.kind].holder(operator)
@@ -33,7 +34,7 @@ def attributes(model: ImplicitModel, classes: dict[str, str], names: Names) -> l
             value = f"{made[:-1]}{separator}{_FACTORY})"
         else:
             value = f"nn.Parameter(torch.empty({tensor.shape!r}, {_FACTORY}))"
-        lines += fitted(f"self.{name} = {value}", f"  # line {tensor.line}")
+        lines += fitted(f"self.{name} = {value}", f"  # {place(thing)}")
     return lines
 
 

@@ -6,7 +6,7 @@ from implicit_dsl.demands import BackwardDemand, SolverDemand, applying
 from implicit_dsl.emit.equilibria import Network, convolves_images
 from implicit_dsl.emit.loops import function_name
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import INDENT, fitted, quoted
+from implicit_dsl.emit.wording import INDENT, fitted, place, quoted
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.model import ImplicitModel, Loop
 
@@ -43,7 +43,7 @@ def equilibria(model: ImplicitModel, network: Network) -> list[str]:
         kind = "DenseEquilibrium" if loop.name in network.dense else "Equilibrium"
         given = ", ".join(_arguments(model, network, loop))
         made = f"self.{network.attributes[loop.name]} = {network.names(kind)}({given})"
-        lines += fitted(made, f"  # line {model.blocks[loop.name].line}")
+        lines += fitted(made, f"  # {place(model.blocks[loop.name])}")
     return lines
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.header import one_line
-from implicit_dsl.model import Block, ImplicitModel, Loop
+from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor
 from implicit_dsl.shapes import Shape, show
 
 WIDTH = 110
@@ -33,9 +33,14 @@ def _closed(line: str) -> str:
     return line[:-1] + '\\"' if line.endswith('"') and not line.endswith('\\"') else line
 
 
+def place(thing: Block | Holder | Tensor) -> str:
+    """`line 9`, or `blocks.impl:9` if it was imported from there."""
+    return f"{one_line(thing.file)}:{thing.line}" if thing.file else f"line {thing.line}"
+
+
 def comment(block: Block) -> str:
     """Where a state comes from: its line of the source, shortened to fit."""
-    text = f"# line {block.line}: {one_line(block.text)}"
+    text = f"# {place(block)}: {one_line(block.text)}"
     return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"
 
 

@@ -267,9 +267,10 @@ def _instance(
     if value.template.base is not None and value.template.kind == "block":
         raise later("`extends` of a block", value.template.header)
     bound = bind_template(context, value, arguments, node.span)
-    name = _direct_name(context, node, owner)
+    name, label = _direct_name(context, node, owner), context.target()
     if not name:
-        name = _invented_name(context, identifier(value.template.name.name).lower(), node, owner)
-    instance = Instance(value, bound, name, node.span)
+        label = identifier(value.template.name.name).lower()
+        name = _invented_name(context, label, node, owner)
+    instance = Instance(value, bound, name, label, node.span)
     owner.instance.sites[site] = instance
     return instance

@@ -29,6 +29,8 @@ def apply_instance(
     name = template.name.name
     arguments.no_keywords(name)
     inputs = [d for d in template.body if isinstance(d, Declaration) and d.kind == "input"]
+    if instance.template.module.lost and len(inputs) != len(arguments.values):
+        raise Poisoned  # a line that could not be read may have had them
     arity(name, arguments, len(inputs), len(inputs), span)
     owner = environment.owner
     depth = 1 if owner is None else owner.depth + 1
@@ -51,10 +53,7 @@ def apply_instance(
 def _state_path(context: Context, instance: Instance) -> str:
     """What the names of the new states begin with: the equation, then the block."""
     target = context.full_target()
-    template_name = instance.template.template.name.name
-    own = instance.name.rsplit("_", 1)[-1] if instance.name.endswith(template_name.lower()) else ""
-    short = own or (template_name[:1].lower() + template_name[1:])
-    return context.unique(f"{target}.{short}" if target else short)
+    return context.unique(f"{target}.{instance.label}" if target else instance.label)
 
 
 def _bind_input(

@@ -77,7 +77,7 @@ def _resolve(
         if key in formals:
             given.keywords[key] = (context.evaluate(expression, module_scope), expression.span)
     bound = bind_template(context, value, given, template.header)
-    body = Body(Instance(value, bound, "", template.name.span), "", (), 0)
+    body = Body(Instance(value, bound, "", "", template.name.span), "", (), 0)
     parts = _parts(context, value, bound, body)
     for statements, environment in parts:
         _make_inputs(context, body, statements, environment)

@@ -112,11 +112,15 @@ class TemplateValue:
 
 @dataclass(eq=False, slots=True)
 class Instance:
-    """An instantiated block. Each call makes new states; its layers and parameters are shared."""
+    """An instantiated block. Each call makes new states; its layers and parameters are shared.
+
+    `name` is what its parameters begin with; `label` what the user called it, or its kind.
+    """
 
     template: TemplateValue
     arguments: dict[str, Any]
     name: str
+    label: str
     span: Span
     sites: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # its own layers, by where they stand
 
