@@ -104,7 +104,7 @@ def without_masks(op: Operator, change: np.ndarray) -> np.ndarray:
     if len(rule.slots(op)) == len(rule.arguments):
         return change
     kept = sum(count(shape) for shape in rule.slots(op)[: len(rule.arguments)])
-    return np.where(np.arange(count(op.source)) < kept, change, 0.0)
+    return np.where((np.arange(count(op.source)) < kept).reshape(sizes(op.source)), change, 0.0)
 
 
 def steps() -> tuple[np.ndarray, np.ndarray]:
