@@ -261,6 +261,18 @@ def _two(kind: str) -> Callable[[Draw], Case]:
     return build
 
 
+def _embedding(draw: Draw) -> Case:
+    vocab, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return _case(draw, "embedding", {"vocab": vocab, "width": width}, (*draw(shapes(0, 2)), vocab))
+
+
+def _lookup(draw: Draw) -> Case:
+    shape, transposed = draw(shapes(2, 2)), draw(st.booleans())
+    source = (*draw(shapes(0, 2)), shape[0] if transposed else shape[1])
+    settings = {"shape": shape, "transposed": transposed, "name": "E"}
+    return _case(draw, "lookup", settings, source, weight=shape)
+
+
 def _numbers() -> st.SearchStrategy[float]:
     return st.sampled_from((-1.0, 0.0, 0.5, -2.5, 1e-3))
 
@@ -280,6 +292,8 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
     for kind, build in {
         "dense": _dense,
         "matrix": _matrix,
+        "embedding": _embedding,
+        "lookup": _lookup,
         "conv": _conv,
         "depthwise_conv": _depthwise,
         "avg_pool": _pool("avg_pool"),

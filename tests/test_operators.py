@@ -64,6 +64,19 @@ def vectors(case: Case, *shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(rng.normal(size=shape)) for shape in shapes)
 
 
+def inputs_of(case: Case) -> torch.Tensor:
+    """Values [batch, *source]: numbers, unit vectors where tokens are taken, and ones for constants."""
+    (x,) = vectors(case, (BATCH, *sizes(case.operator.source)))
+    if OPERATORS[case.operator.kind].takes_tokens:
+        return F.one_hot(x.argmax(-1), x.shape[-1]).double()
+    return torch.ones_like(x) if case.operator.kind in ("offset", "constant") else x
+
+
+def given_to(case: Case, x: torch.Tensor) -> torch.Tensor:
+    """What generated code gets for values [batch, *source]."""
+    return x.argmax(-1) if OPERATORS[case.operator.kind].takes_tokens else x
+
+
 def layer_of(case: Case) -> Any:
     """What holds the tensors in a generated module, in evaluation mode, with the weights of the case."""
     holder = OPERATORS[case.operator.kind].holder(case.operator)
@@ -85,7 +98,8 @@ def emitted(case: Case, x: torch.Tensor) -> torch.Tensor:
         text = rule.emit(op, Expression("x"), "self.layer").text
     else:
         text = activation_rule(op).emit(op, Expression("x")).text
-    value = torch.as_tensor(eval(text, {"torch": torch, "F": F, "self": module, "x": x}), dtype=torch.float64)
+    names = {"torch": torch, "F": F, "self": module, "x": given_to(case, x)}
+    value = torch.as_tensor(eval(text, names), dtype=torch.float64)
     return value.expand(len(x), *sizes(op.target))
 
 
@@ -94,7 +108,8 @@ def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None
     op, rule = case.operator, linear_rule(case.operator)
     texts = {role: f"w[{role!r}]" for role in case.tensors if role in roles}
     expression = rule.emit_with(op, Expression("x"), texts)
-    value = eval(expression.text, {"torch": torch, "F": F, "w": tensors_of(case), "x": x})
+    names = {"torch": torch, "F": F, "w": tensors_of(case), "x": given_to(case, x)}
+    value = eval(expression.text, names)
     return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
 
 
@@ -104,7 +119,8 @@ def without_masks(op: Operator, change: np.ndarray) -> np.ndarray:
     if len(rule.slots(op)) == len(rule.arguments):
         return change
     kept = sum(count(shape) for shape in rule.slots(op)[: len(rule.arguments)])
-    return np.where((np.arange(count(op.source)) < kept).reshape(sizes(op.source)), change, 0.0)
+    moves = np.arange(count(op.source)).reshape(sizes(op.source)) < kept
+    return np.where(moves, change, 0.0)
 
 
 def steps() -> tuple[np.ndarray, np.ndarray]:
@@ -122,10 +138,7 @@ def test_each_rule_is_exercised() -> None:
 @given(data=st.data())
 def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
-    op = case.operator
-    (x,) = vectors(case, (BATCH, *sizes(op.source)))
-    if op.source == ():
-        x = torch.ones(BATCH, dtype=torch.float64) if kind in ("offset", "constant") else x
+    x = inputs_of(case)
 
     expected = emitted(case, x).detach().numpy().reshape(BATCH, -1)
 
@@ -137,8 +150,7 @@ def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject)
 @given(data=st.data())
 def test_an_expression_with_explicit_tensors_is_the_layer(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
-    op = case.operator
-    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+    x = inputs_of(case)
 
     same(written(case, x, set(case.tensors)).numpy(), emitted(case, x).detach().numpy())
 
@@ -149,8 +161,7 @@ def test_an_expression_with_explicit_tensors_is_the_layer(kind: str, data: st.Da
 def test_what_makes_the_offset_can_be_left_out_and_written_alone(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
     op, rule = case.operator, linear_rule(case.operator)
-    (x,) = vectors(case, (BATCH, *sizes(op.source)))
-    x = torch.ones(BATCH, dtype=torch.float64) if kind in ("offset", "constant") else x
+    x = inputs_of(case)
     texts = {role: f"w[{role!r}]" for role in case.tensors}
     offset = rule.emit_offset(op, texts)
     value = 0.0 if offset is None else eval(offset.text, {"torch": torch, "w": tensors_of(case)})
@@ -186,7 +197,7 @@ def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> N
     gain = linear_rule(op).gain(op, bounds)
 
     if gain is None:
-        assert kind in ("batch_norm", "matrix", "offset", "diagonal", "slopes")
+        assert kind in ("batch_norm", "matrix", "offset", "diagonal", "slopes", "embedding", "lookup")
     else:
         assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
 

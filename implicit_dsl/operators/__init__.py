@@ -12,6 +12,7 @@ from implicit_dsl.operators import (
     attention,
     convolution,
     dense,
+    embedding,
     maxima,
     monomial,
     normalisation,
@@ -29,6 +30,7 @@ from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Ru
 
 _RULES: tuple[Rule, ...] = (
     *dense.RULES,
+    *embedding.RULES,
     *convolution.RULES,
     *pooling.RULES,
     *resampling.RULES,

@@ -169,6 +169,7 @@ class Rule(ABC):
     kind: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()
     formals: ClassVar[tuple[Formal, ...]] = ()
+    takes_tokens: ClassVar[bool] = False  # its source has one more axis, of unit vectors
     doc: ClassVar[str] = ""
     example: ClassVar[str] = ""
 

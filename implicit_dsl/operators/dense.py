@@ -27,7 +27,7 @@ else:
     torch = lazy_module("torch")
 
 
-def _kronecker(operator: Operator, transposed: bool) -> tuple[Entries, ...]:
+def kronecker(operator: Operator, transposed: bool) -> tuple[Entries, ...]:
     """I ⊗ W: the same matrix for each position of the leading axes."""
     inputs, outputs = count(operator.source[-1:]), count(operator.target[-1:])
     positions = np.arange(count(operator.source[:-1]), dtype=np.int32)[:, None, None]
@@ -90,7 +90,7 @@ class Dense(LinearRule):
         return count(operator.source) * int(operator["width"])
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
-        return _kronecker(operator, transposed=False)
+        return kronecker(operator, transposed=False)
 
     def offset_count(self, operator: Operator) -> int:
         return count(operator.target) if operator["bias"] else 0
@@ -140,7 +140,7 @@ class Matrix(LinearRule):
         return count(operator.source) * count(operator.target[-1:])
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
-        return _kronecker(operator, operator["transposed"])
+        return kronecker(operator, operator["transposed"])
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         W = weights["weight"]

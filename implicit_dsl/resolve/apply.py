@@ -128,7 +128,7 @@ def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -
 def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     """A layer on a wire; its second use shares the weights of the first."""
     try:
-        operator = layer.rule.operator(layer.settings, wire.shape)
+        operator = layer.rule.operator(layer.settings, _unit_vectors(layer, wire, span))
     except ShapeError as error:
         raise _shape_problem(error, layer.blame.get(error.argument, span), wire) from None
     check_size(operator.target, span)
@@ -154,6 +154,21 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     if affine is None:
         return state
     return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
+
+
+def _unit_vectors(layer: Layer, wire: Wire, span: Span) -> Shape:
+    """The shape that a layer takes: tokens are unit vectors for what takes them."""
+    if not layer.rule.takes_tokens:
+        return wire.shape
+    if not wire.tokens:
+        raise problem(
+            "E0207",
+            f"{layer.rule.names[0]} takes tokens, and this is {describe(wire)}",
+            span,
+            labels=origin_label(wire, span),
+            help="declare the input with the set that it is from: `input t[n] in Tokens(1000)`",
+        )
+    return (*wire.shape, wire.tokens)
 
 
 def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:
@@ -244,8 +259,9 @@ def _apply_parameter(
             help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
         )
     settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
+    kind, source = ("lookup", (*wire.shape, wire.tokens)) if wire.tokens else ("matrix", wire.shape)
     try:
-        operator = OPERATORS["matrix"].operator(settings, wire.shape)
+        operator = OPERATORS[kind].operator(settings, source)
     except ShapeError as error:
         problem_ = _shape_problem(error, span, wire)
         labels = (*problem_.diagnostic.labels, Label(matrix.span, f"declared {show(shape)} here"))

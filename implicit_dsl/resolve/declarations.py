@@ -138,8 +138,6 @@ def _declare_input(body: Body, declaration: s.Declaration, environment: Environm
     name, span = declaration.name.name, declaration.name.span
     if declaration.value is not None:
         raise problem("E0302", f"`{name}` is an input, and has no definition", declaration.span)
-    if declaration.member is not None:
-        raise later("a set behind `in`", declaration.member.span)
     if declaration.shape is None and not body.state_path:
         raise problem("E0205", f"input `{name}` needs a shape", span, help=f"write `input {name}[n]`")
     bound = body.definitions.get((name,))

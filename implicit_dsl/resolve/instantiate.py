@@ -7,7 +7,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve.apply import offset, origin_label
 from implicit_dsl.resolve.arguments import Arguments, arity
-from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.constants import sizes, vocabulary
 from implicit_dsl.resolve.context import BLOCK, DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.mismatch import fits, show_expected
@@ -79,6 +79,15 @@ def _bind_input(
         (name,), "input", None, inner, declaration.name.span, body, "done", value, label=name
     )
     body.definitions[(name,)] = definition
+    wanted = vocabulary(context, declaration.member, inner)
+    if wanted and value.tokens != wanted:
+        given = f"tokens in Tokens({value.tokens})" if value.tokens else "real numbers"
+        raise problem(
+            "E0201",
+            f"input `{name}` takes tokens in Tokens({wanted}), but is given {given}",
+            place,
+            labels=(Label(declaration.name.span, "declared here"), *origin_label(value, place)),
+        )
     if declaration.shape is None:
         return
     declared = DeclaredShape(declaration.shape, inner, declaration.name.span, "input")

@@ -13,7 +13,7 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.resolve.annotations import demands, read
 from implicit_dsl.resolve.apply import check_size
 from implicit_dsl.resolve.arguments import Arguments, bind_template
-from implicit_dsl.resolve.constants import size, sizes
+from implicit_dsl.resolve.constants import size, sizes, vocabulary
 from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.declarations import check_name
 from implicit_dsl.resolve.lift import lift
@@ -143,7 +143,8 @@ def _make_inputs(
                 _shared(context, part, environment) or size(context, part, environment) or Size(key[0], axis)
                 for axis, part in enumerate(declared.sizes)
             )
-            check_size(shape, span, "an input")
+            tokens = vocabulary(context, statement.member, environment)
+            check_size((*shape, tokens) if tokens else shape, span, "an input")
             _claim_variable(context, inputs, key[0], span)
         except Problem as wrong:
             context.report(wrong.diagnostic)
@@ -151,7 +152,7 @@ def _make_inputs(
         except Poisoned:
             continue
         wire = context.wire("input", shape, span)
-        wire.name = key[0]
+        wire.name, wire.tokens, wire.declared = key[0], tokens, True
         definition.value, definition.status = wire, "done"
 
 

@@ -133,6 +133,13 @@ class ChainValue:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensValue:
+    """`Tokens(1000)`: the whole numbers from 0 to 999."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """What a block with several outputs gives: its fields."""
 
@@ -168,6 +175,7 @@ Value: TypeAlias = (
     | Instance
     | ChainValue
     | Outputs
+    | TokensValue
     | Namespace
     | Initialiser
 )
@@ -224,6 +232,7 @@ _DESCRIPTIONS: dict[type, str] = {
     Instance: "a block",
     ChainValue: "a chain of layers",
     Outputs: "several outputs",
+    TokensValue: "a set of tokens",
     Namespace: "an imported file",
     Initialiser: "an initialiser",
 }
