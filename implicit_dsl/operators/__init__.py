@@ -20,12 +20,14 @@ from implicit_dsl.operators import (
     products,
     resampling,
     slots,
+    transposed,
 )
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule
 
 _RULES: tuple[Rule, ...] = (
     *dense.RULES,
     *convolution.RULES,
+    *transposed.RULES,
     *pooling.RULES,
     *resampling.RULES,
     *normalisation.RULES,

@@ -293,7 +293,6 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "ConvTranspose",
         "Pad",
         "InstanceNorm",
         "Embedding",
