@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from strategies import CASES, Case
 from torch import nn
 
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
-from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator
+from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator, ShapeError
 from implicit_dsl.shapes import count, sizes
 
 torch.set_num_threads(1)
@@ -188,18 +189,54 @@ def test_a_mask_multiplies(case: Case) -> None:
 def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
     op = case.operator
-    bounds = {
-        id: float(np.abs(case.weights()[role].reshape(len(case.weights()[role]), -1)).sum(1).max())
-        for role, id in op.parameters
-        if case.tensors[role]
-    }
+    bounds = {}
+    for role, id in op.parameters:
+        weight = np.abs(case.weights()[role])
+        if weight.ndim:
+            bounds[id] = float(weight.reshape(len(weight), -1).sum(1).max())
+        if weight.ndim > 1:
+            turned = weight.swapaxes(0, 1)
+            bounds[f"{id}'"] = float(turned.reshape(len(turned), -1).sum(1).max())
 
     gain = linear_rule(op).gain(op, bounds)
 
     if gain is None:
-        assert kind in ("batch_norm", "matrix", "offset", "diagonal", "slopes", "embedding", "lookup")
+        assert kind in ("batch_norm", "offset", "diagonal", "slopes", "embedding", "lookup")
     else:
         assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_the_transpose_of_an_operator_has_the_transposed_matrix(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    try:
+        turned = linear_rule(case.operator).transpose(case.operator)
+    except ShapeError:
+        assert any(more >= s for more, s in zip(case.operator["output_pad"], case.operator["stride"]))
+        return
+    if turned is None:
+        return
+    role = dict(case.operator.parameters)
+    turned = replace(turned, parameters=(("weight", role["weight"]),))
+    weights = {"weight": case.weights()["weight"]}
+    shape = (count(turned.target), count(turned.source))
+    made = dense(linear_rule(turned).entries(turned, weights), shape, weights)
+    (x,) = vectors(case, (BATCH, *sizes(turned.source)))
+
+    same(made, matrix_of(case).T)
+    assert linear_rule(turned).transposed(turned) != linear_rule(case.operator).transposed(case.operator)
+    text = linear_rule(turned).emit_with(turned, Expression("x"), {"weight": "W"}).text
+    value = eval(text, {"F": F, "x": x, "W": torch.from_numpy(weights["weight"])})
+    same(value.numpy().reshape(BATCH, -1), x.numpy().reshape(BATCH, -1) @ made.T)
+    same(linear_rule(turned).apply(turned, x, {"weight": torch.from_numpy(weights["weight"])}), value)
+    assert len(linear_rule(turned).entries(turned, weights)[0].rows) == linear_rule(turned).entry_count(
+        turned
+    )
+    again = linear_rule(turned).transpose(turned)
+    assert again is not None
+    same(dense(linear_rule(again).entries(again, weights), shape[::-1], weights), matrix_of(case))
 
 
 @law

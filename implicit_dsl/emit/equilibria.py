@@ -280,7 +280,8 @@ def _statistics_of(sweep: SweepPlan) -> set[str]:
 
 def convolves_images(sweep: SweepPlan) -> bool:
     """Whether a loop convolves images, which is faster with their channels last in memory."""
-    return any(op.kind == "conv" and len(op.source) == 3 for term in sweep.model.terms for op in term.chain)
+    chained = (operator for term in sweep.model.terms for operator in term.chain)
+    return any(op.kind in ("conv", "conv_transpose") and len(op.source) == 3 for op in chained)
 
 
 def _attributes(model: ImplicitModel) -> dict[str, str]:

@@ -374,12 +374,13 @@ class Forward:
         return {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
 
     def _apply(self, operator: Operator, value: Expression) -> Expression:
-        layer = ""
-        if any(id in self.explicit for _, id in operator.parameters):
-            return linear_rule(operator).emit_with(operator, value, self._texts(operator))
-        if operator.parameters:
-            layer = "self." + operator.parameters[0][1].split(".")[0]
-        return linear_rule(operator).emit(operator, value, layer)
+        rule = linear_rule(operator)
+        if not operator.parameters:
+            return rule.emit(operator, value, "")
+        # a `param` stands for itself, and the transpose of a layer takes the weight of that
+        if rule.holder(operator) is None or any(id in self.explicit for _, id in operator.parameters):
+            return rule.emit_with(operator, value, self._texts(operator))
+        return rule.emit(operator, value, "self." + operator.parameters[0][1].split(".")[0])
 
 
 def _count_uses(model: ImplicitModel) -> dict[str, int]:

@@ -86,6 +86,23 @@ class Dense(LinearRule):
         bias = "" if operator["bias"] else ", bias=False"
         return f"nn.Linear({operator.source[-1]}, {operator['width']}{bias})"
 
+    def transpose(self, operator: Operator) -> Operator | None:
+        return Operator("matrix", operator.target, operator.source, (("transposed", True),))
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        inputs, width = settings["width"]
+        if like is not None:
+            inputs = like.source[-1]
+        if inputs is None:
+            return super().onto(settings, target, like)
+        if target[-1:] != (width,):
+            raise ShapeError(
+                f"this Dense gives {width} features, and its transpose is applied to {show(target)}",
+                f"takes {width} features",
+                "width",
+            )
+        return self.operator(settings, (*target[:-1], inputs))
+
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source) * int(operator["width"])
 
@@ -135,6 +152,13 @@ class Matrix(LinearRule):
             )
         chosen = (("transposed", settings["transposed"]),)
         return Operator(self.kind, source, (*source[:-1], outputs), chosen)
+
+    def transposed(self, operator: Operator) -> bool:
+        return bool(operator["transposed"])
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        turned = (("transposed", not operator["transposed"]),)
+        return Operator(self.kind, operator.target, operator.source, turned)
 
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source) * count(operator.target[-1:])

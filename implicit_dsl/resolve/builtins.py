@@ -329,7 +329,6 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "ConvTranspose",
         "Pad",
         "InstanceNorm",
         "AdaptiveAvgPool",

@@ -31,7 +31,7 @@ class PairValue:
 class Layer:
     """One instance of an operator with its arguments. Used twice, it is tied.
 
-    `operator` is its first use, which fixes the shapes of its tensors.
+    `operator` is its first use, which fixes the shapes of its tensors; `uses` are all of them.
     """
 
     rule: Rule
@@ -42,6 +42,7 @@ class Layer:
     operator: Operator | None = None
     first_use: Span | None = None
     tensors: list[Tensor] = field(default_factory=list)
+    uses: list[Operator] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
