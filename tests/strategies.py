@@ -183,7 +183,17 @@ def _offset(draw: Draw) -> Case:
 def _upsample(draw: Draw) -> Case:
     source = draw(shapes(2, 4, size=3))
     factor = tuple(draw(st.integers(1, 7)) for _ in source[1:])
-    return _case(draw, "upsample", {"factor": factor}, source)
+    mode = draw(st.sampled_from(("nearest", "linear", ("linear", "bilinear", "trilinear")[len(factor) - 1])))
+    corners = mode != "nearest" and draw(st.booleans())
+    return _case(draw, "upsample", {"factor": factor, "mode": mode, "align_corners": corners}, source)
+
+
+def _adaptive(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes(2, 4, size=6))
+        return _case(draw, kind, {"size": tuple(draw(st.integers(1, 6)) for _ in source[1:])}, source)
+
+    return build
 
 
 def _expand(draw: Draw) -> Case:
@@ -280,6 +290,9 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
         "max_pool": _pool("max_pool"),
+        "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
+        "adaptive_max_pool": _adaptive("adaptive_max_pool"),
+        "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
         "batch_norm": _batch_norm,
         "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
         "scale": _plain("scale", factor=_numbers()),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from implicit_dsl.operators import (
     activations,
+    adaptive,
     affine,
     attention,
     convolution,
@@ -29,6 +30,7 @@ _RULES: tuple[Rule, ...] = (
     *convolution.RULES,
     *transposed.RULES,
     *pooling.RULES,
+    *adaptive.RULES,
     *resampling.RULES,
     *normalisation.RULES,
     *norms.RULES,

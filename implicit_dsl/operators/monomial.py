@@ -68,6 +68,9 @@ class Scale(Monomial):
     def factor(self, operator: Operator) -> float:
         return float(operator["factor"])
 
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        return tuple(range(len(operator.target)))
+
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return x * self.factor(operator)
 

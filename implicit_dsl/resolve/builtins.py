@@ -297,7 +297,6 @@ LATER = frozenset(
         "InstanceNorm",
         "Embedding",
         "Tokens",
-        "AdaptiveAvgPool",
         "selu",
         "mish",
         "relu6",
