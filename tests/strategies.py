@@ -159,6 +159,22 @@ def _reshape(draw: Draw) -> Case:
     return _case(draw, "reshape", {"shape": draw(st.sampled_from(targets))}, source)
 
 
+def _permute(draw: Draw) -> Case:
+    source = draw(shapes(1, 4))
+    return _case(draw, "permute", {"axes": tuple(draw(st.permutations(range(len(source)))))}, source)
+
+
+def _pad(draw: Draw) -> Case:
+    source, mode = draw(shapes(2, 4)), draw(st.sampled_from(("zeros", "reflect", "circular", "replicate")))
+    most = {"reflect": -1, "circular": 0}
+    sides = [
+        tuple(draw(st.integers(0, min(3, size + most[mode]) if mode in most else 3)) for size in source[1:])
+        for _ in range(2)
+    ]
+    after = draw(st.sampled_from((sides[1], None)))
+    return _case(draw, "pad", {"pad": sides[0], "after": after, "mode": mode}, source)
+
+
 def _select(draw: Draw) -> Case:
     source, slices = draw(shapes(1, 3, size=6)), []
     for size in source:
@@ -297,6 +313,8 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
         "scale": _plain("scale", factor=_numbers()),
         "reshape": _reshape,
+        "permute": _permute,
+        "pad": _pad,
         "select": _select,
         "place": _place,
         "offset": _offset,
