@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from implicit_dsl.certify import Certified
-from implicit_dsl.graph import Edge, Node, Role
+from implicit_dsl.graph import Edge, Node, Parameter, Role
 from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor, Term
 
 
@@ -23,7 +23,7 @@ def assemble(certified: Certified) -> ImplicitModel:
         tuple(map(_block, states)),
         tuple(map(_block, nodes[Role.OUTPUT])),
         tuple(map(_term, ordered)),
-        tuple(Tensor(p.id, p.shape, p.trainable, p.initialiser, p.span.line) for p in graph.parameters),
+        tuple(map(_tensor, graph.parameters)),
         tuple(Holder(layer.name, layer.operator, layer.span.line) for layer in graph.layers),
         tuple(Loop(g.states, g.iterated, g.guarantee, g.rate) for g in certified.groups if g.iterated),
         graph.demands,
@@ -35,6 +35,13 @@ def _block(node: Node) -> Block:
     line = node.span.line
     text = node.span.source.line_text(line).strip()
     return Block(node.name, node.shape, node.activation, node.declared, line, text)
+
+
+def _tensor(parameter: Parameter) -> Tensor:
+    within = parameter.within
+    shape = parameter.shape if within is None or within.linear is None else within.free
+    line = parameter.span.line
+    return Tensor(parameter.id, shape, parameter.trainable, parameter.initialiser, line, within)
 
 
 def _term(edge: Edge) -> Term:

@@ -16,6 +16,8 @@ from torch import nn
 
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator
+from implicit_dsl.operators.structured import set_of
+from implicit_dsl.runtime.structures import weight_of
 from implicit_dsl.shapes import count, sizes
 
 torch.set_num_threads(1)
@@ -58,6 +60,14 @@ def tensors_of(case: Case) -> dict[str, torch.Tensor]:
     return {role: torch.from_numpy(array) for role, array in case.weights().items()}
 
 
+def used_of(case: Case) -> dict[str, torch.Tensor]:
+    """The tensors that the texts of an expression stand for: of a matrix in a set, the matrix."""
+    tensors = tensors_of(case)
+    if case.operator.kind != "structured":
+        return tensors
+    return {"weight": weight_of(set_of(case.operator), tensors["weight"])}
+
+
 def vectors(case: Case, *shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
     rng = case.numbers()
     return tuple(torch.from_numpy(rng.normal(size=shape)) for shape in shapes)
@@ -69,7 +79,7 @@ def layer_of(case: Case) -> Any:
     if case.operator.kind == "affine":  # a normalisation holds its tensors
         return SimpleNamespace(**tensors_of(case))
     if holder is None:
-        return tensors_of(case).get("weight")
+        return used_of(case).get("weight")
     layer = eval(holder, {"nn": nn}).double().eval()
     layer.load_state_dict(tensors_of(case), strict=False)  # batch normalisation also counts its batches
     return layer
@@ -93,7 +103,7 @@ def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None
     op, rule = case.operator, linear_rule(case.operator)
     texts = {role: f"w[{role!r}]" for role in case.tensors if role in roles}
     expression = rule.emit_with(op, Expression("x"), texts)
-    value = eval(expression.text, {"torch": torch, "F": F, "w": tensors_of(case), "x": x})
+    value = eval(expression.text, {"torch": torch, "F": F, "w": used_of(case), "x": x})
     return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
 
 
@@ -168,15 +178,15 @@ def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> N
     case = data.draw(CASES[kind])
     op = case.operator
     bounds = {
-        id: float(np.abs(case.weights()[role].reshape(len(case.weights()[role]), -1)).sum(1).max())
+        id: float(np.abs(tensor.reshape(len(tensor), -1)).sum(1).max())
         for role, id in op.parameters
-        if case.tensors[role]
+        if (tensor := used_of(case)[role].numpy()).shape
     }
 
     gain = linear_rule(op).gain(op, bounds)
 
     if gain is None:
-        assert kind in ("batch_norm", "matrix", "offset", "diagonal")
+        assert kind in ("batch_norm", "matrix", "structured", "offset", "diagonal")
     else:
         assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
 

@@ -20,11 +20,13 @@ from implicit_dsl.operators import (
     products,
     resampling,
     slots,
+    structured,
 )
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule
 
 _RULES: tuple[Rule, ...] = (
     *dense.RULES,
+    *structured.RULES,
     *convolution.RULES,
     *pooling.RULES,
     *resampling.RULES,

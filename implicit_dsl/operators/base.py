@@ -57,7 +57,8 @@ class Formal:
     """One argument of a constructor.
 
     `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
-    each axis), `pad` (≥ 0, or one for each axis), `integer`, `number`, `flag`.
+    each axis), `pad` (≥ 0, or one for each axis), `integer` (≥ 1), `index` (any whole number),
+    `number`, `flag`, `list`.
     """
 
     name: str

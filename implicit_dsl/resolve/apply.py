@@ -95,6 +95,7 @@ def multiply(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
 
 def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:
     """parameter .* wire, which is linear."""
+    _check_entries(parameter, span)
     shape = parameter.tensor.shape
     if shape != wire.shape:
         raise problem(
@@ -227,9 +228,16 @@ def _apply_parameter(
             labels=(Label(matrix.span, "declared here"),),
             help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
         )
+    within = matrix.tensor.within
+    if transposed and within is not None and within.symmetry:
+        turned = _apply_parameter(context, matrix, False, wire, span)
+        return scale(context, within.symmetry, turned, span)
     settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
+    linear_set = within is not None and within.linear is not None
+    if within is not None and linear_set:
+        settings["set"] = (within.kind, *within.arguments)
     try:
-        operator = OPERATORS["matrix"].operator(settings, wire.shape)
+        operator = OPERATORS["structured" if linear_set else "matrix"].operator(settings, wire.shape)
     except ShapeError as error:
         problem_ = _shape_problem(error, span, wire)
         labels = (*problem_.diagnostic.labels, Label(matrix.span, f"declared {show(shape)} here"))
@@ -240,6 +248,19 @@ def _apply_parameter(
         operator.kind, operator.source, operator.target, operator.settings, (("weight", matrix.tensor.id),)
     )
     return context.wire("linear", operator.target, span, (wire,), operator)
+
+
+def _check_entries(parameter: ParameterValue, span: Span) -> None:
+    """Raises Problem for a matrix whose entries are no tensor of the module: it can be applied only."""
+    within = parameter.tensor.within
+    if within is not None and within.linear is not None:
+        raise problem(
+            "E0504",
+            f"`{parameter.name}` is in {within.name}(…): it is applied to values, and is none itself",
+            span,
+            labels=(Label(parameter.span, "declared here"),),
+            help=f"write `{parameter.name} * …`",
+        )
 
 
 def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blame: Span) -> Wire:
@@ -285,6 +306,7 @@ def constant(context: Context, value: float, shape: Shape, span: Span) -> Wire:
 
 def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
     """A `param` as a value."""
+    _check_entries(parameter, span)
     shape = parameter.tensor.shape
     operator = OPERATORS["offset"].operator({"shape": shape}, ())
     operator = Operator(

@@ -13,6 +13,7 @@ from implicit_dsl.resolve.problem import Problem, did_you_mean, problem
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import PairValue, TemplateValue, describe
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.sets import SetRule
 from implicit_dsl.source import Span
 from implicit_dsl.syntax import Name
 
@@ -50,7 +51,9 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
 # --------------------------------------------------------------------------- operators
 
 
-def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tuple[Settings, dict[str, Span]]:
+def settings_of(
+    rule: Rule | SetRule, name: str, arguments: Arguments, span: Span
+) -> tuple[Settings, dict[str, Span]]:
     """The settings of an operator, checked, and where each was written. Raises Problem."""
     formals = {formal.name: formal for formal in rule.formals}
     given: dict[str, tuple[Any, Span]] = {}
@@ -85,7 +88,7 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
     return settings, {key: place for key, (_, place) in given.items()}
 
 
-def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Problem:
+def _no_such_argument(rule: Rule | SetRule, name: str, keyword: str, place: Span) -> Problem:
     foreign = {"padding": "pad", "kernel_size": "kernel", "out_channels": "width", "negative_slope": "slope"}
     known = [formal.name for formal in rule.formals]
     meant = foreign.get(keyword, "") or did_you_mean(keyword, known)
@@ -99,7 +102,7 @@ def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Probl
     )
 
 
-def signature(rule: Rule, name: str) -> str:
+def signature(rule: Rule | SetRule, name: str) -> str:
     """`Conv(width, kernel; stride = 1, …)`."""
     required = [formal.name for formal in rule.formals if formal.required]
     optional = [f"{f.name} = {_shown(f.default)}" for f in rule.formals if not f.required]
@@ -128,6 +131,10 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             return _each(value, name, formal, span, 0)
         case "integer":
             return _whole(value, name, formal, span, 1)
+        case "index":
+            return _whole(value, name, formal, span, -MOST)
+        case "list":
+            return value  # its rule says what may stand in it
         case "number" if (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         ):

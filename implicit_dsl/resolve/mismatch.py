@@ -100,7 +100,7 @@ def _advice(expected: Expected, value: Wire) -> tuple[tuple[str, ...], str]:
     operator = value.operator
     if operator is not None and operator.kind in ("conv", "avg_pool", "max_pool"):
         return _windows(expected, operator, value.sources[0])
-    if operator is not None and operator.kind in ("dense", "matrix"):
+    if operator is not None and operator.kind in ("dense", "matrix", "structured"):
         return _width(expected, operator, value)
     total = known(shape)
     if total and None not in expected and len(shape) > 1 and expected == (count(shape),):

@@ -33,22 +33,37 @@ from implicit_dsl.runtime.solvers import (
 )
 from implicit_dsl.runtime.starting import channels_last, first_guesses, update_statistics
 from implicit_dsl.runtime.statistics import Stats
+from implicit_dsl.runtime.structures import Nonneg, Orthogonal, Structure, start_nonneg_
 from implicit_dsl.runtime.system import System
+from implicit_dsl.sets.linear import (
+    Banded,
+    BlockBanded,
+    Circulant,
+    Diagonal,
+    Skew,
+    Sparse,
+    Symmetric,
+    Toeplitz,
+)
 
 __all__ = [
     "JFB",
     "Anderson",
     "Auto",
     "Backward",
+    "Banded",
     "Block",
+    "BlockBanded",
     "BlockOperator",
     "Broyden",
     "Certificate",
+    "Circulant",
     "ConstraintError",
     "ConvReluMaxPool2d",
     "ConvergenceError",
     "ConvergenceWarning",
     "DenseEquilibrium",
+    "Diagonal",
     "Equilibrium",
     "ForwardBackward",
     "Implicit",
@@ -56,16 +71,23 @@ __all__ = [
     "MonotoneBound",
     "Neumann",
     "Newton",
+    "Nonneg",
+    "Orthogonal",
     "PeacemanRachford",
     "PerronBound",
     "Phantom",
     "Picard",
     "RowBound",
     "SingleChannelConv2d",
+    "Skew",
     "Solver",
+    "Sparse",
     "SpectralBound",
     "Stats",
+    "Structure",
+    "Symmetric",
     "System",
+    "Toeplitz",
     "Unrolled",
     "add_parameters",
     "certify",
@@ -76,5 +98,6 @@ __all__ = [
     "project_after",
     "relu_max_pool2d",
     "require",
+    "start_nonneg_",
     "update_statistics",
 ]

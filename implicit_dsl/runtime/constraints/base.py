@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from implicit_dsl.demands import Method
+from implicit_dsl.runtime.constraints.within import kept_within
+from implicit_dsl.runtime.structures import Structure, matrix_of
 
 Weights: TypeAlias = Mapping[str, Tensor]  # by id
 
@@ -40,7 +42,8 @@ class Constraint(ABC):
 
     `fixed` is what constant operators use of the budget of a row block. With `method`
     "project" the parameters are the weights; with "parametrize" the weights are computed
-    from the parameters, and `project_` has nothing to do.
+    from the parameters, and `project_` has nothing to do. `structures` are the sets that
+    tensors are in beside: these are made of trained tensors, and stay in their sets.
     """
 
     text: str
@@ -49,6 +52,7 @@ class Constraint(ABC):
     blocks: tuple[Block, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     method: Method = "project"
+    structures: Mapping[str, Structure] = field(default_factory=dict)
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -94,8 +98,11 @@ class Constraint(ABC):
         return {}
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a module by id."""
-        return {id: tensor_of(module, id) for id in self.tensors}
+        """The tensors of a module by id, those within sets as they are made."""
+        return {id: self._weight(id, tensor_of(module, id)) for id in self.tensors}
+
+    def _weight(self, id: str, tensor: Tensor) -> Tensor:
+        return matrix_of(self.structures[id], tensor) if id in self.structures else tensor
 
     def violation(self, module: nn.Module) -> float:
         """How far the current weights are outside, relative to the bound; at most 0 inside."""
@@ -111,11 +118,11 @@ class Constraint(ABC):
             weights = self.weights(module)
             if any(weight.is_meta for weight in weights.values()):
                 return
-            for id, weight in self.nearest(weights).items():
-                weights[id].copy_(weight)
+            for id, weight in kept_within(self, weights).items():
+                tensor_of(module, id).copy_(weight)
 
     def effective(self, module: nn.Module) -> dict[str, Tensor]:
-        """The weights that the loops use, by tensor id."""
+        """The weights that the loops use, by tensor id: members of their sets."""
         if self.method == "project":
             return self.weights(module)
         weights = self.weights(module)
