@@ -116,14 +116,11 @@ def effective(model: ImplicitModel, network: Network) -> str:
     """What `effective_weights` returns; '' if no weight is made of others."""
     if not network.made:
         return ""
-    given = ["self"]
-    if any(constraint.uses for constraint in model.constraints):
-        given.append("self.constraints")
-    else:
-        given.append("()")
-    if any(tensor.within is not None for tensor in model.tensors):
-        given.append("self.structures")
-    return f"{network.names('effective_weights')}({', '.join(given)})"
+    members = f"{network.names('members')}(self, self.structures)"
+    made = f"{network.names('effective_weights')}(self, self.constraints)"
+    if not any(constraint.method == "parametrize" and constraint.uses for constraint in model.constraints):
+        return members
+    return f"{{**{members}, **{made}}}" if any(t.within is not None for t in model.tensors) else made
 
 
 def _constraint(constraint: Constraint, within: Mapping[str, MatrixSet], names: Names) -> list[str]:
@@ -143,7 +140,7 @@ def _constraint(constraint: Constraint, within: Mapping[str, MatrixSet], names: 
         given.append(f"fixed={{{listed}}}")
     held = [f"{quoted(id)}: {structure(within[id], names)}" for id in constraint.tensors if id in within]
     if held:
-        given.append(f"structures={{{', '.join(held)}}}")
+        given.append(f"within={names('Within')}({{{', '.join(held)}}})")
     if constraint.method != "project":
         given.append(f"method={quoted(constraint.method)}")
     made = f"{names(_CONSTRAINTS[constraint.criterion])}({', '.join(given)},)"
@@ -153,7 +150,7 @@ def _constraint(constraint: Constraint, within: Mapping[str, MatrixSet], names: 
 def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     """What a module uses of the runtime, beside what `forward` calls, by name."""
     within = [tensor.within for tensor in model.tensors if tensor.within is not None]
-    names = ["effective_weights", "Structure", *(held.kind for held in within)] if within else []
+    names = ["members", "Structure", *(held.kind for held in within)] if within else []
     names += ["start_nonneg_"] if any(held.kind == "Nonneg" for held in within) else []
     if not model.loops:
         return names
@@ -173,6 +170,8 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     held = [constraint for constraint in model.constraints if constraint.uses]
     if held:
         names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]
+        inside = {tensor.id for tensor in model.tensors if tensor.within is not None}
+        names += ["Within"] if any(inside & set(constraint.tensors) for constraint in held) else []
     methods = {constraint.method for constraint in held}
     names += ["require", "project_"] if "project" in methods else []
     names += ["effective_weights", "add_parameters"] if "parametrize" in methods else []

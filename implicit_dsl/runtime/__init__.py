@@ -11,6 +11,7 @@ from implicit_dsl.runtime.constraints import (
     PerronBound,
     RowBound,
     SpectralBound,
+    Within,
     add_parameters,
     effective_weights,
     project_,
@@ -33,7 +34,7 @@ from implicit_dsl.runtime.solvers import (
 )
 from implicit_dsl.runtime.starting import channels_last, first_guesses, update_statistics
 from implicit_dsl.runtime.statistics import Stats
-from implicit_dsl.runtime.structures import Nonneg, Orthogonal, Structure, start_nonneg_
+from implicit_dsl.runtime.structures import Nonneg, Orthogonal, Structure, members, start_nonneg_
 from implicit_dsl.runtime.system import System
 from implicit_dsl.sets.linear import (
     Banded,
@@ -89,11 +90,13 @@ __all__ = [
     "System",
     "Toeplitz",
     "Unrolled",
+    "Within",
     "add_parameters",
     "certify",
     "channels_last",
     "effective_weights",
     "first_guesses",
+    "members",
     "project_",
     "project_after",
     "relu_max_pool2d",

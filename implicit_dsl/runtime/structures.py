@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from implicit_dsl.sets.linear import LinearSet
 
@@ -81,6 +82,11 @@ def nearest_of(structure: LinearSet, matrix: Tensor) -> Tensor:
     return sums[0] / sums[1]
 
 
+def members(module: nn.Module, structures: Mapping[str, Structure]) -> dict[str, Tensor]:
+    """What `forward` takes of the matrices in sets, by the ids of the trained tensors of a module."""
+    return {id: weight_of(made, getattr(module, id)) for id, made in structures.items()}
+
+
 def start_nonneg_(free: Tensor, low: float = 1e-6) -> None:
     """θ of the absolute values of a tensor, in place; what is below `low` is `low`."""
     with torch.no_grad():
@@ -107,6 +113,7 @@ __all__ = [
     "Orthogonal",
     "Structure",
     "matrix_of",
+    "members",
     "nearest_of",
     "start_nonneg_",
     "used_of",

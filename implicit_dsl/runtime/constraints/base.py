@@ -5,14 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from implicit_dsl.demands import Method
-from implicit_dsl.runtime.constraints.within import kept_within
-from implicit_dsl.runtime.structures import Structure, matrix_of
 
 Weights: TypeAlias = Mapping[str, Tensor]  # by id
 
@@ -36,23 +34,44 @@ class ConstraintError(ValueError):
     """Weights are outside of the set that the source demands, or no weights are in it."""
 
 
+class Sets(Protocol):
+    """The sets of matrices that tensors are in, by id; others are what they are."""
+
+    def member(self, id: str, tensor: Tensor) -> Tensor:
+        """The matrix that a trained tensor stands for."""
+        ...
+
+    def used(self, id: str, matrix: Tensor) -> Tensor:
+        """What `forward` takes of a matrix."""
+        ...
+
+    def scales_rows(self, id: str) -> bool:
+        """Whether rows can be scaled one by one without leaving the set."""
+        ...
+
+    def nearest(self, constraint: Constraint, weights: Weights) -> dict[str, Tensor]:
+        """What to store, so that matrices are in their sets and within a constraint, as near as can be."""
+        ...
+
+
 @dataclass(frozen=True)
 class Constraint(ABC):
     """A set of weights. `text` and `line` are where the source demands it, `bound` is its number.
 
     `fixed` is what constant operators use of the budget of a row block. With `method`
     "project" the parameters are the weights; with "parametrize" the weights are computed
-    from the parameters, and `project_` has nothing to do. `structures` are the sets that
-    tensors are in beside: these are made of trained tensors, and stay in their sets.
+    from the parameters, and `project_` has nothing to do. `within` are the sets that tensors
+    are in beside: these are made of trained tensors, and stay in their sets.
     """
 
+    convex: ClassVar[bool] = True  # whether `nearest` projects onto a convex set
     text: str
     line: int = 0
     bound: float = 1.0
     blocks: tuple[Block, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     method: Method = "project"
-    structures: Mapping[str, Structure] = field(default_factory=dict)
+    within: Sets | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -102,7 +121,7 @@ class Constraint(ABC):
         return {id: self._weight(id, tensor_of(module, id)) for id in self.tensors}
 
     def _weight(self, id: str, tensor: Tensor) -> Tensor:
-        return matrix_of(self.structures[id], tensor) if id in self.structures else tensor
+        return tensor if self.within is None else self.within.member(id, tensor)
 
     def violation(self, module: nn.Module) -> float:
         """How far the current weights are outside, relative to the bound; at most 0 inside."""
@@ -118,7 +137,8 @@ class Constraint(ABC):
             weights = self.weights(module)
             if any(weight.is_meta for weight in weights.values()):
                 return
-            for id, weight in kept_within(self, weights).items():
+            kept = self.nearest(weights) if self.within is None else self.within.nearest(self, weights)
+            for id, weight in kept.items():
                 tensor_of(module, id).copy_(weight)
 
     def effective(self, module: nn.Module) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -12,7 +12,6 @@ from torch.utils.hooks import RemovableHandle
 
 from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, tensor_of
 from implicit_dsl.runtime.implicit.recording import recorded
-from implicit_dsl.runtime.structures import Structure, used_of, weight_of
 
 Constraints: TypeAlias = Sequence[Constraint]
 _Seen: TypeAlias = tuple[tuple[int, int, int], ...]  # which tensors were feasible: identity, storage, version
@@ -90,24 +89,14 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def effective_weights(
-    module: nn.Module, constraints: Constraints, structures: Mapping[str, Structure] | None = None
-) -> dict[str, Tensor]:
-    """The tensors that are made of others, by the ids of those: members of sets, and parametrised ones.
-
-    Of a square diagonal matrix it is the diagonal.
-    """
-    sets = structures or {}
-    parametrised = [constraint for constraint in constraints if constraint.method == "parametrize"]
-    later = {id for constraint in parametrised for id in constraint.tensors}
-    found = {
-        id: weight_of(structure, tensor_of(module, id)) for id, structure in sets.items() if id not in later
-    }
-    for constraint in parametrised:
-        made = constraint.effective(module)
-        found.update(
-            (id, used_of(sets[id], made[id]) if id in sets else made[id]) for id in constraint.tensors
-        )
+def effective_weights(module: nn.Module, constraints: Constraints) -> dict[str, Tensor]:
+    """The tensors that parametrised constraints make, by the ids of those that they are made from."""
+    found: dict[str, Tensor] = {}
+    for constraint in constraints:
+        if constraint.method == "parametrize":
+            made, within = constraint.effective(module), constraint.within
+            for id in constraint.tensors:
+                found[id] = made[id] if within is None else within.used(id, made[id])
     return found
 
 
