@@ -234,3 +234,66 @@ def test_what_is_read_twice_is_computed_once() -> None:
     )
 
     assert text.count("self.y_dense(u)") == 1 and text.count("torch.tanh(") == 1
+
+
+PLATEAU = """
+plateau(x) = tanh(x .* x .* x .* x .* x .* x .* x .* x)
+model M
+    input u[4]
+    param W[4, 4]
+    state z[4] ~ plateau(W*z + u)
+    output y = z
+    @lipschitz plateau <= 5
+    @wellposed norm(W, Inf) <= 0.19
+end
+"""
+
+
+def test_a_claim_is_used_where_nothing_is_proved_and_is_named() -> None:
+    without = PLATEAU.replace("@lipschitz plateau <= 5", "")
+    module = generated(PLATEAU).M().double()
+    certificate = module.certify()
+
+    assert [found.code for found in check(Source(without)).diagnostics] == ["E0402"]
+    assert certificate.proved and certificate.loops[0].claims == ("|plateau'| <= 5",)
+    assert "rests on a claim of the source" in str(certificate)
+    assert "|plateau'| <= 5 as claimed" in (module.__doc__ or "")
+    assert module.system().model.loops[0].rate <= 0.95 + 1e-9
+
+
+def test_a_claim_that_is_proved_is_no_claim() -> None:
+    head = "swish(x) = x .* σ(x)\nmodel M\ninput u[4]\nparam W[4, 4]"
+    text = f"{head}\nstate z[4] ~ swish(W*z + u)\noutput y = z\n"
+    module = generated(f"{text}@lipschitz swish <= 1.2\n@wellposed norm(W, Inf) <= 0.9\nend").M()
+
+    assert module.certify().loops[0].claims == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("@lipschitz swish <= 1", "E0407", "`swish` is steeper than 1"),
+        ("@lipschitz square <= 100", "E0407", "`square` is steeper than 100"),
+        ("@lipschitz relu <= 1", "E0702", "a function of the program"),
+        ("@lipschitz swish < 2", "E0702", "`function <= number`"),
+        ("@lipschitz swish", "E0702", "`function <= number`"),
+        ("@lipschitz swish <= -1", "E0702", "a number above 0"),
+        ("@lipschitz other <= 1", "E0101", "unknown name `other`"),
+        ("@lipschitz(swish <= 1.1; k = 2)", "E0104", "no argument `k`"),
+        ("@lipschitz plain <= 1", "W0401", "has no effect"),
+    ],
+)
+def test_wrong_claims_are_refused(line: str, code: str, says: str) -> None:
+    text = f"""
+    swish(x) = x .* σ(x)
+    square(x) = x .* x
+    plain(x) = relu(tanh(x))
+    model M
+        input u[4]
+        output y = swish(u) + square(u) + plain(u)
+        {line}
+    end
+    """
+    (found,) = check(Source(text)).diagnostics
+
+    assert found.code == code and says in found.message

@@ -7,7 +7,7 @@ there is no bound, and the function counts as steep only far out (`majorant_on`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,27 @@ def _values(body: Body) -> tuple[float, float] | None:
     return None
 
 
+def steepest(body: Body) -> tuple[float, float]:
+    """The largest |f'| at many points, and where it is: what a claim is held to."""
+    far = np.logspace(0.9, 6, 4000)
+    x = np.concatenate([np.linspace(-8, 8, 32001), far, -far])
+    with np.errstate(all="ignore"):
+        slopes = np.abs(run(body, _Numbers(x), (x, np.ones_like(x)))[1])
+    slopes = np.where(np.isfinite(slopes), slopes, 0.0)
+    at = int(slopes.argmax())
+    return float(slopes[at]), float(x[at])
+
+
+def claims(operators: Iterable[Operator | None]) -> tuple[str, ...]:
+    """What the bounds of functions rest on that is not proved: `|f'| <= 1.1`."""
+    found = (
+        f"|{operator['name']}'| <= {dict(operator.settings)['claimed']:g}"
+        for operator in operators
+        if operator is not None and operator.kind == "function" and "claimed" in dict(operator.settings)
+    )
+    return tuple(dict.fromkeys(found))
+
+
 class Function(Elementwise):
     kind = "function"
     has_useful_majorant = False  # unless it has a gain
@@ -129,7 +150,12 @@ class Function(Elementwise):
         return self._run(operator, z)[1]
 
     def slope(self, operator: Operator) -> tuple[float, float] | None:
-        return derived(operator["body"])
+        """What is proved, or what its author claims where that is less."""
+        proved, claimed = derived(operator["body"]), dict(operator.settings).get("claimed")
+        if not isinstance(claimed, float):
+            return proved
+        low, high = proved or (-claimed, claimed)
+        return max(low, -claimed), min(high, claimed)
 
     def range(self, operator: Operator) -> tuple[float, float] | None:
         return _values(operator["body"])

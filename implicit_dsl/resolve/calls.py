@@ -202,8 +202,7 @@ def _call_function(
     if not isinstance(result, Wire):
         return result
     wires = [value for value in arguments.values if isinstance(value, Wire)]
-    shown = "function" if function.name == "->" else function.name
-    return as_activation(context, shown, wires, result, start, span)
+    return as_activation(context, function, wires, result, start, span)
 
 
 # --------------------------------------------------------------------------- making layers and blocks

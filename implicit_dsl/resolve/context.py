@@ -68,6 +68,7 @@ class Context:
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
+    functions: list[tuple[Wire, Span]] = field(default_factory=list)  # as activations, and where defined
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]

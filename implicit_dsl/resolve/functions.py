@@ -7,6 +7,7 @@ from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.body import Body, Instruction
 from implicit_dsl.operators.functions import known
 from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.values import Function
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
 
@@ -15,7 +16,7 @@ _TWO = ("product", "maximum", "minimum")
 
 
 def as_activation(
-    context: Context, name: str, arguments: list[Wire], result: Wire, start: int, span: Span
+    context: Context, function: Function, arguments: list[Wire], result: Wire, start: int, span: Span
 ) -> Wire:
     """The value of a function: one activation of its only argument, if it is that; else as it was inlined.
 
@@ -28,9 +29,11 @@ def as_activation(
     made = _body(x, result, start)
     if made is None or not _joins(made) or all(name in ("sum", "scale", "constant") for name, *_ in made):
         return result
+    name = "function" if function.name == "->" else function.name
     operator = OPERATORS["function"].operator({"body": made, "name": name}, x.shape)
     wire = context.wire("activation", x.shape, span, (x,), operator)
     wire.hint, wire.path = result.hint, result.path
+    context.functions.append((wire, function.span))
     return wire
 
 
