@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,9 +27,15 @@ from implicit_dsl.source import Source
 HERE = Path(__file__).parent
 MESSY = sorted((HERE / "programs" / "messy").glob("*.impl"))
 EXAMPLES = sorted((HERE.parent / "examples").glob("*.impl"))
+PAGES = [
+    HERE.parent / "README.md",
+    *sorted((HERE.parent / "docs").glob("*.md")),
+    *sorted((HERE.parent / "implicit_dsl" / "explain").glob("*.md")),
+]
+_BLOCK = re.compile(r"(^```impl\n)(.*?)(^```)", re.MULTILINE | re.DOTALL)
 WRITTEN = [path.read_text(encoding="utf-8") for path in (*EXAMPLES, *MESSY, HERE / "programs" / "tour.impl")]
 
-LAWS = settings(max_examples=50, deadline=None)
+LAWS = settings(max_examples=25, deadline=None)
 
 
 def laid_out(text: str, spelling: Spelling = Spelling.AS_WRITTEN) -> str:
@@ -67,6 +74,19 @@ def test_the_examples_are_formatted(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
 
     assert laid_out(text) == text, f"run `implicitc fmt {path}`"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_the_programs_of_the_documentation_are_formatted(
+    path: Path, golden: Callable[[Path, str], None]
+) -> None:
+    """All but those that show an error of syntax. `pytest --update-golden` formats them."""
+
+    def tidy(block: re.Match[str]) -> str:
+        made, _ = formatted(Source(block[2]))
+        return block[0] if made is None else f"{block[1]}{made}{block[3]}"
+
+    golden(path, _BLOCK.sub(tidy, path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(

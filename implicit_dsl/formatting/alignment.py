@@ -65,7 +65,7 @@ def _align_signs(run: list[Row]) -> None:
 def _commented(row: Row) -> Key:
     if not row.code or not row.comments or "\n" in "".join((row.code, *row.comments)):
         return None
-    return (row.indent,)
+    return ()
 
 
 def _align_comments(run: list[Row]) -> None:
