@@ -32,6 +32,7 @@ def formatted(
             if made == text:
                 return text, ()
             again, wrong = parse(Source(made))
-            assert not wrong and same(program, again), "the layout would change the meaning"
+            if wrong or not same(program, again):
+                raise AssertionError("the layout would change the meaning")
             text = made
     raise AssertionError("the layout does not settle")
