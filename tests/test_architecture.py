@@ -22,6 +22,7 @@ NOUNS = {
     "model",
     "matrices",
     "header",
+    "vocabulary",
 }
 STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compiler", "loading", "cli", "formatting"}
 
@@ -79,6 +80,7 @@ def test_each_library_has_its_place() -> None:
         "networkx": {"graph", "certify", "pictures"},
         "torch": {"runtime", "operators", "cli", "loading"},
         "PIL": {"pictures"},
+        "pygments": {"highlighting"},
         "scipy": {"matrices", "operators", "runtime"},
         "scipy.sparse": {"matrices", "runtime"},
     }

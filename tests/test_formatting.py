@@ -123,6 +123,8 @@ def test_the_programs_of_the_documentation_are_formatted(
         ("ab  = 1\nc = 2", "ab = 1\nc = 2"),  # only by chance
         ("a  = 1\nb  ~ 2", "a = 1\nb ~ 2"),  # not the same sign
         ("a = 1 # x\nbcd = 2     # y\nc = 3 # z", "a = 1    # x\nbcd = 2  # y\nc = 3    # z"),
+        (f"ab     = {'x' * 103}\nlonger = 1", f"ab = {'x' * 103}\nlonger = 1"),  # too wide to be aligned
+        (f"ab = 1 # {'x' * 97}\nlonger = 1 # y", f"ab = 1  # {'x' * 97}\nlonger = 1  # y"),
         ('"""\n  a line\n"""\nx', '"""a line"""\nx'),
         ('"""a\n   b\n     c"""\nx', '"""\na\nb\n  c\n"""\nx'),
         ('"""say "so" """\nx', '"""\nsay "so"\n"""\nx'),

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TypeAlias
 
 from implicit_dsl.formatting.documents import WIDTH, Row
+from implicit_dsl.vocabulary import DECLARATIONS
 
 _BEFORE_COMMENT = 2
 
@@ -42,7 +43,7 @@ def _statement(row: Row) -> Key:
     if not row.whole or len(row.signs) != 1:
         return None
     word = row.code.split(" ", 1)[0]
-    keyword = word if word in ("input", "output", "state", "param", "layer") else ""
+    keyword = word if word in DECLARATIONS else ""
     return row.indent, row.signs[0][0].text, keyword
 
 

@@ -14,11 +14,9 @@ from implicit_dsl.parse.report import Report
 from implicit_dsl.parse.tables import language
 from implicit_dsl.parse.tokens import tokenize
 from implicit_dsl.source import Source
+from implicit_dsl.vocabulary import DECLARATIONS, MIDDLE, OPENING, TEMPLATES
 
-_TEMPLATES = frozenset(("model", "block"))
-_OPENING = _TEMPLATES | {"for", "if", "recurrent", "ode"}
-_MIDDLE = frozenset(("elseif", "else"))
-_DOCUMENTED = _TEMPLATES | {"input", "output", "state", "param", "layer"}
+_DOCUMENTED = TEMPLATES | DECLARATIONS
 _DOCSTRING = "DOCSTRING"
 _ENDED = "end of "
 
@@ -84,15 +82,15 @@ class _Page:
 
     def _statement(self, first: int, kind: str, ahead: str) -> None:
         ended = self.blocks.pop() if kind == "end" else ""
-        indent = (self.depth - (kind in _MIDDLE)) * INDENT
+        indent = (self.depth - (kind in MIDDLE)) * INDENT
         if kind == _DOCSTRING:
             self.written.append(Row(indent, ahead + docstring(self.tokens.tokens[first].text, indent)))
         else:
-            behind = indent + INDENT if kind in _OPENING or kind in _MIDDLE else indent
+            behind = indent + INDENT if kind in OPENING or kind in MIDDLE else indent
             made = render(Compound((ahead, self.lines.get(first, "end"))), indent, behind)
             made[0].whole = len(made) == 1
             self.written += made
-        if kind in _OPENING:
+        if kind in OPENING:
             self.blocks.append(kind)
         self.previous = _ENDED + ended if ended else kind
 
@@ -106,9 +104,9 @@ class _Page:
         blanks.append((ahead[0].lines_before if ahead else found.lines_after) > 1)
         if self._apart(kind, following) and not any(blanks):
             blanks[0] = True
-        if kind == "end" or kind in _MIDDLE or (self._documents(kind) and not remarks):
+        if kind == "end" or kind in MIDDLE or (self._documents(kind) and not remarks):
             blanks[-1] = False
-        if not self.previous or self.previous in _OPENING or self.previous in _MIDDLE:
+        if not self.previous or self.previous in OPENING or self.previous in MIDDLE:
             blanks[0] = False
         self._own_lines(remarks, [self._indent(remark, first, kind) for remark in remarks], blanks)
         if blanks[-1]:
@@ -123,12 +121,12 @@ class _Page:
         """Whether a blank line has to stand before a statement: models and blocks stand alone."""
         if self.depth or self._documents(kind):
             return False
-        begins = kind in _TEMPLATES or (kind == _DOCSTRING and following in _TEMPLATES)
-        return begins or self.previous.removeprefix(_ENDED) in _TEMPLATES
+        begins = kind in TEMPLATES or (kind == _DOCSTRING and following in TEMPLATES)
+        return begins or self.previous.removeprefix(_ENDED) in TEMPLATES
 
     def _indent(self, remark: Remark, first: int, kind: str) -> int:
         """A comment belongs to the body that it stands in; before `else` it is its column that tells."""
-        outside = kind in _MIDDLE and remark.column <= column_of(self.tokens.text, self._start(first))
+        outside = kind in MIDDLE and remark.column <= column_of(self.tokens.text, self._start(first))
         return (self.depth - outside) * INDENT
 
     def _close_line(self, remarks: tuple[Remark, ...]) -> tuple[Remark, ...]:

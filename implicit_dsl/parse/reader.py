@@ -9,9 +9,9 @@ from implicit_dsl.parse.describe import Problem
 from implicit_dsl.parse.report import Report
 from implicit_dsl.parse.tables import END_OF_FILE, LIST, NEWLINE, ONLY, Rule, Tables
 from implicit_dsl.parse.tokens import DEEPEST, TOO_DEEP, Token
+from implicit_dsl.vocabulary import SOFT
 
 _ERROR = "ERROR"
-_SOFT = frozenset(("over", "as", "extends"))  # names wherever the keyword cannot stand
 
 # Rules that nest one deeper than their parts. A chain of left-associative operators is flat.
 _NESTING = frozenset(
@@ -133,7 +133,7 @@ class Reader:
                 state = states[-1]
                 code = rows[state].get(kind)
                 if code is None:
-                    if kind not in _SOFT or "NAME" not in rows[state]:
+                    if kind not in SOFT or "NAME" not in rows[state]:
                         return index, token
                     kind = "NAME"
                 elif code >= 0:

@@ -25,6 +25,7 @@ _READERS: dict[str, Callable[[Context, Noted], Request]] = {
     "backward": read_backward,
 }
 _LATER = ("sparse", "penalty", "lipschitz", "language")
+NAMES = frozenset((*_READERS, *_LATER, "allow"))
 _ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation")
 
 
