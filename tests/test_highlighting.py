@@ -1,4 +1,4 @@
-"""Highlighting, by Pygments and by the TextMate grammar: nothing is left unread, nothing known is left plain."""
+"""Highlighting, by Pygments and by the TextMate grammar: nothing is left unread or, if known, plain."""
 
 from __future__ import annotations
 
