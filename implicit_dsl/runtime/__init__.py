@@ -21,6 +21,7 @@ from implicit_dsl.runtime.convolution import ConvReluMaxPool2d, SingleChannelCon
 from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
+from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -76,5 +77,6 @@ __all__ = [
     "project_after",
     "relu_max_pool2d",
     "require",
+    "unrolled",
     "update_statistics",
 ]
