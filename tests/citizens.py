@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import implicit_dsl
+from implicit_dsl.runtime import Equilibrium
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FREE = 8  # what a size is that the program leaves free
@@ -69,10 +70,6 @@ class Citizen:
         found: dict[str, Any] = self.module._STRUCTURES[self.model]
         return found
 
-    @property
-    def has_loops(self) -> bool:
-        return bool(self.structure.get("loops"))
-
     def make(self, **factory: Any) -> nn.Module:
         """A new module in evaluation mode; its weights and statistics are the same in each process."""
         made: type[nn.Module] = getattr(self.module, self.model)
@@ -115,6 +112,16 @@ def citizens() -> list[Citizen]:
         for path in sorted(EXAMPLES.glob("*.impl"))
         for name in re.findall(r"^model\s+(\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
+
+
+def loops_of(module: nn.Module) -> list[Equilibrium]:
+    """The equilibria of a module."""
+    return [part for part in module.modules() if isinstance(part, Equilibrium)]
+
+
+def slack(module: nn.Module, dtype: torch.dtype = torch.float32) -> float:
+    """How far results may be apart that are computed in different ways: solves end within a tolerance."""
+    return max([1e-5, *(30 * loop.settings.solver.tolerance_for(dtype) for loop in loops_of(module))])
 
 
 def flat(value: Any) -> tuple[Tensor, ...]:

@@ -94,8 +94,8 @@ class Constraint(ABC):
         return {}
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a module by id."""
-        return {id: tensor_of(module, id) for id in self.tensors}
+        """The tensors of a module by id; those of which each process has a part as a whole."""
+        return {id: whole(tensor_of(module, id)) for id in self.tensors}
 
     def violation(self, module: nn.Module) -> float:
         """How far the current weights are outside, relative to the bound; at most 0 inside."""
@@ -112,14 +112,15 @@ class Constraint(ABC):
             if any(weight.is_meta for weight in weights.values()):
                 return
             for id, weight in self.nearest(weights).items():
-                weights[id].copy_(weight)
+                target = tensor_of(module, id)
+                target.copy_(parted(weight, target))
 
     def effective(self, module: nn.Module) -> dict[str, Tensor]:
         """The weights that the loops use, by tensor id."""
         if self.method == "project":
             return self.weights(module)
         weights = self.weights(module)
-        extra = {name: tensor_of(module, name) for name in self.extra_shapes(weights)}
+        extra = {name: whole(tensor_of(module, name)) for name in self.extra_shapes(weights)}
         return self.made({**weights, **extra})
 
 
@@ -135,6 +136,24 @@ def tensor_of(module: nn.Module, id: str) -> Tensor:
         found = getattr(found, name)
     assert isinstance(found, Tensor)
     return found
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, or all of one of which each process has a part (DTensor, as of FSDP2): all meet here."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
+def parted(full: Tensor, like: Tensor) -> Tensor:
+    """The part of a whole tensor, which all processes have, that this one has of `like`."""
+    if not hasattr(like, "full_tensor"):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(like, DTensor)
+    everywhere = [Replicate()] * like.device_mesh.ndim
+    made = DTensor.from_local(full, like.device_mesh, everywhere, run_check=False)
+    return made.redistribute(placements=like.placements)
 
 
 def inward(bound: float, dtype: torch.dtype) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -29,7 +28,14 @@ class Sweeps:
     tolerance: float | None
 
 
-_ASKED: ContextVar[Sweeps | None] = ContextVar("implicitc.unrolled", default=None)
+@dataclass(slots=True)
+class _Asked:
+    """What the contexts ask for: a plain attribute, which torch.compile guards, unlike those of threads."""
+
+    sweeps: Sweeps | None = None
+
+
+_ASKED = _Asked()
 
 
 @contextmanager
@@ -42,7 +48,8 @@ def unrolled(
             torch.onnx.export(model, (u,), "model.onnx", dynamo=True)
 
     No solver runs, nothing depends on data, and graphs that are captured hold plain operations of
-    PyTorch and nothing of this package. Gradients are those of the sweeps. Without `steps` as
+    PyTorch and nothing of this package. Gradients are those of the sweeps. It holds for all threads
+    of the process. Without `steps` as
     many are made as the proved rate of each loop asks for to reach `tolerance`, which is that of
     its solver if it is not given; they start at zero then, whatever the first guess.
 
@@ -58,16 +65,16 @@ def unrolled(
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"tolerance must be in (0, 1), not {tolerance}")
     Picard(damping=damping)  # raises for a damping out of range
-    token = _ASKED.set(Sweeps(steps, damping, tolerance))
+    before, _ASKED.sweeps = _ASKED.sweeps, Sweeps(steps, damping, tolerance)
     try:
         yield
     finally:
-        _ASKED.reset(token)
+        _ASKED.sweeps = before
 
 
 def asked() -> Sweeps | None:
     """What the innermost `unrolled` around this call asks for."""
-    return _ASKED.get()
+    return _ASKED.sweeps
 
 
 def swept(
