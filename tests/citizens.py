@@ -59,6 +59,11 @@ class Citizen:
     model: str
 
     @property
+    def text(self) -> str:
+        """The program."""
+        return (EXAMPLES / f"{self.example}.impl").read_text(encoding="utf-8")
+
+    @property
     def module(self) -> ModuleType:
         """The generated module."""
         path, parameters = EXAMPLES / f"{self.example}.impl", SMALLER.get(self.model, {})
