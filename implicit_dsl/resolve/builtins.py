@@ -294,7 +294,6 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "InstanceNorm",
         "Embedding",
         "Tokens",
         "selu",
