@@ -274,6 +274,23 @@ def test_a_program_is_its_twin_and_its_matrices(program: Whole, standalone: bool
             same(one, other.detach())
 
 
+@pytest.mark.parametrize("padding", ['"same"', '2, mode = "circular"', '2, mode = "reflect"'])
+def test_faster_paths_are_for_zeros_on_both_sides(padding: str) -> None:
+    """One channel, few and large kernels, relu and pooling: what zero padding would have a path for."""
+    text = f"model M\ninput u[1, 8, 8]\nlayer K = Conv(2, 6; pad = {padding})\n"
+    size = "[2, 4, 4]" if "same" in padding else "[2, 3, 3]"
+    module = generated(f"{text}output y{size} = MaxPool(2)(relu(K*u))\nend\n").M(dtype=torch.float64)
+    mode = padding.partition('"')[2].strip('"') if "mode" in padding else "constant"
+    cells = (2, 3, 2, 3) if "same" in padding else (2, 2, 2, 2)
+    u = torch.randn(9, 1, 8, 8, dtype=torch.float64)
+    assert type(module.K) is nn.Conv2d
+
+    expected = F.max_pool2d(F.conv2d(F.pad(u, cells, mode), module.K.weight, module.K.bias).relu(), 2)
+    same(module(u), expected)
+    with torch.no_grad():
+        same(module(u), expected.detach())
+
+
 # --------------------------------------------------------------------------- in loops
 
 
@@ -584,6 +601,11 @@ def test_learned_factors_start_where_they_are_told_to() -> None:
         ('input u[2, 8]\noutput y = Conv(2, 3; mode = "mirror")*u', "E0205"),
         ('input u[2, 3]\noutput y = Conv(2, 3; pad = 3, mode = "reflect")*u', "E0201"),
         ('input u[2, 3]\noutput y = Conv(2, 3; pad = 4, mode = "circular")*u', "E0201"),
+        (  # factors along another axis than the channels of a kernel have no rows in common with it
+            "input u[4, 4]\nlayer K = Conv(4, 3; pad = 1, bias = false), s = Scale(axis = 2)\n"
+            "state x[4, 4] ~ tanh(K*x + s*x + u)\noutput y = x\n@wellposed norm(A, Inf) <= 0.9",
+            "E0404",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(body: str, code: str) -> None:
