@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from implicit_dsl.certify.constraints import OF_ONE_MATRIX, by_construction, of_loops, of_matrix
+from implicit_dsl.certify.constraints import OF_ONE_MATRIX, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
 from implicit_dsl.certify.proof import prove
 from implicit_dsl.certify.schedule import Component, schedule
 from implicit_dsl.certify.solvers import unsolvable
+from implicit_dsl.certify.structure import by_construction
 from implicit_dsl.demands import Demand
 from implicit_dsl.errors import Diagnostic, Findings
 from implicit_dsl.graph import SignalGraph
@@ -107,6 +108,6 @@ def _constraints(
 
 
 def _constraint(graph: SignalGraph, demand: Demand, concerned: list[Ways]) -> Constraint | Diagnostic:
-    if demand.criterion == "monotone" and by_construction(demand, concerned):
-        return Constraint("monotone", demand.bound, demand.method, (), (), demand.line, demand.text)
+    if by_construction(graph, demand, concerned):
+        return Constraint(demand.criterion, demand.bound, demand.method, (), (), demand.line, demand.text)
     return of_loops(graph, demand, concerned) if demand.matrix is None else of_matrix(graph, demand)
