@@ -34,7 +34,7 @@ def assemble(certified: Certified) -> ImplicitModel:
 def _block(node: Node) -> Block:
     line = node.span.line
     text = node.span.source.line_text(line).strip()
-    return Block(node.name, node.shape, node.activation, node.declared, line, text)
+    return Block(node.name, node.shape, node.activation, node.declared, line, text, node.start)
 
 
 def _tensor(parameter: Parameter) -> Tensor:

@@ -31,6 +31,7 @@ class Block:
     declared: bool = True
     line: int = 0
     text: str = ""
+    start: tuple[float, ...] = ()  # of a solver: one number, one for each entry, or () for zero
 
     @property
     def slots(self) -> Shape:

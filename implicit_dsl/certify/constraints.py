@@ -38,6 +38,7 @@ def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
                 graph,
                 demand,
                 f"`{demand.text}` bounds the product {names}, onto which nothing can be projected",
+                advice="bound its factors one by one: of a `LowRank` parameter W they are W.left and W.right",
             )
         else:
             ((tensor, turned),) = term.tensors

@@ -169,7 +169,7 @@ def _unkept(demand: Demand, id: str, made: MatrixSet) -> tuple[str, str] | None:
 
 
 def _has_measures(made: MatrixSet) -> bool:
-    """Whether the projection onto a matrix measure stays in the set, or converges soon: it moves diagonals."""
+    """Whether the projection onto a matrix measure, which moves diagonals, stays in the set or converges."""
     if made.kind in ("Symmetric", "Skew", "Circulant", "Diagonal"):
         return True
     return made.kind in ("Banded", "BlockBanded") and made.arguments[-2] <= 0 <= made.arguments[-1]  # type: ignore[operator]

@@ -118,7 +118,9 @@ def _routes(
     model: ImplicitModel, loop: Loop, solver: SolverDemand | None, backward: BackwardDemand | None
 ) -> Iterator[tuple[str, str]]:
     """What `auto` comes to, by the rules of the runtime: where, and how."""
-    if loop.guarantee in (*_SPLITTING, Guarantee.TRIANGULAR) or (solver is not None and solver.name != "auto"):
+    if loop.guarantee in (*_SPLITTING, Guarantee.TRIANGULAR) or (
+        solver is not None and solver.name != "auto"
+    ):
         return
     size = _dense(model, loop) if backward is None or backward.name == "implicit" else None
     yield from _general(model, loop) if size is None else _of_one_matrix(model, loop, size)

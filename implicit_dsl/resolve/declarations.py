@@ -97,7 +97,13 @@ def declare(
     if member and key not in body.families.get(name, ()):
         _check_family(body, key, declaration.name.span, False)
         body.families.setdefault(name, {})[key] = None
-    if kind in ("state", "output") and declaration.value is None:
+    if kind == "state" and declaration.relation == "=" and shape is not None:
+        shape.start = declaration.value
+    if kind == "state" and (declaration.value is None or declaration.relation == "="):
+        if shape is None and declaration.value is not None:
+            raise _without_shape(declaration)
+        return []
+    if kind == "output" and declaration.value is None:
         return []
     relation = {"state": "~", "output": "="}.get(kind, kind)
     made = enter(body, key, relation, declaration.value, environment, declaration.name.span)
@@ -122,11 +128,6 @@ def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
         )
     if kind == "layer" and declaration.value is None:
         raise problem("E0207", f"layer `{name}` has no value", span, help=f"write `layer {name} = Conv(…)`")
-    if declaration.relation == "=" and kind == "state":
-        value = quoted(declaration.value.span) if declaration.value is not None else "…"
-        raise later(
-            "the start value of a state", declaration.span, f"for the equation of `{name}` write `~ {value}`"
-        )
     if declaration.relation == "~" and kind != "state":
         raise problem(
             "E0308",
@@ -134,6 +135,18 @@ def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
             declaration.span,
             help=f"write `{name} = …`",
         )
+
+
+def _without_shape(declaration: s.Declaration) -> Problem:
+    """`state x = …`: neither an equation nor a first guess."""
+    name, value = declaration.name.name, declaration.value
+    written = quoted(value.span) if value is not None else "…"
+    return problem(
+        "E0308",
+        f"what stands behind `=` is where the solver of `{name}` starts, and the state has no shape",
+        declaration.span,
+        help=f"for its equation write `state {name} ~ {written}`, for a start `state {name}[…] = {written}`",
+    )
 
 
 _AN = {"input": "an input", "output": "an output", "param": "a parameter", "layer": "a layer"}

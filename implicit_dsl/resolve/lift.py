@@ -166,7 +166,9 @@ class _Lift:
         if activation is not None and activation.kind == "identity":
             activation = None
         self.nodes.append(
-            Node(wire.name, Role.STATE, wire.shape, activation, wire.declared, wire.span, wire.path)
+            Node(
+                wire.name, Role.STATE, wire.shape, activation, wire.declared, wire.span, wire.path, wire.start
+            )
         )
         self.connect(wire.name, form)
 

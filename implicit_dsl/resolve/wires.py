@@ -33,6 +33,7 @@ class Wire:
     path: tuple[Label, ...] = ()
     declared: bool = False
     drive: Wire | None = None  # of a state: the value of its equation
+    start: tuple[float, ...] = ()  # of a state: where its solver starts, one number or one for each entry
     number: int = 0  # in order of creation
     uses: int = 0
 
