@@ -5,8 +5,9 @@ from __future__ import annotations
 import keyword
 from dataclasses import replace
 
-from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered
+from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered, overwritten
 from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
+from implicit_dsl.emit.releasing import is_large, released
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
@@ -44,8 +45,11 @@ class Forward:
             str, Expression
         ] = {}  # linear values that stand inside of the one line that reads them
         self._uses = _count_uses(model)
+        self._overwritten = overwritten(model)
         self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []
+        self._large: set[str] = set()  # variables that are let go when they have been read
+        self._is_large = False  # what is being written now
         self._comments: list[str] = []
 
     def _variable(self, name: str) -> str:
@@ -103,6 +107,7 @@ class Forward:
         results = []
         for block in self.model.outputs:
             self._remark(block)
+            self._is_large = is_large(block.slots)
             variable = self._variable(block.name)
             value = self._sum(block, self.model.terms_of[block.name])
             if self._too_long(f"{variable}: Tensor", value, ""):
@@ -113,7 +118,7 @@ class Forward:
         if output_class:
             pairs = zip(self.fields().values(), results)
             result = f"{output_class}({', '.join(f'{field}={value}' for field, value in pairs)})"
-        return [*self._lines, f"return {result}"]
+        return released([*self._lines, f"return {result}"], self._large, self.indent)
 
     def _block(self, block: Block) -> None:
         if block.name in self._absorbed:
@@ -123,6 +128,7 @@ class Forward:
 
     def _state(self, block: Block) -> None:
         self._remark(block)
+        self._is_large = is_large(block.slots)
         fusion = self.fusions.states.get(block.name)
         if fusion is not None:
             value = self._sum(block, self.model.terms_of[fusion.start])
@@ -195,7 +201,10 @@ class Forward:
 
     def _activated(self, block: Block, arguments: list[Expression]) -> Expression:
         assert block.activation is not None
-        return activation_rule(block.activation).emit_slots(block.activation, arguments)
+        rule = activation_rule(block.activation)
+        if block.name in self._overwritten:
+            return rule.emit_over(block.activation, arguments[0])
+        return rule.emit_slots(block.activation, arguments)
 
     def _called(self, name: str) -> str:
         """The variable of a state is named after it, if it holds its value."""
@@ -219,6 +228,8 @@ class Forward:
 
     def _assign(self, variable: str, value: Expression, wrap: str) -> None:
         """One assignment, behind the comments of the lines that it comes from."""
+        if self._is_large:
+            self._large.add(variable.partition(":")[0])
         shown = [line for line in self._comments if not self._lines or line != self._last_comment()]
         self._lines += shown
         self._comments = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from implicit_dsl.model import Block, ImplicitModel, Term
-from implicit_dsl.operators import activation_rule
+from implicit_dsl.operators import activation_rule, linear_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.shapes import count
 
@@ -70,6 +70,39 @@ def layered(model: ImplicitModel) -> frozenset[str]:
         if phi is None or activation_rule(phi).affine(phi) is None or block.name in iterated:
             continue
         if len(reading) == 1 and reading[0].chain and reading[0].chain[0].kind == "affine":
+            found.add(block.name)
+    return frozenset(found)
+
+
+def overwritten(model: ImplicitModel) -> frozenset[str]:
+    """The states whose pre-activation nothing else reads, and no gradient: φ may be written over it."""
+    readers: dict[str | None, int] = {}
+    for term in model.terms:
+        readers[term.source] = readers.get(term.source, 0) + 1
+    iterated = {name for loop in model.loops for name in loop.iterated}
+    states = {block.name: block for block in model.states}
+    found: set[str] = set()
+
+    def is_fresh(name: str) -> bool:
+        terms = model.terms_of[name]
+        ends = {term.chain[-1]["start"] for term in terms if term.chain and term.chain[-1].kind == "place"}
+        if len(terms) > 1 or ends:
+            return not ends or len(ends) > 1  # a sum, or a concatenation
+        (term,) = terms
+        if term.chain:
+            return linear_rule(term.chain[-1]).fresh
+        source = states.get(term.source or "")
+        if source is None or source.activation is not None or source.name in iterated:
+            return False
+        return readers[source.name] == 1 and is_fresh(source.name)
+
+    for block in model.states:
+        activation = block.activation
+        if (
+            activation is not None
+            and activation_rule(activation).arguments == ("x",)
+            and is_fresh(block.name)
+        ):
             found.add(block.name)
     return frozenset(found)
 

@@ -90,6 +90,9 @@ class Relu(Elementwise):
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.relu({z.text})")
 
+    def emit_over(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"torch.relu_({z.text})")
+
 
 class LeakyRelu(Elementwise):
     kind = "leaky_relu"

@@ -74,6 +74,7 @@ class Affine(Diagonal):
     """γ x + β behind a normalisation, with the tensors of its layer. RMSNorm has no β."""
 
     kind = "affine"
+    fresh = True
     doc = "The factors, and the offset if there is one, of a normalisation: γ x + β."
     example = "input u[3, 4]\noutput y[3, 4] = LayerNorm()(u)"
 

@@ -168,6 +168,8 @@ class LinearRule(Rule):
     """
 
     mixing: ClassVar[bool] = True
+    # whether what it emits is a tensor of its own, whose numbers its gradient does not need
+    fresh: ClassVar[bool] = False
     offset_roles: ClassVar[tuple[str, ...]] = ("bias",)  # the tensors that only the offset needs
 
     @abstractmethod
@@ -298,6 +300,10 @@ class ActivationRule(Rule):
     @abstractmethod
     def emit(self, operator: Operator, z: Expression) -> Expression:
         """The PyTorch expression."""
+
+    def emit_over(self, operator: Operator, z: Expression) -> Expression:
+        """The same on a tensor that nothing else reads, and that may be overwritten."""
+        return self.emit(operator, z)
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         """The same on its arguments."""

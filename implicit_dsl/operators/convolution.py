@@ -35,6 +35,7 @@ class Conv(LinearRule):
     """
 
     kind = "conv"
+    fresh = True
     names = ("Conv",)
     formals = (
         Formal("width", "width", "`out` channels, or `in => out` to have the input checked", required=True),

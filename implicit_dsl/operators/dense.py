@@ -46,6 +46,7 @@ def _kronecker(operator: Operator, transposed: bool) -> tuple[Entries, ...]:
 
 class Dense(LinearRule):
     kind = "dense"
+    fresh = True
     names = ("Dense",)
     formals = (
         Formal("width", "width", "`out`, or `in => out` to have the input checked", required=True),
@@ -122,6 +123,7 @@ class Matrix(LinearRule):
     """A `param W[m, n]` used as W*x, or as W'*x when `transposed`."""
 
     kind = "matrix"
+    fresh = True
     doc = "A `param` matrix applied to the last axis: W*x, or W'*x for its transpose."
     example = "input u[6]\nparam W[4, 6], V[4, 3]\nstate x[4] ~ tanh(W*u)\noutput y[3] = V'*x"
 

@@ -37,6 +37,7 @@ class BatchNorm(LinearRule):
     """
 
     kind = "batch_norm"
+    fresh = True
     offset_roles = ("running_mean", "bias")
     names = ("BatchNorm",)
     formals = (

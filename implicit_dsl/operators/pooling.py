@@ -81,6 +81,7 @@ def _arguments(operator: Operator, pad: Axes) -> str:
 
 class AvgPool(LinearRule):
     kind = "avg_pool"
+    fresh = True
     names = ("AvgPool",)
     formals = _FORMALS
     doc = "The mean of each window. Padding counts as zeros, as in `nn.AvgPool2d`."
