@@ -40,13 +40,13 @@ class Network(Forward):
 
     def preparations(self) -> list[str]:
         """What `forward` does before the first state: weights that are made of others, first guesses."""
-        making = ["weights = self.effective_weights()"] if self.made else []
-        if not self.model.loops:
-            return making
         lines = []
-        if any(constraint.method == "project" for constraint in self.model.constraints):
+        if any(made.method == "project" and made.uses for made in self.model.constraints):
             lines.append(f"{self.names('require')}(self, self.constraints)")
-        lines += making
+        if self.made:
+            lines.append("weights = self.effective_weights()")
+        if not self.model.loops:
+            return lines
         first = next(iter(self.inputs.values()))
         shapes = {
             name: shape_text(self.model.blocks[name].shape, self.inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from implicit_dsl import syntax as s
@@ -10,7 +11,7 @@ from implicit_dsl.demands import Demands
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
-from implicit_dsl.resolve.annotations import demands, read
+from implicit_dsl.resolve.annotations import assembled, demands, read
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.apply import check_size
 from implicit_dsl.resolve.arguments import Arguments, bind_template
@@ -81,6 +82,10 @@ def _resolve(
         return None
     nodes, edges = lift(context.network)
     asked = demands(context, requests, nodes, edges)
+    if context.sparse or context.penalties:
+        used = {id for edge in edges for id in edge.parameters}
+        penalties = tuple(term for term in context.penalties if set(term.tensors) <= used)
+        asked = replace(asked, sparse=assembled(context, context.sparse, nodes, edges), penalties=penalties)
     graph = _graph(context, body, template, name, bound, nodes, edges, asked)
     return None if context.findings.errors > before else graph
 
