@@ -22,7 +22,9 @@ class Network(Forward):
         ids = [tensor.id for tensor in model.tensors if tensor.within is not None]
         ids += [id for made in model.constraints if made.method == "parametrize" for id in made.tensors]
         self.made = {id: f'weights["{id}"]' for id in ids}  # weights that are made of parameters
-        super().__init__(model, names, dict(self.made))
+        taken = ["weights"] if self.made else []
+        taken += ["x0", "starts", "weights"] if model.loops else []
+        super().__init__(model, names, dict(self.made), taken=taken)
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
@@ -33,8 +35,6 @@ class Network(Forward):
         self._loop_of = {name: loop for loop in model.loops for name in loop.states}
         self._started: set[str] = set()
         self._incoming: dict[str, Expression] = {}  # what each loop gets from outside
-        for name in ("x0", "starts", "weights"):
-            self._taken.add(name)
 
     # ------------------------------------------------------------------ in `forward`
 
