@@ -37,6 +37,7 @@ class Block:
     text: str = ""
     file: str = ""
     tokens: int = 0
+    start: tuple[float, ...] = ()  # of a solver: one number, one for each entry, or () for zero
 
     @property
     def given(self) -> Shape:
@@ -51,7 +52,9 @@ class Block:
     @property
     def phi(self) -> str:
         """The name of its activation."""
-        return "identity" if self.activation is None else self.activation.kind
+        if self.activation is None:
+            return "identity"
+        return str(self.activation["name"]) if self.activation.kind == "function" else self.activation.kind
 
 
 @dataclass(frozen=True, slots=True)

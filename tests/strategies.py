@@ -283,8 +283,33 @@ def _group_norm(draw: Draw) -> Case:
     return _case(draw, "group_norm", _norm(draw) | {"groups": groups}, source)
 
 
+def _instance_norm(draw: Draw) -> Case:
+    source = (draw(st.integers(1, 3)), *draw(shapes(0, 2, size=3)), draw(st.integers(2, 4)))
+    return _case(draw, "instance_norm", _norm(draw), source)
+
+
 def _last_norm(kind: str) -> Callable[[Draw], Case]:
-    return lambda draw: _case(draw, kind, _norm(draw), (*draw(shapes(0, 2)), draw(st.integers(2, 5))))
+    def build(draw: Draw) -> Case:
+        source = (*draw(shapes(0, 2)), draw(st.integers(2, 5)))
+        return _case(draw, kind, _norm(draw) | {"axes": draw(st.integers(1, len(source)))}, source)
+
+    return build
+
+
+def _scaling(draw: Draw) -> Case:
+    source = draw(shapes())
+    settings = {
+        "factor": draw(st.none() | _numbers()),
+        "start": 0.5,
+        "axis": draw(st.integers(1, len(source))),
+    }
+    return _case(draw, "scaling", settings, source)
+
+
+def _dropout(draw: Draw) -> Case:
+    channels = draw(st.booleans())
+    source = draw(shapes(2, 4) if channels else shapes(0, 3))
+    return _case(draw, "dropout", {"p": draw(st.sampled_from((0.0, 0.5))), "channels": channels}, source)
 
 
 def _norm(draw: Draw) -> dict[str, Any]:
@@ -359,6 +384,33 @@ def _lookup(draw: Draw) -> Case:
     return _case(draw, "lookup", settings, source, weight=shape)
 
 
+BODIES = {
+    "swish": (("phi", "sigmoid", (), 0), ("product", 0, 1)),
+    "shrink": (("phi", "tanh", (), 0), ("scale", -0.5, 1), ("sum", 0, 2)),
+    "bump": (
+        ("phi", "sigmoid", (), 0),
+        ("constant", 1.0),
+        ("scale", -1.0, 1),
+        ("sum", 2, 3),
+        ("product", 1, 4),
+    ),
+    "either": (
+        ("phi", "relu", (), 0),
+        ("scale", 0.25, 0),
+        ("constant", -1.0),
+        ("sum", 2, 3),
+        ("maximum", 1, 4),
+    ),
+    "both": (("phi", "gelu", (), 0), ("phi", "elu", (("alpha", 0.5),), 0), ("minimum", 1, 2)),
+    "squared": (("product", 0, 0), ("phi", "tanh", (), 1)),
+}  # functions with bounded slopes, as instructions
+
+
+def _function(draw: Draw) -> Case:
+    name = draw(st.sampled_from(sorted(BODIES)))
+    return _case(draw, "function", {"name": name, "body": BODIES[name]}, draw(shapes(0, 3)))
+
+
 def _numbers() -> st.SearchStrategy[float]:
     return st.sampled_from((-1.0, 0.0, 0.5, -2.5, 1e-3))
 
@@ -391,7 +443,8 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "adaptive_max_pool": _adaptive("adaptive_max_pool"),
         "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
         "batch_norm": _batch_norm,
-        "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
+        "dropout": _dropout,
+        "scaling": _scaling,
         "scale": _plain("scale", factor=_numbers()),
         "reshape": _reshape,
         "permute": _permute,
@@ -424,6 +477,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
             draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
             (4,),
         ),
+        "function": _function,
         "prelu": _prelu,
         "slopes": _slopes,
         "maxout": _maxout,
@@ -435,6 +489,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "affine": _affine,
         "slot": _slot,
         "group_norm": _group_norm,
+        "instance_norm": _instance_norm,
         "layer_norm": _last_norm("layer_norm"),
         "rms_norm": _last_norm("rms_norm"),
         "softmax": _over_axis("softmax"),

@@ -8,6 +8,7 @@ from implicit_dsl.emit.dense import DensePlan, dense_plan
 from implicit_dsl.emit.forward import Forward
 from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
 from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.releasing import is_large, released
 from implicit_dsl.emit.wording import INDENT, WIDTH, called, fitted
 from implicit_dsl.model import Block, ImplicitModel, Loop
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
@@ -22,7 +23,9 @@ class Network(Forward):
         ids = [tensor.id for tensor in model.tensors if tensor.within is not None]
         ids += [id for made in model.constraints if made.method == "parametrize" for id in made.tensors]
         self.made = {id: f'weights["{id}"]' for id in ids}  # weights that are made of parameters
-        super().__init__(model, names, dict(self.made))
+        taken = ["weights"] if self.made else []
+        taken += ["x0", "starts", "weights"] if model.loops else []
+        super().__init__(model, names, dict(self.made), taken=taken)
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
@@ -33,20 +36,18 @@ class Network(Forward):
         self._loop_of = {name: loop for loop in model.loops for name in loop.states}
         self._started: set[str] = set()
         self._incoming: dict[str, Expression] = {}  # what each loop gets from outside
-        for name in ("x0", "starts", "weights"):
-            self._taken.add(name)
 
     # ------------------------------------------------------------------ in `forward`
 
     def preparations(self) -> list[str]:
         """What `forward` does before the first state: weights that are made of others, first guesses."""
-        making = ["weights = self.effective_weights()"] if self.made else []
-        if not self.model.loops:
-            return making
         lines = []
-        if any(constraint.method == "project" for constraint in self.model.constraints):
+        if any(made.method == "project" and made.uses for made in self.model.constraints):
             lines.append(f"{self.names('require')}(self, self.constraints)")
-        lines += making
+        if self.made:
+            lines.append("weights = self.effective_weights()")
+        if not self.model.loops:
+            return lines
         first = self.first_input
         if self.model.inputs[0].tokens:  # gives the batch, but no dtype
             first = f"{self.real}.new_empty(({first}.shape[0],))"
@@ -56,7 +57,12 @@ class Network(Forward):
             for name in loop.iterated
         }
         listed = ", ".join(f'"{name}": {shape}' for name, shape in shapes.items())
-        lines += fitted(f"starts = {self.names('first_guesses')}(x0, {first}, {{{listed}}})")
+        starting = {name: start for name in shapes if (start := self.model.blocks[name].start)}
+        values = ", ".join(
+            f'"{name}": {start[0] if len(start) == 1 else start!r}' for name, start in starting.items()
+        )
+        given = f", {{{values}}}" if starting else ""
+        lines += fitted(f"starts = {self.names('first_guesses')}(x0, {first}, {{{listed}}}{given})")
         return lines
 
     def _block(self, block: Block) -> None:
@@ -69,6 +75,7 @@ class Network(Forward):
 
     def _loop(self, loop: Loop) -> None:
         sweep = self.plans[loop.name]
+        self._is_large = is_large(self.model.blocks[loop.name].slots)
         for name in loop.states:
             if self.model.blocks[name].declared or name in loop.iterated:
                 self._remark(self.model.blocks[name])
@@ -134,6 +141,7 @@ class Network(Forward):
         self._lines += called(f"{left} = self.{self.attributes[loop.name]}", [starts, batched, shared])
         for name, variable in zip(loop.iterated, variables):
             self._values[name] = Expression(variable)
+            self._large |= {variable} if self._is_large else set()
 
     def _dense_call(self, loop: Loop, sweep: SweepPlan, dense: DensePlan) -> None:
         made = dense.matrix(self.explicit)
@@ -254,8 +262,10 @@ class _Sweep(Forward):
         results = [self._values[next_name(name)].text for name in self._sweep.loop.iterated]
         last = self._lines[-1] if self._lines else ""
         if len(results) == 1 and last.startswith(f"{results[0]} = "):
-            return [*self._lines[:-1], f"return {last.partition(' = ')[2]}"]
-        return [*self._lines, f"return {', '.join(results)}"]
+            lines = [*self._lines[:-1], f"return {last.partition(' = ')[2]}"]
+        else:
+            lines = [*self._lines, f"return {', '.join(results)}"]
+        return released(lines, self._large, self.indent)
 
 
 def _statistics_of(sweep: SweepPlan) -> set[str]:

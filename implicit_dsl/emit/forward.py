@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Collection
 from dataclasses import replace
 
-from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered
+from implicit_dsl.emit.fusion import Fusion, Fusions, count_uses, find_fusions, layered
 from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
+from implicit_dsl.emit.releasing import is_large, released
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
@@ -21,11 +23,16 @@ class Forward:
     """Writes `forward` of one model. `names` says what the runtime is called in its file.
 
     `explicit` are texts for tensors that do not come from their layer, by id; with `fused` false,
-    nothing of the runtime is called.
+    nothing of the runtime is called. No variable has a name that is `taken`.
     """
 
     def __init__(
-        self, model: ImplicitModel, names: Names, explicit: dict[str, str] | None = None, fused: bool = True
+        self,
+        model: ImplicitModel,
+        names: Names,
+        explicit: dict[str, str] | None = None,
+        fused: bool = True,
+        taken: Collection[str] = (),
     ) -> None:
         self.model = model
         self.names = names
@@ -34,18 +41,18 @@ class Forward:
         self.runtime_calls: set[str] = set()
         self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
-        self._taken: set[str] = set(TAKEN_GLOBALS)
+        self._taken: set[str] = {*TAKEN_GLOBALS, *taken}
         if names.standalone and fused:
             called = (*CALLED_IN_FORWARD, *(fusion.function for fusion in self.fusions.states.values()))
             self._taken |= {names.carried(name) for name in called}
         self.inputs = {block.name: self._variable(block.name) for block in model.inputs}
         self._values = {name: Expression(variable) for name, variable in self.inputs.items()}
-        self._waiting: dict[
-            str, Expression
-        ] = {}  # linear values that stand inside of the one line that reads them
-        self._uses = _count_uses(model)
+        self._waiting: dict[str, Expression] = {}  # linear values inside of the one line that reads them
+        self._uses = count_uses(model)
         self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []
+        self._large: set[str] = set()  # variables that are let go when they have been read
+        self._is_large = False  # what is being written now
         self._comments: list[str] = []
         self._last_comment = ""
 
@@ -139,6 +146,7 @@ class Forward:
         results = []
         for block in self.model.outputs:
             self._remark(block)
+            self._is_large = is_large(block.slots)
             variable = self._variable(block.name)
             value = self._sum(block, self.model.terms_of[block.name])
             if self._too_long(f"{variable}: Tensor", value, ""):
@@ -149,7 +157,7 @@ class Forward:
         if output_class:
             pairs = zip(self.fields().values(), results)
             result = f"{output_class}({', '.join(f'{field}={value}' for field, value in pairs)})"
-        return [*self._lines, f"return {result}"]
+        return released([*self._lines, f"return {result}"], self._large, self.indent)
 
     def _block(self, block: Block) -> None:
         if block.name in self._absorbed:
@@ -159,6 +167,7 @@ class Forward:
 
     def _state(self, block: Block) -> None:
         self._remark(block)
+        self._is_large = is_large(block.slots)
         fusion = self.fusions.states.get(block.name)
         if fusion is not None:
             value = self._sum(block, self.model.terms_of[fusion.start])
@@ -231,7 +240,13 @@ class Forward:
 
     def _activated(self, block: Block, arguments: list[Expression]) -> Expression:
         assert block.activation is not None
-        return activation_rule(block.activation).emit_slots(block.activation, arguments)
+
+        def keep(value: Expression) -> Expression:
+            variable = self._variable(f"{identifier(block.name)}_z")
+            self._assign(variable, value, "")
+            return Expression(variable)
+
+        return activation_rule(block.activation).emit_kept(block.activation, arguments, keep)
 
     def _called(self, name: str) -> str:
         """The variable of a state is named after it, if it holds its value."""
@@ -255,6 +270,8 @@ class Forward:
 
     def _assign(self, variable: str, value: Expression, wrap: str) -> None:
         """One assignment, behind the comments of the lines that it comes from."""
+        if self._is_large:
+            self._large.add(variable.partition(":")[0])
         self._show_comments()
         if self._too_long(variable, value, wrap) and value.lines and not wrap:
             first, *others = value.lines
@@ -381,11 +398,3 @@ class Forward:
         if rule.holder(operator) is None or any(id in self.explicit for _, id in operator.parameters):
             return rule.emit_with(operator, value, self._texts(operator))
         return rule.emit(operator, value, "self." + operator.parameters[0][1].split(".")[0])
-
-
-def _count_uses(model: ImplicitModel) -> dict[str, int]:
-    uses = {block.name: 0 for block in (*model.inputs, *model.states)}
-    for term in model.terms:
-        if term.source is not None:
-            uses[term.source] += 1
-    return uses

@@ -30,6 +30,7 @@ _BACKWARDS = {
     "phantom": "Phantom",
     "unrolled": "Unrolled",
 }
+_PLAIN_STEPS = 2000  # that Picard takes at most, if nothing is said
 _OF_THE_LOOP = ("warm_start", "failure")  # settings of @solver that belong to the loop, not to its solver
 _CONSTRAINTS = {
     "norm": "RowBound",
@@ -37,6 +38,7 @@ _CONSTRAINTS = {
     "spectral": "SpectralBound",
     "monotone": "MonotoneBound",
     "nemon": "MeasureBound",
+    "sparse": "GroupBound",
 }
 
 
@@ -62,7 +64,8 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     if dense is None and network.plans[loop.name].split:
         name = function_name(model, loop)
         made += [f"affine={name}_affine", f"phi={name}_phi"]
-    text = _solver(network.names, solver, loop)
+    last = next(reversed(model.blocks[loop.name].shape), None)
+    text = _solver(network.names, solver, loop, last if isinstance(last, int) else 0)
     if text:
         made.append(f"solver={text}")
     text = _backward(network.names, backward)
@@ -75,17 +78,23 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     return made
 
 
-def _solver(names: Names, demand: SolverDemand | None, loop: Loop) -> str:
-    """The solver that the source asks for; a monotone loop needs splitting, which Picard is not."""
+def _solver(names: Names, demand: SolverDemand | None, loop: Loop, longest: int = 0) -> str:
+    """The solver that the source asks for; some loops have one of their own.
+
+    A triangular one with `longest` entries in a row may take so many steps.
+    """
     splitting = loop.guarantee in (Guarantee.MONOTONE, Guarantee.MEASURE)
-    if demand is None or (demand.name == "auto" and splitting):
+    triangular = loop.guarantee is Guarantee.TRIANGULAR  # plain steps end with the exact solution
+    if demand is None or (demand.name == "auto" and (splitting or triangular)):
         settings = demand.settings if demand is not None else ()
-        name = "forward_backward" if splitting else "auto"
+        name = "forward_backward" if splitting else "picard" if triangular else "auto"
         if name == "auto":
             return ""
     else:
         name, settings = demand.name, demand.settings
     given = [f"{key}={_literal(value)}" for key, value in settings if key not in _OF_THE_LOOP]
+    if triangular and longest > _PLAIN_STEPS and not any(key == "max_steps" for key, _ in settings):
+        given.append(f"max_steps={longest + 1}")
     return f"{names(_SOLVERS[name])}({', '.join(given)})"
 
 
@@ -152,10 +161,11 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     within = [tensor.within for tensor in model.tensors if tensor.within is not None]
     names = ["members", "Structure", *(held.kind for held in within)] if within else []
     names += ["start_nonneg_"] if any(held.kind == "Nonneg" for held in within) else []
+    names += _constraint_names(model)
     if not model.loops:
-        return names
+        return list(dict.fromkeys(names))
     plain = Names(standalone=True)
-    names += ["first_guesses", "Stats"]
+    names += ["first_guesses", "Stats", "unrolled"]
     for loop in model.loops:
         names.append("DenseEquilibrium" if loop.name in network.dense else "Equilibrium")
         text = _solver(plain, applying(model.demands.solvers, loop), loop)
@@ -167,6 +177,11 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
         names.append("update_statistics")
     if any(convolves_images(plan) for plan in network.plans.values()):
         names.append("channels_last")
+    return list(dict.fromkeys(names))
+
+
+def _constraint_names(model: ImplicitModel) -> list[str]:
+    names: list[str] = []
     held = [constraint for constraint in model.constraints if constraint.uses]
     if held:
         names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]
@@ -175,4 +190,4 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     methods = {constraint.method for constraint in held}
     names += ["require", "project_"] if "project" in methods else []
     names += ["effective_weights", "add_parameters"] if "parametrize" in methods else []
-    return list(dict.fromkeys(names))
+    return names

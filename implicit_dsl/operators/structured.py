@@ -43,6 +43,14 @@ def numbers_of(linear: LinearSet, matrix: np.ndarray) -> np.ndarray:
     return found
 
 
+def matrix_of(linear: LinearSet, theta: np.ndarray) -> np.ndarray:
+    """The member of a set that is made of a vector [count]."""
+    rows, columns, numbers, signs = places(linear)
+    matrix = np.zeros((linear.rows, linear.columns))
+    matrix[rows, columns] = theta[numbers] * signs
+    return matrix
+
+
 class Structured(LinearRule):
     """W*x, or W'*x when `transposed`, for W in a linear set; its weight is the vector that is trained.
 
@@ -68,12 +76,6 @@ class Structured(LinearRule):
 
     def transposed(self, operator: Operator) -> bool:
         return bool(operator["transposed"])
-
-    def transpose(self, operator: Operator) -> Operator | None:
-        turned = tuple(
-            (name, not value if name == "transposed" else value) for name, value in operator.settings
-        )
-        return Operator(self.kind, operator.target, operator.source, turned)
 
     def entry_count(self, operator: Operator) -> int:
         return set_of(operator).entries * count(operator.source[:-1])

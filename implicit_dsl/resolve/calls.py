@@ -10,7 +10,9 @@ from implicit_dsl.operators.base import LinearRule, Rule
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context
+from implicit_dsl.resolve.functions import as_activation
 from implicit_dsl.resolve.instantiate import apply_instance
+from implicit_dsl.resolve.matrices import apply_matrix
 from implicit_dsl.resolve.problem import Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.values import (
@@ -105,7 +107,7 @@ def call_value(
         case MatrixExpression() | ParameterValue():
             arguments.no_keywords("a matrix")
             arity("a matrix", arguments, 1, 1, span)
-            return apply.apply_matrix(context, function, wire_of(context, arguments, 0, span), span)
+            return apply_matrix(context, function, wire_of(context, arguments, 0, span), span)
         case Constructor(name) | Builtin(name):
             raise _needs_arguments(name, span)
         case TemplateValue(template):
@@ -196,7 +198,12 @@ def _call_function(
         (*environment.tag, _CallTag(span.start)),
         owner=environment.owner,
     )
-    return context.evaluate(function.body, inner)
+    start = len(context.network.wires)
+    result = context.evaluate(function.body, inner)
+    if not isinstance(result, Wire):
+        return result
+    wires = [value for value in arguments.values if isinstance(value, Wire)]
+    return as_activation(context, function, wires, result, start, span)
 
 
 # --------------------------------------------------------------------------- making layers and blocks
@@ -222,7 +229,8 @@ def _direct_name(context: Context, node: s.Call, owner: Body) -> str:
 
 
 def _invented_name(context: Context, kind: str, node: s.Call, owner: Body) -> str:
-    target = identifier(context.target()) if context.target() else ""
+    # the one output of a block is called like the block
+    target = "" if context.target() in ("", owner.sole) else identifier(context.target())
     parts = [part for part in (owner.instance.name, target, kind) if part]
     return context.invent("_".join(parts), node.span)
 
@@ -250,7 +258,7 @@ def _construct(
     settings, blame = settings_of(rule, constructor.name, arguments, node.span)
     name = _direct_name(context, node, owner) or ""
     layer = Layer(rule, settings, name, node.span, blame)
-    if not name and type(rule).holder is not Rule.holder:
+    if not name and type(rule).parameters is not Rule.parameters:
         layer.name = _invented_name(context, rule.kind.replace("_", ""), node, owner)
     owner.instance.sites[site] = layer
     return layer

@@ -6,6 +6,7 @@ from implicit_dsl.runtime.certificates import Certificate, certify
 from implicit_dsl.runtime.constraints import (
     Block,
     ConstraintError,
+    GroupBound,
     MeasureBound,
     MonotoneBound,
     PerronBound,
@@ -22,6 +23,7 @@ from implicit_dsl.runtime.convolution import ConvReluMaxPool2d, SingleChannelCon
 from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
+from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -67,6 +69,7 @@ __all__ = [
     "Diagonal",
     "Equilibrium",
     "ForwardBackward",
+    "GroupBound",
     "Implicit",
     "MeasureBound",
     "MonotoneBound",
@@ -102,5 +105,6 @@ __all__ = [
     "relu_max_pool2d",
     "require",
     "start_nonneg_",
+    "unrolled",
     "update_statistics",
 ]
