@@ -84,7 +84,8 @@ def _resolve(
     run_body(context, body, parts)
     _collect_outputs(context, body, template, bool(value.module.lost))
     requests = read(context)
-    if context.findings.errors > before or len(context.network.outputs) < max(1, len(body.outputs)):
+    wrong = context.poisoned or context.findings.errors > before
+    if wrong or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
     nodes, edges = lift(context.network)
     asked = demands(context, requests, nodes, edges)
