@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.operators.base import Initialiser, Operator
-from implicit_dsl.shapes import Shape, Size, bind, count
+from implicit_dsl.shapes import Shape, Size, bind, bind_some, count
 
 Chain: TypeAlias = tuple[Operator, ...]
 BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
@@ -175,7 +175,7 @@ class ImplicitModel:
             (block.name, axis)
             for block in self.inputs
             for axis, size in enumerate(block.shape)
-            if isinstance(size, Size)
+            if size == Size(block.name, axis)
         )
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> ImplicitModel:
@@ -185,7 +185,7 @@ class ImplicitModel:
         """
         sizes: dict[tuple[str, int], int] = {}
         for block in self.inputs:
-            given = shapes.get(block.name, block.shape)
+            given = shapes.get(block.name, bind_some(block.shape, sizes))
             fits = len(given) == len(block.shape) and all(
                 isinstance(have, Size) or have == got for have, got in zip(block.shape, given)
             )
@@ -197,6 +197,8 @@ class ImplicitModel:
                         f"axis {axis + 1} of `{block.name}` is free: give its shape, as {block.name}=(…)"
                     )
                 sizes[block.name, axis] = size
+            if bind(block.shape, sizes) != given:
+                raise ValueError(f"`{block.name}` has shape {tuple(given)}, which does not fit other inputs")
         unknown = set(shapes) - {block.name for block in self.inputs}
         if unknown:
             raise ValueError(f"there is no input `{min(unknown)}`")

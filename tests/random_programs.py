@@ -30,6 +30,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": lambda x: torch.where(x > 0, x, torch.expm1(x)),
     "hardtanh": F.hardtanh,
     "softsign": lambda x: x / (1 + x.abs()),
+    "abs": lambda x: torch.where(x < 0, -x, x),
+    "relu6": lambda x: F.relu(x) - F.relu(x - 6),
+    "hardswish": lambda x: x * F.hardtanh(x / 6 + 0.5, 0, 1),
+    "mish": lambda x: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
+    "selu": lambda x: 1.0507009873554805 * F.elu(x, 1.6732632423543772),
     "identity": lambda x: x,
 }
 
@@ -152,6 +157,7 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     if len(shape) == 2:
         kinds += ["matmul", "attend"]
     kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
+    kinds += ["maximum", "prelu"]
     return draw(_MAKERS[draw(st.sampled_from(kinds))](program, source, shape))
 
 
@@ -190,7 +196,10 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     fits = all(size + 2 * pad >= 2 * (k - 1) + 1 for size, k in zip(shape[1:], kernel))
     dilation = draw(st.integers(1, 2)) if fits else 1
     bias = draw(st.booleans())
-    settings = f"stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}"
+    mode = draw(st.sampled_from(["zeros", "reflect", "circular", "replicate"]))
+    if pad >= min(shape[1:]):
+        mode = "zeros"
+    settings = f'stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}, mode = "{mode}"'
     text = f"Conv({width}, ({', '.join(map(str, kernel))},); {settings}, bias = {str(bias).lower()})"
     sizes = tuple((s + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for s, k in zip(shape[1:], kernel))
     if min(sizes) < 1:
@@ -199,7 +208,7 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     name = _layer(
         program,
         text,
-        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias),  # type: ignore[arg-type]
+        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias, mode),  # type: ignore[arg-type]
         shape,
     )
     return _apply(draw, name, source), (width, *sizes), _run(name, source)
@@ -433,7 +442,11 @@ def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) 
     heads = draw(st.sampled_from([h for h in (1, 2, 3) if shape[1] % h == 0]))
     causal = program.shapes[keys][0] == shape[0] and draw(st.booleans())
     width = shape[1] // heads
-    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()})"
+    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()}"
+    mask = draw(
+        st.sampled_from(["", *(n for n, s in program.shapes.items() if s == program.shapes[keys][:1])])
+    )
+    text += f", mask = max({mask}, 0))" if mask else ")"
 
     def run(module: Twin, values: Values) -> Tensor:
         made = []
@@ -442,7 +455,10 @@ def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) 
             scores = torch.einsum("btd,bsd->bts", q, k) / width**0.5
             if causal:
                 scores = scores + torch.full((shape[0], shape[0]), -torch.inf).triu(1)
-            made.append(torch.einsum("bts,bse->bte", torch.softmax(scores, -1), v))
+            if mask:
+                scores = scores.masked_fill((values[mask] <= 0)[:, None, :], -torch.inf)
+            weights = torch.softmax(scores, -1).nan_to_num()  # zeros where no key is left
+            made.append(torch.einsum("bts,bse->bte", weights, v))
         return torch.cat(made, -1)
 
     return text, shape, run
@@ -472,10 +488,45 @@ def _standardise(draw: st.DrawFn, program: RandomProgram, source: str, shape: Sh
     return applied, shape, _run(name, source)
 
 
-def _softmax(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
-    return st.just(
-        (f"softmax({source})", shape, lambda _, values: torch.log_softmax(values[source], -1).exp())
+@st.composite
+def _softmax(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    dim = draw(st.integers(1, len(shape)))
+    setting = f"; dim = {dim}" if dim < len(shape) or draw(st.booleans()) else ""
+
+    def logarithm(_: Twin, values: Values) -> Tensor:
+        return values[source] - values[source].logsumexp(dim, keepdim=True)
+
+    if draw(st.booleans()):
+        return f"log_softmax({source}{setting})", shape, logarithm
+    return f"softmax({source}{setting})", shape, lambda _, values: logarithm(_, values).exp()
+
+
+@st.composite
+def _maximum(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """The larger or smaller of two values, of a value and a number, or of neighbouring channels."""
+    kind = draw(st.sampled_from(["values", "number", "maxout"]))
+    if kind == "maxout" and shape[0] % 2 == 0:
+        return (
+            f"maxout({source})",
+            (shape[0] // 2, *shape[1:]),
+            lambda _, values: torch.maximum(values[source][:, ::2], values[source][:, 1::2]),
+        )
+    if kind == "number":
+        return f"max({source}, 0.5)", shape, lambda _, values: values[source].clamp(min=0.5)
+    other = draw(st.sampled_from([name for name, size in program.shapes.items() if size == shape]))
+    return (
+        f"min({source}, {other})",
+        shape,
+        lambda _, values: torch.where(values[source] < values[other], values[source], values[other]),
     )
+
+
+@st.composite
+def _prelu(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    each = draw(st.booleans())
+    text = f"PReLU(; per_channel = {str(each).lower()})"
+    name = _layer(program, text, lambda: nn.PReLU(shape[0] if each else 1), shape)
+    return f"{name}({source})", shape, _run(name, source)
 
 
 @st.composite
@@ -513,6 +564,8 @@ _MAKERS = {
     "attend": _attend,
     "standardise": _standardise,
     "softmax": _softmax,
+    "maximum": _maximum,
+    "prelu": _prelu,
     "upsample": _upsample,
     "expand": _expand,
     "dense": _dense,

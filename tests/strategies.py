@@ -70,27 +70,41 @@ def _matrix(draw: Draw) -> Case:
     )
 
 
-def _conv(draw: Draw) -> Case:
-    groups, axes = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    each, out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+def _windows(draw: Draw) -> tuple[dict[str, Any], Shape]:
+    """The windows of a convolution, and the sizes that they slide over."""
+    same, mode = draw(st.booleans()), draw(st.sampled_from(("zeros", "reflect", "circular", "replicate")))
     kernel, stride, pad, dilation, sizes = [], [], [], [], []
-    for _ in range(axes):
-        k, p, d = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+    for _ in range(draw(st.integers(1, 3))):
+        k, p, d = draw(st.integers(1, 4 if same else 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+        reads = -(-d * (k - 1) // 2) if same else p
+        least = {"reflect": reads + 1, "circular": reads}.get(mode, 1)
         kernel.append(k)
-        stride.append(draw(st.integers(1, 3)))
+        stride.append(1 if same else draw(st.integers(1, 3)))
         pad.append(p)
         dilation.append(d)
-        sizes.append(max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
+        sizes.append(max(least, 1, 1 if same else d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
     settings = {
-        "width": (None, groups * out),
         "kernel": tuple(kernel),
         "stride": tuple(stride),
-        "pad": tuple(pad),
+        "pad": "same" if same else tuple(pad),
         "dilation": tuple(dilation),
-        "groups": groups,
         "bias": draw(st.booleans()),
+        "mode": mode,
     }
+    return settings, tuple(sizes)
+
+
+def _conv(draw: Draw) -> Case:
+    groups, each, out = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    settings, sizes = _windows(draw)
+    settings |= {"width": (None, groups * out), "groups": groups}
     return _case(draw, "conv", settings, (groups * each, *sizes))
+
+
+def _depthwise(draw: Draw) -> Case:
+    settings, sizes = _windows(draw)
+    settings["multiplier"] = draw(st.integers(1, 2))
+    return _case(draw, "depthwise_conv", settings, (draw(st.integers(1, 3)), *sizes))
 
 
 def _pool(kind: str) -> Callable[[Draw], Case]:
@@ -208,12 +222,43 @@ def _attend(draw: Draw) -> Case:
     d, e = (heads * draw(st.integers(1, 2)) for _ in range(2))
     t, s = (draw(st.integers(1, 4)) for _ in range(2))
     s, e = draw(st.sampled_from(((t if causal else s, e), (t, d))))
-    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e))
+    masks = draw(st.sampled_from(((), ((s,),), ((t, s),))))
+    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e), *masks)
 
 
-def _product(draw: Draw) -> Case:
-    shape = draw(shapes(0, 3))
-    return _joined(draw, "product", {}, shape, shape)
+def _over_axis(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes())
+        return _case(draw, kind, {"dim": draw(st.none() | st.integers(1, len(source)))}, source)
+
+    return build
+
+
+def _maxout(draw: Draw) -> Case:
+    pieces, target = draw(st.integers(1, 3)), draw(shapes())
+    dim = draw(st.integers(1, len(target)))
+    source = (*target[: dim - 1], pieces * target[dim - 1], *target[dim:])
+    return _case(draw, "maxout", {"pieces": pieces, "dim": dim}, source)
+
+
+def _prelu(draw: Draw) -> Case:
+    source, init = draw(shapes(0, 3)), draw(st.sampled_from((0.25, -0.5)))
+    return _case(draw, "prelu", {"per_channel": bool(source) and draw(st.booleans()), "init": init}, source)
+
+
+def _slopes(draw: Draw) -> Case:
+    source = draw(shapes(0, 3))
+    each = bool(source) and draw(st.booleans())
+    weight = source[:1] if each else (1,)
+    return _case(draw, "slopes", {"per_channel": each}, (2, *source), weight=weight)
+
+
+def _two(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        shape = draw(shapes(0, 3))
+        return _joined(draw, kind, {}, shape, shape)
+
+    return build
 
 
 def _numbers() -> st.SearchStrategy[float]:
@@ -236,6 +281,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "dense": _dense,
         "matrix": _matrix,
         "conv": _conv,
+        "depthwise_conv": _depthwise,
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
         "max_pool": _pool("max_pool"),
@@ -254,12 +300,28 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
         "tanh": _plain("tanh"),
         "sigmoid": _plain("sigmoid"),
-        "gelu": _plain("gelu"),
+        "gelu": _plain("gelu", approximate=st.booleans()),
         "silu": _plain("silu"),
         "softplus": _plain("softplus"),
         "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
         "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
         "softsign": _plain("softsign"),
+        "selu": _plain("selu"),
+        "mish": _plain("mish"),
+        "relu6": _plain("relu6"),
+        "hardswish": _plain("hardswish"),
+        "abs": _plain("abs"),
+        "clamp": lambda draw: _case(
+            draw,
+            "clamp",
+            draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
+            (4,),
+        ),
+        "prelu": _prelu,
+        "slopes": _slopes,
+        "maxout": _maxout,
+        "maximum": _two("maximum"),
+        "minimum": _two("minimum"),
         "upsample": _upsample,
         "expand": _expand,
         "diagonal": _diagonal,
@@ -268,8 +330,9 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "group_norm": _group_norm,
         "layer_norm": _last_norm("layer_norm"),
         "rms_norm": _last_norm("rms_norm"),
-        "softmax": lambda draw: _case(draw, "softmax", {}, draw(shapes())),
-        "product": _product,
+        "softmax": _over_axis("softmax"),
+        "log_softmax": _over_axis("log_softmax"),
+        "product": _two("product"),
         "matmul": _matmul,
         "attend": _attend,
     }.items()

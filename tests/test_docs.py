@@ -91,7 +91,7 @@ import pytest  # noqa: E402 (not needed where a page is run)
 
 from implicit_dsl.compiler import check  # noqa: E402
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS  # noqa: E402
-from implicit_dsl.operators.base import ActivationRule, Rule  # noqa: E402
+from implicit_dsl.operators.base import ActivationRule, Formal, Rule  # noqa: E402
 from implicit_dsl.resolve.builtins import BUILTINS  # noqa: E402
 from implicit_dsl.source import Source  # noqa: E402
 
@@ -168,14 +168,8 @@ def _signature(name: str, rule: Rule) -> str:
     required = [formal.name for formal in rule.formals if formal.required]
     if isinstance(rule, ActivationRule) and name[0].islower():
         required += rule.arguments
-    settings = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
+    settings = [f"{f.name} = {f.default_text}" for f in rule.formals if not f.required]
     return f"{name}({', '.join(required)}{'; ' if settings else ''}{', '.join(settings)})"
-
-
-def _value(default: object) -> str:
-    if default is None:
-        return "kernel"  # the stride of a pooling
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def test_the_table_of_operators_is_the_registry() -> None:

@@ -186,16 +186,9 @@ def misaligned(graph: SignalGraph, found: Ways) -> Way | None:
 
 def _of_activation(node: Node) -> Axes:
     """For each axis of a state, the axis of its slots that it follows index by index."""
-    axes = len(node.shape)
-    if node.activation is None or activation_rule(node.activation).elementwise:
-        return tuple(range(axes))
-    match node.activation.kind:
-        case "max_pool":
-            return (0, *(None,) * (axes - 1))
-        case "softmax":
-            return (*range(axes - 1), None)
-        case _:
-            return (None,) * axes
+    if node.activation is None:
+        return tuple(range(len(node.shape)))
+    return activation_rule(node.activation).axes(node.activation)
 
 
 def matrix_of(found: Ways) -> Matrix | None:

@@ -101,7 +101,7 @@ def _operator(name: str, rule: Rule) -> str:
     lines = [bold(_signature(name, rule)) + also, "", rule.doc]
     if rule.formals:
         width = max(len(formal.name) for formal in rule.formals)
-        rows = (f"  {formal.name:<{width}}  {formal.doc}{_default(formal)}" for formal in rule.formals)
+        rows = (f"  {f.name:<{width}}  {f.doc}{_choices(f)}{_default(f)}" for f in rule.formals)
         lines += ["", *rows]
     if rule.example:
         lines += ["", bold("example"), *(f"    {line}" for line in _program(rule.example))]
@@ -110,20 +110,20 @@ def _operator(name: str, rule: Rule) -> str:
 
 def _signature(name: str, rule: Rule) -> str:
     required = [formal.name for formal in rule.formals if formal.required]
-    optional = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
+    optional = [f"{f.name} = {f.default_text}" for f in rule.formals if not f.required]
     if isinstance(rule, ActivationRule) and name[0].islower():
         required[:0] = rule.arguments
     return f"{name}({', '.join((*required, *optional))})"
 
 
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "…" if value is None else str(value)
+def _choices(formal: Formal) -> str:
+    if formal.kind != "choice":
+        return ""
+    return ": " + ", ".join(f'"{choice}"' for choice in formal.choices)
 
 
 def _default(formal: Formal) -> str:
-    return "" if formal.required or formal.default is None else f" ({_value(formal.default)} if not given)"
+    return "" if formal.required or formal.default is None else f" ({formal.default_text} if not given)"
 
 
 def _program(body: str) -> list[str]:

@@ -76,11 +76,30 @@ class Forward:
             lines.append(f"if {' or '.join(wrong)}:")
             message = f"`{block.name}` has shape {{tuple({name}.shape)}}, but must be {batched(block.shape)}"
             lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
+        for block in self.model.inputs:
+            for axis, size in enumerate(block.shape):
+                if isinstance(size, Size) and size != Size(block.name, axis):
+                    lines += self._shared_size(block.name, axis, size)
         first, *others = self.inputs.values()
         for other in others:
             lines.append(f"if {other}.shape[0] != {first}.shape[0]:")
             lines.append(f'    raise ValueError("`{first}` and `{other}` have batches of different size")')
         return lines
+
+    def _shared_size(self, name: str, axis: int, size: Size) -> list[str]:
+        """An axis that is as long as a free one of another input."""
+        own, other = self.inputs[name], self.inputs[size.source]
+        at, there = axis + 1, size.axis + 1
+        return [
+            f"if {own}.shape[{at}] != {other}.shape[{there}]:",
+            *(
+                "    " + line
+                for line in fitted(
+                    f'raise ValueError(f"axis {at} of `{name}` is {{{own}.shape[{at}]}}, but '
+                    f'axis {there} of `{size.source}` is {{{other}.shape[{there}]}}")'
+                )
+            ),
+        ]
 
     def fields(self) -> dict[str, str]:
         """The names of several outputs in the tuple that is returned."""
@@ -186,7 +205,7 @@ class Forward:
         slots: dict[int, list[Term]] = {}
         for term in terms:
             slots.setdefault(term.chain[-1]["start"], []).append(replace(term, chain=term.chain[:-1]))
-        shapes = zip(rule.arguments, rule.slots(activation))
+        shapes = zip((*rule.arguments, *rule.optional), rule.slots(activation))
         parts = [Block(f"{block.name}_{name}", shape) for name, shape in shapes]
         return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots))]
 
@@ -262,7 +281,8 @@ class Forward:
             text = value.text if value.tight or self._is_product(term) else value.atom
             summands.append(f"{sign}{text}" if not summands else f"{sign or '+'} {text}")
         lines = ("(", *(f"    {text}" for text in summands), ")") if named else ()
-        return Expression(" ".join(summands), tight=False, lines=lines)
+        fresh = len(terms) > 1 and any(term.source is not None for term in terms)
+        return Expression(" ".join(summands), tight=False, lines=lines, fresh=fresh)
 
     def _is_product(self, term: Term) -> bool:
         last = term.chain[-1] if term.chain else None

@@ -12,14 +12,18 @@ from implicit_dsl.operators import (
     attention,
     convolution,
     dense,
+    maxima,
     monomial,
     normalisation,
     norms,
     offsets,
+    piecewise,
     pooling,
+    prelu,
     products,
     resampling,
     slots,
+    softmax,
 )
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule
 
@@ -35,6 +39,10 @@ _RULES: tuple[Rule, ...] = (
     *slots.RULES,
     *offsets.RULES,
     *activations.RULES,
+    *piecewise.RULES,
+    *prelu.RULES,
+    *maxima.RULES,
+    *softmax.RULES,
     *products.RULES,
     *attention.RULES,
 )

@@ -109,7 +109,7 @@ class Dense(LinearRule):
 
     def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
         bias = f", {weights['bias']}" if "bias" in weights else ""
-        return Expression(f"F.linear({x.text}, {weights['weight']}{bias})")
+        return Expression(f"F.linear({x.text}, {weights['weight']}{bias})", fresh=True)
 
     def emit_offset(self, operator: Operator, weights: Mapping[str, str]) -> Expression | None:
         return Expression(weights["bias"]) if "bias" in weights else None

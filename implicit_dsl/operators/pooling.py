@@ -36,7 +36,7 @@ else:
 
 _FORMALS = (
     Formal("kernel", "size", "size of the windows: one number, or one for each axis", required=True),
-    Formal("stride", "size", "step of the windows; by default they do not overlap", default=None),
+    Formal("stride", "size", "step of the windows; by default they do not overlap", shown="kernel"),
     Formal("pad", "pad", "cells added on both sides, at most half a window", default=0),
 )
 
@@ -188,6 +188,9 @@ class MaxPool(ActivationRule):
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return _pool(self, settings, source)
+
+    def axes(self, operator: Operator) -> tuple[int | None, ...]:
+        return (0, *(None,) * (len(operator.target) - 1))
 
     def _gather(self, operator: Operator, z: np.ndarray, outside: float) -> np.ndarray:
         """The windows of z [batch, *source] as [batch, channels, outputs, taps]."""

@@ -86,11 +86,27 @@ def activate(
     return context.wire("activation", operator.target, span, wires, operator)
 
 
+def by_kind(
+    context: Context, kind: str, wires: tuple[Wire, ...], span: Span, settings: Settings | None = None
+) -> Wire:
+    """An activation without a name of its own in the language."""
+    rule = OPERATORS[kind]
+    assert isinstance(rule, ActivationRule)
+    return activate(context, rule, settings or {}, wires, span, {})
+
+
 def multiply(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left .* right: a state of its own, as it is not linear."""
-    rule = OPERATORS["product"]
-    assert isinstance(rule, ActivationRule)
-    return activate(context, rule, {}, (left, right), span, {})
+    return by_kind(context, "product", (left, right), span)
+
+
+def as_value(context: Context, value: Any, span: Span) -> Wire:
+    """A value of the network; a `param` is one, too. Raises Problem."""
+    if isinstance(value, Wire):
+        return value
+    if isinstance(value, ParameterValue):
+        return offset(context, value, span)
+    raise problem("E0207", "a value of the network or a number is needed here", span, describe(value))
 
 
 def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:

@@ -226,6 +226,34 @@ def _arithmetic(name: str, count: int | None, function: Callable[..., Any]) -> R
     return run
 
 
+def _extremum(name: str, function: Callable[..., Any]) -> Run:
+    """`max` and `min`: of numbers a number, of values of the network entry by entry."""
+    of_numbers = _arithmetic(name, None, function)
+
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+        items = _spread(context, arguments, span)
+        if not any(isinstance(item, Wire) for item in items):
+            return of_numbers(context, arguments, span, environment)
+        arguments.no_keywords(name)
+        numbers = [apply.finite(item, span) for item in items if _is_number(item)]
+        found, *others = (apply.as_value(context, item, span) for item in items if not _is_number(item))
+        for wire in others:
+            found = apply.by_kind(context, f"{name}imum", (found, wire), span)
+        if not numbers:
+            return found
+        bound = {"low": None, "high": None, "low" if name == "max" else "high": function(numbers)}
+        return apply.by_kind(context, "clamp", (found,), span, bound)
+
+    return run
+
+
+def _absolute(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
+        arguments.no_keywords("abs")
+        return apply.by_kind(context, "abs", (_wire(context, arguments, "abs"),), span)
+    return _arithmetic("abs", 1, abs)(context, arguments, span, environment)
+
+
 def _initialiser(name: str, most: int, least: int = 0) -> Run:
     def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Initialiser:
         arguments.no_keywords(name)
@@ -252,9 +280,9 @@ _FUNCTIONS: dict[str, Run] = {
     "ifelse": _unreachable,
     "div": _arithmetic("div", 2, lambda a, b: a // b),
     "mod": _arithmetic("mod", 2, lambda a, b: a % b),
-    "max": _arithmetic("max", None, max),
-    "min": _arithmetic("min", None, min),
-    "abs": _arithmetic("abs", 1, abs),
+    "max": _extremum("max", max),
+    "min": _extremum("min", min),
+    "abs": _absolute,
     "sqrt": _arithmetic("sqrt", 1, math.sqrt),
     "exp": _arithmetic("exp", 1, math.exp),
     "log": _arithmetic("log", 1, math.log),
@@ -299,12 +327,5 @@ LATER = frozenset(
         "Embedding",
         "Tokens",
         "AdaptiveAvgPool",
-        "selu",
-        "mish",
-        "relu6",
-        "hardswish",
-        "log_softmax",
-        "prelu",
-        "maxout",
     ]
 )

@@ -68,6 +68,7 @@ class Context:
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
+    poisoned: bool = False  # something is wrong that was reported, perhaps by the parser: there is no graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
     introduce: Callable[..., Wire | None] = None  # type: ignore[assignment]

@@ -56,7 +56,7 @@ def _force(context: Context, definition: Definition) -> Any:
         raise Poisoned from None
     finally:
         if definition.status == "active":
-            definition.status = "poisoned"
+            definition.status, context.poisoned = "poisoned", True
         context.active.pop()
         context.frames = outer
     return definition.value

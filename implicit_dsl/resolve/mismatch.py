@@ -131,11 +131,13 @@ def _windows(expected: Expected, operator: Operator, source: Wire) -> tuple[tupl
         return (), ""
     kernel, stride, pad = (operator[name][axis - 1] for name in ("kernel", "stride", "pad"))
     dilation = operator["dilation"][axis - 1] if operator.kind == "conv" else 1
+    after = operator.get("after", operator["pad"])[axis - 1]
+    cells = f"2*{pad}" if after == pad else f"{pad} + {after}"
     window = str(kernel) if dilation == 1 else f"({dilation}*({kernel} - 1) + 1)"
     step = f" dilation {dilation}," if dilation != 1 else ""
     place = f"`{source.name}` " if source.name else ""
     note = (
-        f"({size} + 2*{pad} - {window}) ÷ {stride} + 1 = {shape[axis]} along axis {axis + 1}, "
+        f"({size} + {cells} - {window}) ÷ {stride} + 1 = {shape[axis]} along axis {axis + 1}, "
         f"from {place}{show(operator.source)}, kernel {kernel},{step} pad {pad}, stride {stride}"
     )
     target = expected[axis]

@@ -13,7 +13,7 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.resolve.annotations import demands, read
 from implicit_dsl.resolve.apply import check_size
 from implicit_dsl.resolve.arguments import Arguments, bind_template
-from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.constants import size, sizes
 from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.declarations import check_name
 from implicit_dsl.resolve.lift import lift
@@ -22,9 +22,17 @@ from implicit_dsl.resolve.mismatch import fits
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, too_deep
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
 from implicit_dsl.resolve.statements import run_body
-from implicit_dsl.resolve.values import Definition, Instance, TemplateValue, describe, short, show_key
+from implicit_dsl.resolve.values import (
+    Builtin,
+    Definition,
+    Instance,
+    TemplateValue,
+    describe,
+    short,
+    show_key,
+)
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Dim, Size
+from implicit_dsl.shapes import Size
 from implicit_dsl.source import Span
 
 Parts = list[tuple[tuple[s.Statement, ...], Environment]]
@@ -76,7 +84,8 @@ def _resolve(
     run_body(context, body, parts)
     _collect_outputs(context, body, template, bool(value.module.lost))
     requests = read(context)
-    if context.findings.errors > before or len(context.network.outputs) < max(1, len(body.outputs)):
+    wrong = context.poisoned or context.findings.errors > before
+    if wrong or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
     nodes, edges = lift(context.network)
     asked = demands(context, requests, nodes, edges)
@@ -130,8 +139,10 @@ def _make_inputs(
             check_name(statement.name)
             if key[0] in environment.bindings:
                 raise problem("E0103", f"`{key[0]}` is a parameter already", span, help="rename one of them")
-            found = sizes(context, declared)
-            shape: tuple[Dim, ...] = tuple(Size(key[0], i) if n is None else n for i, n in enumerate(found))
+            shape = tuple(
+                _shared(context, part, environment) or size(context, part, environment) or Size(key[0], axis)
+                for axis, part in enumerate(declared.sizes)
+            )
             check_size(shape, span, "an input")
             _claim_variable(context, inputs, key[0], span)
         except Problem as wrong:
@@ -142,6 +153,20 @@ def _make_inputs(
         wire = context.wire("input", shape, span)
         wire.name = key[0]
         definition.value, definition.status = wire, "done"
+
+
+def _shared(context: Context, part: s.Expression, environment: Environment) -> Size | None:
+    """The free size of another input, `size(x, 1)`, which is the same at each call."""
+    part = part.value if isinstance(part, s.Axis) else part
+    if not isinstance(part, s.Call) or len(part.arguments) != 2 or part.keywords:
+        return None
+    function, given, axis = (context.evaluate(e, environment) for e in (part.function, *part.arguments))
+    if not isinstance(function, Builtin) or function.name != "size" or not isinstance(given, Wire):
+        return None
+    if not isinstance(axis, int) or not 1 <= axis <= len(given.shape):
+        return None
+    found = given.shape[axis - 1]
+    return found if isinstance(found, Size) else None
 
 
 def _claim_variable(context: Context, taken: dict[str, Span], name: str, span: Span) -> None:

@@ -148,7 +148,7 @@ class System:
 
         An independent reference: float64, the assembled sparse matrices and the activations by
         definition; block substitution, and Newton's method for each loop. The result is in the
-        dtype and on the device of the first input, without gradients. Raises TypeError for a
+        dtype and on the device of the first input of real numbers, without gradients. Raises TypeError for a
         missing or unknown input,
         ValueError for a wrong shape, NoEquilibrium if a loop has no solution that is found.
         """
@@ -156,7 +156,7 @@ class System:
         U = _columns(inputs)
         X, _ = self._states(U)
         Y = self._sparse["C"] @ X + self._sparse["D"] @ U + self.d[:, None]
-        made = self._blocks_of(Y, self.partition("outputs"), self.outputs, inputs[0])
+        made = self._blocks_of(Y, self.partition("outputs"), self.outputs, _like(inputs))
         if len(made) == 1:
             return next(iter(made.values()))
         return tuple(made.values()) if self.result is None else self.result(*made.values())
@@ -165,7 +165,7 @@ class System:
         """The states [batch, *shape] by name, in the order in which they are computed; see `solve`."""
         inputs = self._inputs(u, named)
         X, _ = self._states(_columns(inputs))
-        return self._blocks_of(X, self.partition("states"), self.model.states, inputs[0])
+        return self._blocks_of(X, self.partition("states"), self.model.states, _like(inputs))
 
     def parameter_gradients(self, u: Tensors, grad_y: Tensors) -> dict[str, np.ndarray]:
         """∂⟨G, y⟩/∂θ for each trainable parameter, from the adjoint equations and the tie maps.
@@ -271,9 +271,15 @@ def _checked(tensors: Sequence[torch.Tensor], blocks: Sequence[Block]) -> tuple[
         if shape[1:] != block.shape or not shape or shape[0] != len(tensors[0]):
             wanted = ", ".join(map(str, ("batch", *block.shape)))
             raise ValueError(f"`{block.name}` has shape [{wanted}], but {list(shape)} was given")
-        if not tensor.dtype.is_floating_point:
+        if not (tensor.dtype.is_floating_point or tensor.dtype is torch.bool):
             raise ValueError(f"`{block.name}` holds real numbers, but {tensor.dtype} was given")
     return tuple(tensors)
+
+
+def _like(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What results are like: the first input of real numbers, as masks may be booleans."""
+    real = (tensor for tensor in inputs if tensor.dtype.is_floating_point)
+    return next(real, inputs[0].new_empty(0, dtype=torch.get_default_dtype()))
 
 
 def _columns(tensors: Sequence[torch.Tensor]) -> np.ndarray:

@@ -20,7 +20,8 @@ class Block:
     """A tensor in a block of A: `axis` is the one that counts its rows, `factor` multiplies its entries.
 
     Dense weights [out, in] and kernels [out, in, …] have axis 0, a transposed matrix 1. The
-    absolute row sums of a convolution are those of its kernel, Σ|K[o]|: rows at a border have less.
+    absolute row sums of a convolution are those of its kernel, Σ|K[o]|, at most: rows at a border have
+    less where zeros are padded, or where entries of the kernel meet in one place.
     """
 
     row: str

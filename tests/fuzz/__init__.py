@@ -1,0 +1,1 @@
+"""Random programs through the whole pipeline; `run.py` is the script, `test_fuzz.py` its short run."""

@@ -1,0 +1,242 @@
+"""Whole programs of linear operators, each against a module written by hand, and against their matrices."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import implicit_dsl
+from implicit_dsl.compiler import check
+from implicit_dsl.source import Source
+
+torch.set_num_threads(1)
+BATCH = 3
+TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A program, the twin that takes the same state_dict, and the shapes of its inputs."""
+
+    name: str
+    body: str
+    twin: Callable[[], nn.Module]
+    inputs: tuple[tuple[int, ...], ...]
+
+    @property
+    def text(self) -> str:
+        return f"model M\n{self.body}\nend\n"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def generated(text: str, standalone: bool = False) -> types.ModuleType:
+    module = types.ModuleType("generated")
+    exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
+    return module
+
+
+def tensors(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def same(one: Tensor, other: Tensor, tolerance: float = TOLERANCE) -> None:
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+class Padded(nn.Module):
+    """Convolutions with each kind of padding, on one and two axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(2, 3, 3, padding="same")
+        self.b = nn.Conv2d(3, 4, (3, 5), padding="same", padding_mode="circular", bias=False)
+        self.c = nn.Conv2d(4, 4, 3, stride=2, padding=(2, 1), padding_mode="reflect", groups=2)
+        self.d = nn.Conv2d(4, 4, 4, padding="same", padding_mode="replicate", groups=4)
+        self.e = nn.Conv1d(2, 2, 4, padding="same", dilation=3)
+
+    def forward(self, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        y = self.d(torch.tanh(self.c(torch.tanh(self.b(torch.tanh(self.a(u)))))))
+        return y, self.e(v)
+
+
+PROGRAMS = [
+    Whole(
+        "padding",
+        """
+    input u[2, 7, 6], v[2, 11]
+    layer a = Conv(3, 3; pad = "same"), b = Conv(4, [3, 5]; pad = "same", mode = "circular", bias = false)
+    layer c = Conv(4, 3; stride = 2, pad = [2, 1], mode = "reflect", groups = 2)
+    layer d = DepthwiseConv(4; pad = "same", mode = "replicate"), e = Conv(2, 4; pad = "same", dilation = 3)
+    x ~ tanh(a*u)
+    y = x |> b |> tanh |> c |> tanh |> d
+    output z[4, 5, 3] = y, w[2, 11] = e*v
+""",
+        Padded,
+        ((2, 7, 6), (2, 11)),
+    ),
+]
+
+
+# what PyTorch says of its own layer in the twin
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
+@pytest.mark.parametrize("program", PROGRAMS, ids=repr)
+def test_a_program_is_its_twin_and_its_matrices(program: Whole, standalone: bool) -> None:
+    torch.manual_seed(0)
+    twin = program.twin().double().eval()
+    with torch.no_grad():
+        for name, tensor in (*twin.named_parameters(), *twin.named_buffers()):
+            tensor.uniform_(0.5, 2.0) if name.endswith("running_var") else tensor.normal_(std=0.7)
+    module = generated(program.text, standalone).M(dtype=torch.float64).eval()
+    module.load_state_dict(twin.state_dict())
+    inputs = [torch.randn(BATCH, *shape, dtype=torch.float64).requires_grad_() for shape in program.inputs]
+
+    found, expected = tensors(module(*inputs)), tensors(twin(*inputs))
+    assert [y.shape for y in found] == [y.shape for y in expected]
+    for one, other in zip(found, expected):
+        same(one, other)
+    weights = [torch.randn_like(y) for y in expected]
+
+    def gradients(values: tuple[Tensor, ...], model: nn.Module) -> dict[str, Tensor]:
+        wanted = {**dict(model.named_parameters()), **{str(at): u for at, u in enumerate(inputs)}}
+        loss = sum(((y * w).sum() for y, w in zip(values, weights)), torch.zeros(()))
+        made = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        return {name: g for name, g in zip(wanted, made) if g is not None}
+
+    ours, theirs = gradients(found, module), gradients(expected, twin)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        same(ours[name], gradient, 1e-10)
+    if not standalone:
+        for one, other in zip(tensors(module.system().solve(*inputs)), expected):
+            same(one, other.detach())
+
+
+# --------------------------------------------------------------------------- in loops
+
+
+@dataclass(frozen=True)
+class Looped:
+    """A program with a loop, and one sweep of the twin: from the state_dict, the state and the input."""
+
+    name: str
+    body: str
+    sweep: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
+    input: tuple[int, ...]
+    state: tuple[int, ...]
+    demand: str
+
+    @property
+    def text(self) -> str:
+        return f"model M\n{self.body}\n    @wellposed {self.demand}\n    @solver auto(tol = 1e-13)\nend\n"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _padded(mode: str) -> Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]:
+    def sweep(w: dict[str, Tensor], x: Tensor, u: Tensor) -> Tensor:
+        y = F.pad(x, (1, 2, 1, 2), "constant" if mode == "zeros" else mode)
+        return torch.tanh(F.conv2d(y, w["K.weight"]) + u)
+
+    return sweep
+
+
+LOOPS = [
+    Looped(
+        f"padding-{mode}",
+        f"""
+    input u[2, 5, 4]
+    layer K = Conv(2, 4; pad = "same", mode = "{mode}", bias = false)
+    state x[2, 5, 4] ~ tanh(K*x + u)
+    output y = x
+""",
+        _padded(mode),
+        (2, 5, 4),
+        (2, 5, 4),
+        demand,
+    )
+    for mode in ("zeros", "reflect", "circular", "replicate")
+    for demand in ("norm(A, Inf) <= 0.9", "norm(K, Inf) <= 0.9", 'pf(A) <= 0.9, method = "parametrize"')
+]
+
+
+@pytest.mark.parametrize("program", LOOPS, ids=repr)
+def test_a_loop_is_the_limit_of_its_sweeps(program: Looped) -> None:
+    torch.manual_seed(0)
+    module = generated(program.text).M(dtype=torch.float64).eval()
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.normal_()
+        if hasattr(module, "project_"):
+            module.project_()
+    u = torch.randn(BATCH, *program.input, dtype=torch.float64)
+    weights = dict(module.named_parameters())
+    if hasattr(module, "effective_weights"):
+        weights |= module.effective_weights()
+    direction = torch.randn(BATCH, *program.state, dtype=torch.float64)
+
+    y = module(u)
+    x = torch.zeros(BATCH, *program.state, dtype=torch.float64)
+    for _ in range(400):
+        x = program.sweep(weights, x, u)
+
+    same(y, x, 1e-10)
+    wanted = list(module.parameters())
+    ours = torch.autograd.grad((y * direction).sum(), wanted)
+    theirs = torch.autograd.grad((x * direction).sum(), wanted)
+    for one, other in zip(ours, theirs):
+        assert other.any()
+        same(one, other, 1e-8)
+
+
+@pytest.mark.parametrize("program", LOOPS, ids=repr)
+def test_a_bound_on_the_weights_bounds_the_assembled_matrix(program: Looped) -> None:
+    torch.manual_seed(1)
+    module = generated(program.text).M(dtype=torch.float64).eval()
+    with torch.no_grad():
+        for tensor in module.parameters():
+            tensor.normal_()
+        if hasattr(module, "project_"):
+            module.project_()
+    system = module.system()
+    A = system.A.to_numpy()
+    certificate = module.certify()
+
+    if "norm" in program.demand:
+        assert np.abs(A).sum(1).max() <= 0.9 * (1 + 1e-9)
+    assert np.abs(np.linalg.eigvals(np.abs(A))).max() <= 0.9 * (1 + 1e-9)
+    np.testing.assert_allclose(abs(system.A).to_numpy(), np.abs(A))
+    x = np.random.default_rng(0).normal(size=(A.shape[1], 2))
+    np.testing.assert_allclose(abs(system.A) @ x, np.abs(A) @ x, atol=1e-12)
+    np.testing.assert_allclose(system.A.T @ x, A.T @ x, atol=1e-12)
+    assert system.A.nnz == system.A.to_scipy().nnz
+    proof = certificate["x"].proof
+    assert proof is not None and proof.rate is not None and proof.rate <= 0.9 * (1 + 1e-9)
+
+
+# --------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ('input u[2, 8]\noutput y = Conv(2, 3; pad = "same", stride = 2)*u', "E0201"),
+        ('input u[2, 8]\noutput y = Conv(2, 3; pad = "sane")*u', "E0205"),
+        ('input u[2, 8]\noutput y = Conv(2, 3; mode = "mirror")*u', "E0205"),
+        ('input u[2, 3]\noutput y = Conv(2, 3; pad = 3, mode = "reflect")*u', "E0201"),
+        ('input u[2, 3]\noutput y = Conv(2, 3; pad = 4, mode = "circular")*u', "E0201"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(body: str, code: str) -> None:
+    (found,) = check(Source(f"model M\n{body}\nend\n")).diagnostics
+    assert found.code == code
