@@ -36,6 +36,17 @@ def check_variable(name: s.Name) -> None:
         check_name(name)
 
 
+def formals(arguments: tuple[s.Expression, ...]) -> tuple[str, ...]:
+    """The arguments of a function. Raises Problem unless they are different names."""
+    names: list[str] = []
+    for argument in arguments:
+        if not isinstance(argument, s.Name) or (argument.name in names and argument.name != "_"):
+            raise problem("E0308", "the arguments of a function are different names", argument.span)
+        check_variable(argument)
+        names.append(argument.name)
+    return tuple(names)
+
+
 def family(
     context: Context, declaration: s.Declaration, environment: Environment
 ) -> Iterable[tuple[Key, Environment]]:
