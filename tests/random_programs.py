@@ -7,6 +7,7 @@ fits both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -153,7 +154,7 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     kinds = ["scale", "plus", "dense", "matrix", "flatten", "dropout", "cat", "slice", "offset"]
     if len(shape) > 1:
         kinds += ["conv", "conv", "pool", "global", "tied"]
-        kinds += ["upsample", "spread", "mirror"]
+        kinds += ["upsample", "spread", "mirror", "adaptive", "interpolate"]
     if len(shape) == 2:
         kinds += ["matmul", "attend"]
     kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
@@ -428,8 +429,11 @@ def _plus(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
 
 
 def _global(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
-    return st.just(
-        (f"GlobalAvgPool() * {source}", shape[:1], lambda _, values: values[source].flatten(2).mean(2))
+    return st.sampled_from(
+        [
+            (f"GlobalAvgPool() * {source}", shape[:1], lambda _, values: values[source].flatten(2).mean(2)),
+            (f"GlobalMaxPool()({source})", shape[:1], lambda _, values: values[source].flatten(2).amax(2)),
+        ]
     )
 
 
@@ -589,6 +593,53 @@ def _upsample(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape
 
 
 @st.composite
+def _interpolate(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Linear interpolation along each axis: the cells on both sides of a place, by their distances."""
+    times, corners = draw(st.integers(1, 3)), draw(st.booleans())
+    sizes = tuple(size * times for size in shape[1:])
+    if torch.Size(sizes).numel() > 200:
+        return draw(_global(program, source, shape))
+
+    def run(module: Twin, values: Values) -> Tensor:
+        x = values[source]
+        for axis, (size, wanted) in enumerate(zip(shape[1:], sizes), 2):
+            places = torch.arange(wanted, dtype=torch.float64)
+            if corners:
+                places = places * (size - 1) / max(1, wanted - 1)
+            else:
+                places = ((places + 0.5) / times - 0.5).clamp(0)
+            cells = torch.arange(size, dtype=torch.float64)
+            weights = (1 - (places.clamp(max=size - 1)[:, None] - cells).abs()).clamp(0).to(x)
+            x = torch.tensordot(x, weights, ([axis], [1])).movedim(-1, axis)
+        return x
+
+    mode = draw(st.sampled_from(["linear", ("linear", "bilinear")[len(shape) - 2]]))
+    text = f'Upsample({times}; mode = "{mode}", align_corners = {str(corners).lower()}) * {source}'
+    return text, (shape[0], *sizes), run
+
+
+@st.composite
+def _adaptive(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Pooling to a size, window by window."""
+    sizes = tuple(draw(st.integers(1, 4)) for _ in shape[1:])
+    maximum = draw(st.booleans())
+
+    def run(module: Twin, values: Values) -> Tensor:
+        x = values[source]
+        for axis, (size, wanted) in enumerate(zip(shape[1:], sizes), 2):
+            parts = []
+            for i in range(wanted):
+                first, after = math.floor(i * size / wanted), math.ceil((i + 1) * size / wanted)
+                part = x.narrow(axis, first, after - first)
+                parts.append(part.amax(axis) if maximum else part.mean(axis))
+            x = torch.stack(parts, axis)
+        return x
+
+    text = f"Adaptive{'Max' if maximum else 'Avg'}Pool([{', '.join(map(str, sizes))}])"
+    return f"{text}({source})", (shape[0], *sizes), run
+
+
+@st.composite
 def _expand(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
     longer = [name for name, size in program.shapes.items() if size[: len(shape)] == shape]
     like = draw(st.sampled_from(longer))
@@ -610,6 +661,8 @@ _MAKERS = {
     "maximum": _maximum,
     "prelu": _prelu,
     "upsample": _upsample,
+    "interpolate": _interpolate,
+    "adaptive": _adaptive,
     "expand": _expand,
     "dense": _dense,
     "conv": _conv,

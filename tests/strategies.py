@@ -159,6 +159,22 @@ def _reshape(draw: Draw) -> Case:
     return _case(draw, "reshape", {"shape": draw(st.sampled_from(targets))}, source)
 
 
+def _permute(draw: Draw) -> Case:
+    source = draw(shapes(1, 4))
+    return _case(draw, "permute", {"axes": tuple(draw(st.permutations(range(len(source)))))}, source)
+
+
+def _pad(draw: Draw) -> Case:
+    source, mode = draw(shapes(2, 4)), draw(st.sampled_from(("zeros", "reflect", "circular", "replicate")))
+    most = {"reflect": -1, "circular": 0}
+    sides = [
+        tuple(draw(st.integers(0, min(3, size + most[mode]) if mode in most else 3)) for size in source[1:])
+        for _ in range(2)
+    ]
+    after = draw(st.sampled_from((sides[1], None)))
+    return _case(draw, "pad", {"pad": sides[0], "after": after, "mode": mode}, source)
+
+
 def _select(draw: Draw) -> Case:
     source, slices = draw(shapes(1, 3, size=6)), []
     for size in source:
@@ -183,7 +199,17 @@ def _offset(draw: Draw) -> Case:
 def _upsample(draw: Draw) -> Case:
     source = draw(shapes(2, 4, size=3))
     factor = tuple(draw(st.integers(1, 7)) for _ in source[1:])
-    return _case(draw, "upsample", {"factor": factor}, source)
+    mode = draw(st.sampled_from(("nearest", "linear", ("linear", "bilinear", "trilinear")[len(factor) - 1])))
+    corners = mode != "nearest" and draw(st.booleans())
+    return _case(draw, "upsample", {"factor": factor, "mode": mode, "align_corners": corners}, source)
+
+
+def _adaptive(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes(2, 4, size=6))
+        return _case(draw, kind, {"size": tuple(draw(st.integers(1, 6)) for _ in source[1:])}, source)
+
+    return build
 
 
 def _expand(draw: Draw) -> Case:
@@ -325,10 +351,15 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
         "max_pool": _pool("max_pool"),
+        "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
+        "adaptive_max_pool": _adaptive("adaptive_max_pool"),
+        "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
         "batch_norm": _batch_norm,
         "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
         "scale": _plain("scale", factor=_numbers()),
         "reshape": _reshape,
+        "permute": _permute,
+        "pad": _pad,
         "select": _select,
         "place": _place,
         "offset": _offset,

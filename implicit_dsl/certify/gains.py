@@ -111,7 +111,7 @@ def _way(graph: SignalGraph, edge: Edge) -> Way:
             tensors.append(_tensor(operator, weight, axes))
             axes = (None,) * len(operator.target)
         else:
-            kept = _kept(operator)
+            kept = linear_rule(operator).follows(operator)
             tensors = [replace(tensor, rows=_moved(tensor.rows, kept)) for tensor in tensors]
             axes = _composed(kept, axes)
         if operator.kind == "scale":
@@ -131,21 +131,6 @@ def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
     if transposed and not whole:
         return Tensor(id, transposed, None, None)  # axis 1 of the kernel counts the channels of one group
     return Tensor(id, transposed, rows, axes[columns] if whole else None)
-
-
-def _kept(operator: Operator) -> Axes:
-    """For each axis of what a constant operator gives, the axis of its input that it follows by index."""
-    target = len(operator.target)
-    match operator.kind:
-        case "scale" | "dropout":
-            return tuple(range(target))
-        case "avg_pool" | "upsample" | "global_avg_pool":
-            return (0, *(None,) * (target - 1))
-        case "expand":
-            kept = len(operator.source)
-            return (*range(kept), *(None,) * (target - kept))
-        case _:
-            return (None,) * target
 
 
 def _composed(then: Axes, first: Axes) -> Axes:

@@ -240,6 +240,10 @@ class LinearRule(Rule):
             + (f", or write `{name}(… => {settings['width'][1]}, …)`" if "width" in settings else ""),
         )
 
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        """For each axis of what a constant operator gives, the axis of its input that it follows by index."""
+        return (None,) * len(operator.target)
+
     def overlap(self, operator: Operator) -> int:
         """How many triplets of `entries` may meet at one place of the matrix, at most."""
         return 1

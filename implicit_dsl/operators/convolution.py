@@ -23,6 +23,7 @@ from implicit_dsl.operators.windows import (
     channels_and_axes,
     check_margins,
     inside_count,
+    margins,
     overlap,
     per_axis,
     slide,
@@ -214,7 +215,7 @@ class Conv(LinearRule):
         pad = operator["pad"]
         if _padded_before(operator):
             mode = "constant" if mode_of(operator) == "zeros" else mode_of(operator)
-            x, pad = F.pad(x, _margins(operator), mode), (0,) * len(pad)
+            x, pad = F.pad(x, margins(operator["pad"], after_of(operator)), mode), (0,) * len(pad)
         result: torch.Tensor = convolve(
             x, weights["weight"], None, operator["stride"], pad, operator["dilation"], operator["groups"]
         )
@@ -299,15 +300,10 @@ def _padded_before(operator: Operator) -> bool:
     return mode_of(operator) != "zeros" or operator["pad"] != after_of(operator)
 
 
-def _margins(operator: Operator) -> Axes:
-    """The argument of `F.pad`: last axis first, both sides."""
-    sides = list(zip(operator["pad"], after_of(operator)))
-    return tuple(cells for side in reversed(sides) for cells in side)
-
-
 def _padded(operator: Operator, x: Expression) -> Expression:
     mode = "" if mode_of(operator) == "zeros" else f', mode="{mode_of(operator)}"'
-    return Expression(f"F.pad({x.text}, {_margins(operator)!r}{mode})")
+    cells = margins(operator["pad"], after_of(operator))
+    return Expression(f"F.pad({x.text}, {cells!r}{mode})")
 
 
 def _padding(operator: Operator) -> str:

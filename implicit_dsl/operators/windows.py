@@ -42,7 +42,12 @@ def channels_and_axes(source: Shape, what: str) -> int:
     return axes
 
 
-def check_margins(source: Shape, what: str, pad: Axes, mode: str) -> None:
+def margins(before: Axes, after: Axes) -> Axes:
+    """The argument of `F.pad`: the last axis first, both sides of each."""
+    return tuple(cells for sides in zip(reversed(before), reversed(after)) for cells in sides)
+
+
+def check_margins(source: Shape, what: str, pad: Axes, mode: str, argument: str = "pad") -> None:
     """Raises ShapeError if the padding would read further out than the input goes."""
     for size, p in zip(source[1:], pad):
         if not isinstance(size, int) or mode in ("zeros", "replicate"):
@@ -57,7 +62,7 @@ def check_margins(source: Shape, what: str, pad: Axes, mode: str) -> None:
             raise ShapeError(
                 f"{what} cannot pad an axis of {size} by {p} in the mode `{mode}`",
                 f"at most {most}",
-                "pad",
+                argument,
                 notes=(f"{reads} cells on each side",),
             )
 

@@ -140,8 +140,7 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             return float(value)
         case "flag" if isinstance(value, bool):
             return value
-    listed = " or ".join(f'`"{choice}"`' for choice in formal.choices)
-    wanted = {"number": "a number", "flag": "`true` or `false`", "choice": listed}[formal.kind]
+    wanted = {"number": "a number", "flag": "`true` or `false`", "choice": _listed(formal)}[formal.kind]
     raise problem("E0205", f"`{formal.name}` of `{name}` must be {wanted}", span, describe(value))
 
 
@@ -150,14 +149,18 @@ def _chosen(value: str, name: str, formal: Formal, span: Span) -> str:
     if value in formal.choices:
         return value
     meant = did_you_mean(value, list(formal.choices))
-    listed = " or ".join(f'`"{choice}"`' for choice in formal.choices)
     number = {"pad": "a number or ", "size": "a number or "}.get(formal.kind, "")
     raise problem(
         "E0205",
-        f"`{formal.name}` of `{name}` must be {number}{listed}",
+        f"`{formal.name}` of `{name}` must be {number}{_listed(formal)}",
         span,
         f'did you mean `"{meant}"`?' if meant else "",
     )
+
+
+def _listed(formal: Formal) -> str:
+    listed = ", ".join(f'`"{choice}"`' for choice in formal.choices)
+    return listed if len(formal.choices) == 1 else f"one of {listed}"
 
 
 def _each(value: Any, name: str, formal: Formal, span: Span, least: int) -> int | tuple[int, ...]:

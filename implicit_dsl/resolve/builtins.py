@@ -8,7 +8,7 @@ from typing import Any
 
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
 from implicit_dsl.operators.base import Initialiser
-from implicit_dsl.resolve import apply
+from implicit_dsl.resolve import apply, axes
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
@@ -281,6 +281,8 @@ _FUNCTIONS: dict[str, Run] = {
     "cat": _cat,
     "flatten": _flatten,
     "reshape": _reshape,
+    "permute": axes.permute,
+    "transpose": axes.transpose,
     "expand": _expand,
     "chain": _chain,
     "I": _identity_matrix,
@@ -320,7 +322,6 @@ LATER = frozenset(
         "prev",
         "last",
         "reverse",
-        "permute",
         "opnorm",
         "norm",
         "spectral",
@@ -329,8 +330,6 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "Pad",
         "InstanceNorm",
-        "AdaptiveAvgPool",
     ]
 )
