@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape, Size, bind, bind_some, count
 
 Chain: TypeAlias = tuple[Operator, ...]
@@ -64,7 +65,11 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A parameter (or, if not trainable, a buffer). `id` is its key in the state_dict."""
+    """A parameter (or, if not trainable, a buffer). `id` is its key in the state_dict.
+
+    `shape` is that of the numbers in which the matrices are linear. One that is `within` a set is made of
+    a trained tensor with that key; members of linear sets are linear in it, of others in themselves.
+    """
 
     id: str
     shape: tuple[int, ...]
@@ -72,6 +77,12 @@ class Tensor:
     initialiser: Initialiser | None = None
     line: int = 0
     file: str = ""
+    within: MatrixSet | None = None
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The shape of the tensor that the module holds."""
+        return self.shape if self.within is None else self.within.free
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +246,7 @@ class ImplicitModel:
     @property
     def parameter_count(self) -> int:
         """How many numbers are trained."""
-        return sum(count(tensor.shape) for tensor in self.tensors if tensor.trainable)
+        return sum(count(tensor.trained) for tensor in self.tensors if tensor.trainable)
 
     def tensor_ids(self, state: str) -> tuple[str, ...]:
         """The ids of the tensors in the equation of a state or output."""

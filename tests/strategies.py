@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, Operator
+from implicit_dsl.sets import LINEAR, LinearSet
 
 Draw = st.DrawFn
 Shape = tuple[int, ...]
@@ -68,6 +70,39 @@ def _matrix(draw: Draw) -> Case:
     return _case(
         draw, "matrix", {"shape": shape, "transposed": transposed, "name": "W"}, source, weight=shape
     )
+
+
+def linear_sets(draw: Draw) -> LinearSet:
+    """A linear set of matrices, of any shape that it allows."""
+    kind = draw(st.sampled_from(sorted(LINEAR)))
+    m, n = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    arguments: tuple[Any, ...] = ()
+    match kind:
+        case "Banded":
+            arguments = (draw(st.integers(-3, 1)), draw(st.integers(1, 3)))
+        case "BlockBanded":
+            blocks = tuple(draw(st.lists(st.integers(1, 2), min_size=1, max_size=3)))
+            m = n = sum(blocks)
+            arguments = (blocks, draw(st.integers(-2, 0)), draw(st.integers(0, 2)))
+        case "Sparse":
+            columns = st.sets(st.integers(0, n - 1)).map(lambda held: tuple(sorted(held)))
+            arguments = (tuple(draw(columns) for _ in range(m)),)
+        case "Symmetric" | "Circulant":
+            n = m
+        case "Skew":
+            m = n = m + 1
+    made = LINEAR[kind](m, n, *arguments)
+    assume(made.count > 0)  # the language refuses a set whose only member is zero
+    return made
+
+
+def _structured(draw: Draw) -> Case:
+    made, transposed = linear_sets(draw), draw(st.booleans())
+    kind = type(made).__name__
+    written = (kind, *(getattr(made, field.name) for field in fields(made)))
+    source = (*draw(shapes(0, 2)), made.rows if transposed else made.columns)
+    settings = {"set": written, "transposed": transposed, "name": "W"}
+    return _case(draw, "structured", settings, source, weight=(made.count,))
 
 
 def _windows(draw: Draw) -> tuple[dict[str, Any], Shape]:
@@ -345,6 +380,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "matrix": _matrix,
         "embedding": _embedding,
         "lookup": _lookup,
+        "structured": _structured,
         "conv": _conv,
         "depthwise_conv": _depthwise,
         "conv_transpose": _conv_transpose,

@@ -93,6 +93,7 @@ from implicit_dsl.compiler import check  # noqa: E402
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS  # noqa: E402
 from implicit_dsl.operators.base import ActivationRule, Rule  # noqa: E402
 from implicit_dsl.resolve.builtins import BUILTINS  # noqa: E402
+from implicit_dsl.sets import SETS  # noqa: E402
 from implicit_dsl.source import Source  # noqa: E402
 
 PROGRAMS = [block for page in PAGES for block in blocks(page, "impl")]
@@ -188,7 +189,15 @@ def test_the_table_of_activations_is_the_registry() -> None:
 def test_every_function_of_the_language_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)[`(]", _section("Compile-time values")))
 
-    assert set(BUILTINS) - set(CONSTRUCTORS) - set(ACTIVATIONS) <= listed
+    assert set(BUILTINS) - set(CONSTRUCTORS) - set(ACTIVATIONS) - set(SETS) <= listed
+
+
+def test_every_set_is_in_its_table() -> None:
+    rows = [
+        line.split("|")[1] for line in _section("Sets of matrices").splitlines() if line.startswith("| `")
+    ]
+
+    assert sorted(re.findall(r"`(\w+)\(", "".join(rows))) == sorted(SETS)
 
 
 def test_every_initialiser_is_in_its_table() -> None:

@@ -19,6 +19,8 @@ from implicit_dsl.operators.base import Operator
 
 MOST_WAYS = 4096  # through the linear states of one loop; beyond it nothing is proved by structure
 
+_MATRICES = ("matrix", "dense", "structured")  # full or not, on the last axis
+
 Axes: TypeAlias = tuple[int | None, ...]  # for each axis of a value, which axis of another one it is
 
 
@@ -116,7 +118,7 @@ def _way(graph: SignalGraph, edge: Edge) -> Way:
             axes = _composed(kept, axes)
         if operator.kind == "scale":
             sign = None if sign is None else sign * float(operator["factor"])
-        elif weight is None or operator.kind not in ("matrix", "dense"):
+        elif weight is None or operator.kind not in _MATRICES:
             sign = None
     return Way(edge.source, factor, tuple(tensors), edge, sign, axes)
 
@@ -124,7 +126,7 @@ def _way(graph: SignalGraph, edge: Edge) -> Way:
 def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
     """The parameter of an operator; `axes` are those of its input in the source of its way."""
     transposed = linear_rule(operator).transposed(operator)
-    full = operator.kind in ("matrix", "dense")
+    full = operator.kind in _MATRICES
     columns = len(operator.source) - 1 if full else 0
     whole = full or (operator.kind in ("conv", "conv_transpose") and operator["groups"] == 1)
     rows = len(operator.target) - 1 if full else 0

@@ -15,10 +15,10 @@ import jinja2
 from implicit_dsl import __version__, _resources
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
-from implicit_dsl.emit.members import attributes, initialisers
+from implicit_dsl.emit.members import attributes, initialisers, structures
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.solving import constraints, equilibria, runtime_names
-from implicit_dsl.emit.structure import structures
+from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
+from implicit_dsl.emit.structure import literals
 from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
 from implicit_dsl.header import source_digest, stamp
 from implicit_dsl.model import ImplicitModel
@@ -33,10 +33,11 @@ class _View:
     doc: list[str]
     attributes: list[str]
     initialisers: list[str]
+    structures: list[str]
     constraints: list[str]
     extended: bool
     projected: bool
-    parametrised: bool
+    effective: str
     loops: list[str]
     stats: list[str]
     arguments: str
@@ -92,7 +93,7 @@ def emit(
         exports=", ".join(f'"{name}"' for view in views for name in _exported(view)),
         models=views,
         functions=carried.lines,
-        structures=structures(models),
+        structures=literals(models),
     )
     command = _command(sources, parameters, standalone, include)
     return stamp(text, __version__, sources[0].name, digest, command)
@@ -111,11 +112,12 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         name=model.name,
         doc=class_doc(model),
         attributes=attributes(model, forward.fusions.classes, forward.names),
-        initialisers=initialisers(model),
+        initialisers=initialisers(model, forward.names),
+        structures=structures(model, forward.names),
         constraints=made,
         extended="parametrize" in methods,
         projected="project" in methods,
-        parametrised="parametrize" in methods,
+        effective=effective(model, forward),
         loops=equilibria(model, forward),
         stats=[f'"{loop.name}": self.{forward.attributes[loop.name]}.stats,' for loop in model.loops],
         arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()) + given,

@@ -19,13 +19,10 @@ class Network(Forward):
     """Writes `forward` of a model that may have loops, and a function for each sweep."""
 
     def __init__(self, model: ImplicitModel, names: Names) -> None:
-        parametrised = {
-            id: f'weights["{id}"]'
-            for constraint in model.constraints
-            if constraint.method == "parametrize"
-            for id in constraint.tensors
-        }
-        super().__init__(model, names, parametrised)
+        ids = [tensor.id for tensor in model.tensors if tensor.within is not None]
+        ids += [id for made in model.constraints if made.method == "parametrize" for id in made.tensors]
+        self.made = {id: f'weights["{id}"]' for id in ids}  # weights that are made of parameters
+        super().__init__(model, names, dict(self.made))
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
@@ -43,13 +40,13 @@ class Network(Forward):
 
     def preparations(self) -> list[str]:
         """What `forward` does before the first state: weights that are made of others, first guesses."""
+        making = ["weights = self.effective_weights()"] if self.made else []
         if not self.model.loops:
-            return []
+            return making
         lines = []
         if any(constraint.method == "project" for constraint in self.model.constraints):
             lines.append(f"{self.names('require')}(self, self.constraints)")
-        if self.explicit:
-            lines.append("weights = self.effective_weights()")
+        lines += making
         first = self.first_input
         if self.model.inputs[0].tokens:  # gives the batch, but no dtype
             first = f"{self.real}.new_empty(({first}.shape[0],))"

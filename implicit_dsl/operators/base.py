@@ -61,9 +61,10 @@ class Formal:
     """One argument of a constructor.
 
     `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
-    each axis), `pad` (≥ 0, or one for each axis), `integer`, `axis` (from 1), `number`, `flag`, or one
-    of the strings in `choices`. These are also taken by a `pad` or `size` that has some. `value`: one more
-    argument of an activation, which may be left out and is given by name.
+    each axis), `pad` (≥ 0, or one for each axis), `integer` (≥ 1), `axis` (from 1), `index` (any whole
+    number), `number`, `flag`, `list`, or one of the strings in `choices`. These are also taken by a `pad` or
+    `size` that has some. `value`: one more argument of an activation, which may be left out and is
+    given by name.
     """
 
     name: str

@@ -50,6 +50,8 @@ def operator_name(operator: Operator) -> str:
             return "flatten" if len(operator.target) == 1 else "reshape"
         case "matrix":
             return "matrix, transposed" if operator["transposed"] else "matrix"
+        case "structured":
+            return f"{operator['set'][0]}{', transposed' if operator['transposed'] else ''}"
         case "offset" | "constant":
             return "+"
     rule = OPERATORS.get(operator.kind)

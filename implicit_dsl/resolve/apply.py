@@ -111,6 +111,7 @@ def as_value(context: Context, value: Any, span: Span) -> Wire:
 
 def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:
     """parameter .* wire, which is linear."""
+    _check_entries(parameter, span)
     shape = parameter.tensor.shape
     if shape != wire.shape:
         raise problem(
@@ -267,8 +268,23 @@ def _apply_parameter(
             labels=(Label(matrix.span, "declared here"),),
             help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
         )
+    within = matrix.tensor.within
+    if transposed and within is not None and within.symmetry:
+        turned = _apply_parameter(context, matrix, False, wire, span)
+        return scale(context, within.symmetry, turned, span)
     settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
     kind, source = ("lookup", (*wire.shape, wire.tokens)) if wire.tokens else ("matrix", wire.shape)
+    if within is not None and within.linear is not None:
+        if wire.tokens:
+            raise problem(
+                "E0207",
+                f"`{matrix.name}` is in {within.name}(…), and tokens need a matrix with rows of its own",
+                span,
+                labels=origin_label(wire, span),
+                help="write a `param` without a set, or `Embedding(vocab, width)`",
+            )
+        settings["set"] = (within.kind, *within.arguments)
+        kind = "structured"
     try:
         operator = OPERATORS[kind].operator(settings, source)
     except ShapeError as error:
@@ -281,6 +297,19 @@ def _apply_parameter(
         operator.kind, operator.source, operator.target, operator.settings, (("weight", matrix.tensor.id),)
     )
     return context.wire("linear", operator.target, span, (wire,), operator)
+
+
+def _check_entries(parameter: ParameterValue, span: Span) -> None:
+    """Raises Problem for a matrix whose entries are no tensor of the module: it can be applied only."""
+    within = parameter.tensor.within
+    if within is not None and within.linear is not None:
+        raise problem(
+            "E0504",
+            f"`{parameter.name}` is in {within.name}(…): it is applied to values, and is none itself",
+            span,
+            labels=(Label(parameter.span, "declared here"),),
+            help=f"write `{parameter.name} * …`",
+        )
 
 
 def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blame: Span) -> Wire:
@@ -364,6 +393,7 @@ def constant(context: Context, value: float, shape: Shape, span: Span) -> Wire:
 
 def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
     """A `param` as a value."""
+    _check_entries(parameter, span)
     shape = parameter.tensor.shape
     operator = OPERATORS["offset"].operator({"shape": shape}, ())
     operator = Operator(

@@ -13,6 +13,7 @@ from implicit_dsl.resolve.problem import Problem, did_you_mean, problem
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import PairValue, TemplateValue, describe
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.sets import SetRule
 from implicit_dsl.source import Span
 from implicit_dsl.syntax import Name
 
@@ -50,7 +51,9 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
 # --------------------------------------------------------------------------- operators
 
 
-def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tuple[Settings, dict[str, Span]]:
+def settings_of(
+    rule: Rule | SetRule, name: str, arguments: Arguments, span: Span
+) -> tuple[Settings, dict[str, Span]]:
     """The settings of an operator, checked, and where each was written. Raises Problem."""
     formals = {formal.name: formal for formal in rule.formals}
     given: dict[str, tuple[Any, Span]] = {}
@@ -87,7 +90,7 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
     return settings, {key: place for key, (_, place) in given.items()}
 
 
-def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Problem:
+def _no_such_argument(rule: Rule | SetRule, name: str, keyword: str, place: Span) -> Problem:
     foreign = {
         "padding": "pad",
         "padding_mode": "mode",
@@ -107,7 +110,7 @@ def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Probl
     )
 
 
-def signature(rule: Rule, name: str) -> str:
+def signature(rule: Rule | SetRule, name: str) -> str:
     """`Conv(width, kernel; stride = 1, …)`."""
     required = [formal.name for formal in rule.formals if formal.required]
     optional = [f"{f.name} = {f.default_text}" for f in rule.formals if not f.required]
@@ -134,6 +137,10 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
             raise problem(
                 "E0104", f"`{formal.name}` is given where `{name}` is applied to its other arguments", span
             )
+        case "index":
+            return _whole(value, name, formal, span, -MOST)
+        case "list":
+            return value  # its rule says what may stand in it
         case "number" if (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         ):

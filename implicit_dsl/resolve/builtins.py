@@ -9,7 +9,7 @@ from typing import Any
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
 from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply, axes
-from implicit_dsl.resolve.arguments import MOST, Arguments, arity
+from implicit_dsl.resolve.arguments import MOST, Arguments, arity, settings_of
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import Environment
@@ -20,12 +20,14 @@ from implicit_dsl.resolve.values import (
     Constructor,
     MatrixExpression,
     ParameterValue,
+    SetValue,
     TokensValue,
     describe,
     is_matrix,
     short,
 )
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.sets import SETS, SetRule
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
 
@@ -309,7 +311,17 @@ _FUNCTIONS: dict[str, Run] = {
     "orthogonal": _initialiser("orthogonal", 0),
 }
 
+
+def _set(rule: SetRule) -> Run:
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> SetValue:
+        settings, blame = settings_of(rule, rule.name, arguments, span)
+        return SetValue(rule, settings, blame, span)
+
+    return run
+
+
 BUILTINS: dict[str, Any] = {
+    **{name: Builtin(name, _set(rule)) for name, rule in SETS.items()},
     **{name: Builtin(name, run) for name, run in _FUNCTIONS.items()},
     **{name: Activation(name, rule) for name, rule in ACTIVATIONS.items()},
     **{name: Constructor(name, rule) for name, rule in CONSTRUCTORS.items()},

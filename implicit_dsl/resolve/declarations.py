@@ -111,14 +111,20 @@ def declare(
     if kind in ("state", "output") and declaration.value is None:
         return []
     relation = {"state": "~", "output": "="}.get(kind, kind)
-    return [enter(body, key, relation, declaration.value, environment, declaration.name.span)]
+    made = enter(body, key, relation, declaration.value, environment, declaration.name.span)
+    made.member = declaration.member
+    return [made]
 
 
 def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
     """What can be said of a declaration before anything is evaluated. Raises Problem."""
     kind, name, span = declaration.kind, declaration.name.name, declaration.name.span
-    if declaration.member is not None:
-        raise later("a set behind `in`", declaration.member.span)
+    if declaration.member is not None and kind != "param":
+        raise problem(
+            "E0504",
+            f"a set behind `in` is for a `param`, and `{name}` is {_AN.get(kind, 'a state')}",
+            declaration.member.span,
+        )
     if kind == "output" and outer.local:
         raise problem("E0309", "an output is declared outside of loops", span)
     if kind == "param" and declaration.shape is None:

@@ -11,7 +11,16 @@ from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import no_equation, scoped, use
 from implicit_dsl.resolve.problem import Poisoned, did_you_mean, problem
 from implicit_dsl.resolve.scope import Environment, Key
-from implicit_dsl.resolve.values import Definition, Namespace, Outputs, PairValue, describe, short, show_key
+from implicit_dsl.resolve.values import (
+    Definition,
+    LowRank,
+    Namespace,
+    Outputs,
+    PairValue,
+    describe,
+    short,
+    show_key,
+)
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
@@ -196,5 +205,11 @@ def evaluate_field(context: Context, node: s.Field, environment: Environment) ->
         have = ", ".join(f"`{other}`" for other in value.fields)
         raise problem(
             "E0101", f"`{value.block}` has no output `{name}`", node.name.span, help=f"it has {have}"
+        )
+    if isinstance(value, LowRank):
+        if name in ("left", "right"):
+            return value.parts[name == "right"]
+        raise problem(
+            "E0101", f"`{value.name}` has no `{name}`", node.name.span, help="it has `left` and `right`"
         )
     raise problem("E0207", f"{describe(value)} has no parts with names", node.span)

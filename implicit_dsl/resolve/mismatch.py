@@ -102,7 +102,7 @@ def _advice(expected: Expected, value: Wire) -> tuple[tuple[str, ...], str]:
         return _windows(expected, operator, value.sources[0])
     if operator is not None and operator.kind == "conv_transpose":
         return _spread(expected, operator, value.sources[0])
-    if operator is not None and operator.kind in ("dense", "matrix"):
+    if operator is not None and operator.kind in ("dense", "matrix", "structured"):
         return _width(expected, operator, value)
     total = known(shape)
     if total and None not in expected and len(shape) > 1 and expected == (count(shape),):

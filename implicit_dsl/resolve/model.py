@@ -251,7 +251,9 @@ def _graph(
             if layer.operator is not None and any(tensor.id in used for tensor in layer.tensors)
         ),
         tuple(
-            Parameter(tensor.id, tensor.shape, tensor.trainable, tensor.initialiser, tensor.span)
+            Parameter(
+                tensor.id, tensor.shape, tensor.trainable, tensor.initialiser, tensor.span, tensor.within
+            )
             for tensor in context.tensors
             if tensor.id in used
         ),

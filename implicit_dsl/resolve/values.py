@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from implicit_dsl.operators.base import ActivationRule, Initialiser, Operator, Rule, Settings
 from implicit_dsl.resolve.wires import Tensor, Wire
+from implicit_dsl.sets import SetRule
 from implicit_dsl.source import Span
 from implicit_dsl.syntax import Expression, Template
 
@@ -64,6 +65,23 @@ class MatrixExpression:
     operation: str
     parts: tuple[Any, ...]
     number: float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank(MatrixExpression):
+    """The product of two factors, which are parameters of their own: `W.left`, `W.right`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetValue:
+    """`Banded(-1, 1)`: a set of matrices, for `param W[n, n] in …`."""
+
+    rule: SetRule
+    settings: Settings
+    blame: dict[str, Span]  # where each argument was written
     span: Span
 
 
@@ -168,6 +186,7 @@ Value: TypeAlias = (
     | Layer
     | ParameterValue
     | MatrixExpression
+    | SetValue
     | Function
     | Builtin
     | Activation
@@ -225,6 +244,8 @@ _DESCRIPTIONS: dict[type, str] = {
     Layer: "a layer",
     ParameterValue: "a parameter",
     MatrixExpression: "a matrix",
+    LowRank: "a matrix",
+    SetValue: "a set of matrices",
     Function: "a function",
     Builtin: "a function",
     Activation: "an activation",
@@ -258,6 +279,7 @@ class Definition:
     label: str = ""  # how the state is called, `h[1]`
     local: bool = False  # whether it belongs to one iteration of a loop
     declared: DeclaredShape | None = None  # if it does; else the body knows
+    member: Expression | None = None  # of a `param`: the set behind `in`
 
     @property
     def shown(self) -> str:

@@ -17,6 +17,7 @@ from torch import nn
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.matrices import ENTRY_LIMIT, Layout, Order, Partition, Tie, partition
 from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.operators.structured import numbers_of, set_of
 from implicit_dsl.runtime.archive import save_market, save_npz
 from implicit_dsl.runtime.block_operator import BlockOperator
 from implicit_dsl.runtime.reference import solve_adjoint, solve_states
@@ -320,7 +321,19 @@ def _weights(module: nn.Module, model: ImplicitModel) -> dict[str, np.ndarray]:
 
     With `method = "parametrize"` these are made of the parameters.
     """
-    held, name = {**module.state_dict(), **_made(module)}, type(module).__name__
+    made, name = dict(_made(module)), type(module).__name__
+    parametrised = {
+        id
+        for constraint in getattr(module, "constraints", ())
+        if constraint.method == "parametrize"
+        for id in constraint.tensors
+    }
+    structured = (op for term in model.terms for op in term.chain if op.kind == "structured")
+    for id, op in {op.parameters[0][1]: op for op in structured}.items():
+        matrix = made.pop(id, None)  # matrices are linear in the numbers that they are made of
+        if matrix is not None and id in parametrised:
+            made[id] = torch.from_numpy(numbers_of(set_of(op), _numpy(matrix)))
+    held = {**module.state_dict(), **made}
     used = (id for term in model.terms for op in term.chain for _, id in op.parameters)
     shapes = {tensor.id: tensor.shape for tensor in model.tensors}
     found = {}

@@ -237,7 +237,9 @@ def _terms(context: Context, value: Any, turned: bool, span: Span) -> list[Matri
     context.step(span, CALL)
     match value:
         case ParameterValue():
-            return [MatrixTerm(1.0, ((value.tensor.id, turned),))]
+            within = value.tensor.within
+            sign = within.symmetry if turned and within is not None else 0
+            return [MatrixTerm(sign or 1.0, ((value.tensor.id, turned and not sign),))]
         case Layer():
             return [MatrixTerm(1.0, (_oriented(value, turned, span),))]
         case MatrixExpression("identity"):

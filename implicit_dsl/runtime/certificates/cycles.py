@@ -107,7 +107,7 @@ def _named(operator: Operator) -> str:
     name, id = names[0] if names else operator.kind, operator.parameter("weight")
     if operator.kind == "scale":
         return f"{operator['factor']:g}"
-    if operator.kind == "matrix":
+    if operator.kind in ("matrix", "structured"):
         return f"{id}'" if operator["transposed"] else str(id)
     if id is not None and operator.get("tied", False):
         layer = "Conv" if linear_rule(operator).transposed(operator) else "ConvTranspose"
