@@ -69,12 +69,6 @@ class Structured(LinearRule):
     def transposed(self, operator: Operator) -> bool:
         return bool(operator["transposed"])
 
-    def transpose(self, operator: Operator) -> Operator | None:
-        turned = tuple(
-            (name, not value if name == "transposed" else value) for name, value in operator.settings
-        )
-        return Operator(self.kind, operator.target, operator.source, turned)
-
     def entry_count(self, operator: Operator) -> int:
         return set_of(operator).entries * count(operator.source[:-1])
 
