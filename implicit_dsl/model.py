@@ -51,7 +51,9 @@ class Block:
     @property
     def phi(self) -> str:
         """The name of its activation."""
-        return "identity" if self.activation is None else self.activation.kind
+        if self.activation is None:
+            return "identity"
+        return str(self.activation["name"]) if self.activation.kind == "function" else self.activation.kind
 
 
 @dataclass(frozen=True, slots=True)

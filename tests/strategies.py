@@ -359,6 +359,33 @@ def _lookup(draw: Draw) -> Case:
     return _case(draw, "lookup", settings, source, weight=shape)
 
 
+BODIES = {
+    "swish": (("phi", "sigmoid", (), 0), ("product", 0, 1)),
+    "shrink": (("phi", "tanh", (), 0), ("scale", -0.5, 1), ("sum", 0, 2)),
+    "bump": (
+        ("phi", "sigmoid", (), 0),
+        ("constant", 1.0),
+        ("scale", -1.0, 1),
+        ("sum", 2, 3),
+        ("product", 1, 4),
+    ),
+    "either": (
+        ("phi", "relu", (), 0),
+        ("scale", 0.25, 0),
+        ("constant", -1.0),
+        ("sum", 2, 3),
+        ("maximum", 1, 4),
+    ),
+    "both": (("phi", "gelu", (), 0), ("phi", "elu", (("alpha", 0.5),), 0), ("minimum", 1, 2)),
+    "squared": (("product", 0, 0), ("phi", "tanh", (), 1)),
+}  # functions with bounded slopes, as instructions
+
+
+def _function(draw: Draw) -> Case:
+    name = draw(st.sampled_from(sorted(BODIES)))
+    return _case(draw, "function", {"name": name, "body": BODIES[name]}, draw(shapes(0, 3)))
+
+
 def _numbers() -> st.SearchStrategy[float]:
     return st.sampled_from((-1.0, 0.0, 0.5, -2.5, 1e-3))
 
@@ -424,6 +451,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
             draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
             (4,),
         ),
+        "function": _function,
         "prelu": _prelu,
         "slopes": _slopes,
         "maxout": _maxout,

@@ -14,11 +14,12 @@ import pytest
 import torch
 from loop_dynamics import Dynamics, Method, loops_of, method_of, solution
 from random_loops import random_loop
+from strategies import BODIES
 from torch import nn
 
 import implicit_dsl
 from implicit_dsl.operators import OPERATORS
-from implicit_dsl.operators.activations import Elementwise
+from implicit_dsl.operators.elementwise import Elementwise
 from implicit_dsl.runtime import ConstraintError
 from implicit_dsl.runtime.certificates import Certificate, Proof, Rule
 from implicit_dsl.runtime.certificates.interval import Interval
@@ -183,8 +184,10 @@ SETTINGS = {
     "hardtanh": ({"low": -1.0, "high": 1.0}, {"low": -0.2, "high": 6.0}),
     "gelu": ({}, {"approximate": True}),
     "clamp": ({"low": 0.5, "high": None},),
+    "function": ({"name": "f", "body": BODIES["swish"]},),
 }
-CALLS = {"clamp": "max(W*x + u, 0.5)"}  # of those that have no name of their own
+# of those that have no name of their own
+CALLS = {"clamp": "max(W*x + u, 0.5)", "function": "(W*x + u) |> (z -> z .* σ(z))"}
 KINDS = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, Elementwise))
 
 

@@ -230,7 +230,13 @@ class Forward:
 
     def _activated(self, block: Block, arguments: list[Expression]) -> Expression:
         assert block.activation is not None
-        return activation_rule(block.activation).emit_slots(block.activation, arguments)
+
+        def keep(value: Expression) -> Expression:
+            variable = self._variable(f"{identifier(block.name)}_z")
+            self._assign(variable, value, "")
+            return Expression(variable)
+
+        return activation_rule(block.activation).emit_kept(block.activation, arguments, keep)
 
     def _called(self, name: str) -> str:
         """The variable of a state is named after it, if it holds its value."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.header import one_line
 from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor
+from implicit_dsl.operators.functions import claims
 from implicit_dsl.shapes import Shape, show
 
 WIDTH = 110
@@ -159,4 +160,6 @@ def reason(loop: Loop, model: ImplicitModel) -> str:
     rate = f" (at most {loop.rate:.4g})" if loop.rate is not None else ""
     asked = [d.text for d in model.demands.wellposed if d.text and d.criterion not in ("prove", "unchecked")]
     asked = [d for d in asked if loop.guarantee is not Guarantee.UNCHECKED]
-    return f"{loop.guarantee.value}{rate}" + (f": {', '.join(asked)}" if asked else "")
+    rests = claims(model.blocks[name].activation for name in loop.states)
+    claimed = f", if {' and '.join(rests)} as claimed" if rests else ""
+    return f"{loop.guarantee.value}{rate}" + (f": {', '.join(asked)}" if asked else "") + claimed

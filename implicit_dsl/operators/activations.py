@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
-    ActivationRule,
     Expression,
     Formal,
     Operator,
     Rule,
     Settings,
-    ShapeError,
 )
+from implicit_dsl.operators.elementwise import Curve, Decay, Elementwise, Tail, example
 from implicit_dsl.shapes import Shape
 
 if TYPE_CHECKING:
@@ -24,35 +22,6 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
     special = lazy_module("scipy.special")
-
-
-class Elementwise(ActivationRule):
-    """φ acts on each entry alone. Subclasses give φ, its derivative and the range of that."""
-
-    @abstractmethod
-    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        """φ'(z), entry by entry."""
-
-    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
-        return np.asarray(g * self.derivative(operator, z))
-
-    def slope(self, operator: Operator) -> tuple[float, float]:
-        """inf φ' and sup φ', rounded outwards where they are not exact."""
-        return 0.0, 1.0
-
-    def monotone(self, operator: Operator) -> bool:
-        return self.slope(operator)[0] >= 0
-
-    def gain(self, operator: Operator) -> float:
-        return max(abs(bound) for bound in self.slope(operator))
-
-    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
-        return change * self.gain(operator)
-
-
-def example(call: str) -> str:
-    """A body that applies an activation."""
-    return f"input u[6]\nstate x[6] ~ {call}\noutput y[6] = x"
 
 
 class Identity(Elementwise):
@@ -71,47 +40,11 @@ class Identity(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float]:
         return 1.0, 1.0
 
+    def curve(self, operator: Operator) -> Curve:
+        return Curve((), Tail(1.0, 0.0), Tail(1.0, 0.0))
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return z
-
-
-class Relu(Elementwise):
-    kind = "relu"
-    names = ("relu",)
-    homogeneous = True
-    doc = "max(z, 0)."
-    example = example("relu(u)")
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.maximum(z, 0.0))
-
-    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(z > 0, dtype=z.dtype)
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.relu{z.in_place}({z.text})")
-
-
-class LeakyRelu(Elementwise):
-    kind = "leaky_relu"
-    names = ("leaky_relu",)
-    formals = (Formal("slope", "number", "the slope for negative values", default=0.01),)
-    homogeneous = True
-    doc = "z for z ≥ 0, and slope·z below: `leaky_relu(z; slope = 0.1)`."
-    example = example("leaky_relu(u; slope = 0.1)")
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.where(z >= 0, z, operator["slope"] * z)
-
-    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.where(z > 0, 1.0, operator["slope"])
-
-    def slope(self, operator: Operator) -> tuple[float, float]:
-        below = float(operator["slope"])
-        return min(1.0, below), max(1.0, below)
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"F.leaky_relu({z.text}, {operator['slope']!r})")
 
 
 class Tanh(Elementwise):
@@ -128,6 +61,10 @@ class Tanh(Elementwise):
 
     def range(self, operator: Operator) -> tuple[float, float]:
         return -1.0, 1.0
+
+    def curve(self, operator: Operator) -> Curve:
+        value, derivative = Decay(2.0, 0, 2.0), Decay(4.0, 0, 2.0)
+        return Curve(((0.0, 1.0),), Tail(0.0, -1.0, value, derivative), Tail(0.0, 1.0, value, derivative))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.tanh{z.in_place}({z.text})")
@@ -150,6 +87,10 @@ class Sigmoid(Elementwise):
 
     def range(self, operator: Operator) -> tuple[float, float]:
         return 0.0, 1.0
+
+    def curve(self, operator: Operator) -> Curve:
+        decay = Decay(1.0, 0, 1.0)
+        return Curve(((0.0, 0.25),), Tail(0.0, 0.0, decay, decay), Tail(0.0, 1.0, decay, decay))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.sigmoid{z.in_place}({z.text})")
@@ -190,6 +131,17 @@ class Gelu(Elementwise):
         # φ' = Φ(z) + z Φ'(z) is largest at z = √2, where it is 1.12890414518515…, and φ'(z) + φ'(−z) = 1
         return -0.1289041451852, 1.1289041451852
 
+    def curve(self, operator: Operator) -> Curve:
+        low, high = self.slope(operator)
+        turn = 1.4185040087908 if operator.settings else math.sqrt(2)
+        # 1 − Φ(z) ≤ 0.4 exp(−z²/2) ÷ z; the gate of the approximation is within exp(−1.5 z) of its limit
+        value, derivative = (
+            Decay(1.0, 1, 1.0),
+            Decay(3.0, 3, 1.5) if operator.settings else Decay(1.0, 1, 1.0),
+        )
+        turns = ((-turn, low), (turn, high))
+        return Curve(turns, Tail(0.0, 0.0, value, derivative), Tail(1.0, 0.0, value, derivative))
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         approximate = ', approximate="tanh"' if operator.settings else ""
         return Expression(f"F.gelu({z.text}{approximate})")
@@ -210,6 +162,11 @@ class Silu(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float]:
         # largest where 2 + z (1 − 2σ(z)) = 0, at z = 2.39935728…: 1.09983932012886…; φ'(z) + φ'(−z) = 1
         return -0.0998393201289, 1.0998393201289
+
+    def curve(self, operator: Operator) -> Curve:
+        value, derivative = Decay(1.0, 1, 1.0), Decay(2.0, 1, 1.0)
+        turns = ((-2.3993572805, self.slope(operator)[0]), (2.3993572805, self.slope(operator)[1]))
+        return Curve(turns, Tail(0.0, 0.0, value, derivative), Tail(1.0, 0.0, value, derivative))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.silu({z.text})")
@@ -232,6 +189,11 @@ class Mish(Elementwise):
         # least at z = −2.25637639…, where it is −0.11252612238946…; largest at 1.49057117…: 1.08849816125172…
         return -0.1125261223895, 1.0884981612518
 
+    def curve(self, operator: Operator) -> Curve:
+        turns = ((-2.2563763963, self.slope(operator)[0]), (1.4905711794, self.slope(operator)[1]))
+        below = Tail(0.0, 0.0, Decay(1.0, 1, 1.0), Decay(2.0, 1, 1.0))
+        return Curve(turns, below, Tail(1.0, 0.0, Decay(2.0, 1, 2.0), Decay(6.0, 1, 2.0)))
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.mish({z.text})")
 
@@ -247,6 +209,10 @@ class Softplus(Elementwise):
 
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(special.expit(z))
+
+    def curve(self, operator: Operator) -> Curve:
+        decay = Decay(1.0, 0, 1.0)
+        return Curve((), Tail(0.0, 0.0, decay, decay), Tail(1.0, 0.0, decay, decay))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         # above the threshold PyTorch returns z: with its own, 20, the error would be 2e-9
@@ -269,6 +235,11 @@ class Elu(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float]:
         alpha = float(operator["alpha"])
         return min(0.0, alpha), max(1.0, alpha)
+
+    def curve(self, operator: Operator) -> Curve:
+        alpha = float(operator["alpha"])
+        decay = Decay(abs(alpha), 0, 1.0)
+        return Curve(((0.0, alpha), (0.0, 1.0)), Tail(0.0, -alpha, decay, decay), Tail(1.0, 0.0))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         alpha = operator["alpha"]
@@ -295,36 +266,13 @@ class Selu(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float]:
         return 0.0, 1.7580993408474  # λα = 1.75809934084737685994…, just below zero
 
+    def curve(self, operator: Operator) -> Curve:
+        scale, decay = self._SCALE, Decay(1.7580993408474, 0, 1.0)
+        below = Tail(0.0, -scale * self._ALPHA, decay, decay)
+        return Curve(((0.0, 1.7580993408474), (0.0, scale)), below, Tail(scale, 0.0))
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.selu({z.text})")
-
-
-class Hardtanh(Elementwise):
-    kind = "hardtanh"
-    names = ("hardtanh",)
-    formals = (
-        Formal("low", "number", "the least value", default=-1.0),
-        Formal("high", "number", "the largest value", default=1.0),
-    )
-    doc = "z between `low` and `high`, and these outside: `hardtanh(z; low = 0, high = 6)`."
-    example = example("hardtanh(u; low = 0)")
-
-    def operator(self, settings: Settings, source: Shape) -> Operator:
-        if not settings["low"] < settings["high"]:
-            raise ShapeError("`low` of hardtanh must be below `high`", "not below", "low")
-        return super().operator(settings, source)
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.clip(z, operator["low"], operator["high"]))
-
-    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray((z > operator["low"]) & (z < operator["high"]), dtype=z.dtype)
-
-    def range(self, operator: Operator) -> tuple[float, float]:
-        return float(operator["low"]), float(operator["high"])
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"F.hardtanh({z.text}, {operator['low']!r}, {operator['high']!r})")
 
 
 class Softsign(Elementwise):
@@ -342,14 +290,16 @@ class Softsign(Elementwise):
     def range(self, operator: Operator) -> tuple[float, float]:
         return -1.0, 1.0
 
+    def curve(self, operator: Operator) -> Curve:
+        value, derivative = Decay(1.0, -1), Decay(1.0, -2)
+        return Curve(((0.0, 1.0),), Tail(0.0, -1.0, value, derivative), Tail(0.0, 1.0, value, derivative))
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.softsign({z.text})")
 
 
 RULES: tuple[Rule, ...] = (
     Identity(),
-    Relu(),
-    LeakyRelu(),
     Tanh(),
     Sigmoid(),
     Gelu(),
@@ -358,6 +308,5 @@ RULES: tuple[Rule, ...] = (
     Softplus(),
     Elu(),
     Selu(),
-    Hardtanh(),
     Softsign(),
 )

@@ -10,7 +10,7 @@ activations on its nodes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -373,6 +373,12 @@ class ActivationRule(Rule):
         """The same on its arguments."""
         (z,) = parts
         return self.emit(operator, z)
+
+    def emit_kept(
+        self, operator: Operator, parts: list[Expression], keep: Callable[[Expression], Expression]
+    ) -> Expression:
+        """The same where `keep` gives what is read several times a name, in a line before."""
+        return self.emit_slots(operator, parts)
 
     def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
         """φ and what `affine` says behind it, in one expression, with a text for each tensor by role."""

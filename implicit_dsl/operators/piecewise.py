@@ -5,13 +5,92 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.operators.activations import Elementwise, example
-from implicit_dsl.operators.base import Expression, Operator, Rule
+from implicit_dsl.operators.base import Expression, Formal, Operator, Rule, Settings, ShapeError
+from implicit_dsl.operators.elementwise import Curve, Elementwise, Tail, example, kinked
+from implicit_dsl.shapes import Shape
 
 if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy_module("numpy")
+
+
+class Relu(Elementwise):
+    kind = "relu"
+    names = ("relu",)
+    homogeneous = True
+    doc = "max(z, 0)."
+    example = example("relu(u)")
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(z, 0.0))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(z > 0, dtype=z.dtype)
+
+    def curve(self, operator: Operator) -> Curve:
+        return kinked(0.0, Tail(0.0, 0.0), Tail(1.0, 0.0))
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"torch.relu{z.in_place}({z.text})")
+
+
+class LeakyRelu(Elementwise):
+    kind = "leaky_relu"
+    names = ("leaky_relu",)
+    formals = (Formal("slope", "number", "the slope for negative values", default=0.01),)
+    homogeneous = True
+    doc = "z for z ≥ 0, and slope·z below: `leaky_relu(z; slope = 0.1)`."
+    example = example("leaky_relu(u; slope = 0.1)")
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.where(z >= 0, z, operator["slope"] * z)
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.where(z > 0, 1.0, operator["slope"])
+
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        below = float(operator["slope"])
+        return min(1.0, below), max(1.0, below)
+
+    def curve(self, operator: Operator) -> Curve:
+        return kinked(0.0, Tail(float(operator["slope"]), 0.0), Tail(1.0, 0.0))
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"F.leaky_relu({z.text}, {operator['slope']!r})")
+
+
+class Hardtanh(Elementwise):
+    kind = "hardtanh"
+    names = ("hardtanh",)
+    formals = (
+        Formal("low", "number", "the least value", default=-1.0),
+        Formal("high", "number", "the largest value", default=1.0),
+    )
+    doc = "z between `low` and `high`, and these outside: `hardtanh(z; low = 0, high = 6)`."
+    example = example("hardtanh(u; low = 0)")
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if not settings["low"] < settings["high"]:
+            raise ShapeError("`low` of hardtanh must be below `high`", "not below", "low")
+        return super().operator(settings, source)
+
+    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray(np.clip(z, operator["low"], operator["high"]))
+
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        return np.asarray((z > operator["low"]) & (z < operator["high"]), dtype=z.dtype)
+
+    def range(self, operator: Operator) -> tuple[float, float]:
+        return float(operator["low"]), float(operator["high"])
+
+    def curve(self, operator: Operator) -> Curve:
+        low, high = self.range(operator)
+        turns = ((low, 0.0), (low, 1.0), (high, 1.0), (high, 0.0))
+        return Curve(turns, Tail(0.0, low), Tail(0.0, high), max(abs(low), abs(high)) + 1)
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"F.hardtanh({z.text}, {operator['low']!r}, {operator['high']!r})")
 
 
 class Relu6(Elementwise):
@@ -28,6 +107,10 @@ class Relu6(Elementwise):
 
     def range(self, operator: Operator) -> tuple[float, float]:
         return 0.0, 6.0
+
+    def curve(self, operator: Operator) -> Curve:
+        turns = ((0.0, 0.0), (0.0, 1.0), (6.0, 1.0), (6.0, 0.0))
+        return Curve(turns, Tail(0.0, 0.0), Tail(0.0, 6.0), 7.0)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.relu6({z.text})")
@@ -48,6 +131,10 @@ class Hardswish(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float]:
         return -0.5, 1.5
 
+    def curve(self, operator: Operator) -> Curve:
+        turns = ((-3.0, 0.0), (-3.0, -0.5), (3.0, 1.5), (3.0, 1.0))
+        return Curve(turns, Tail(0.0, 0.0), Tail(1.0, 0.0), 4.0)
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"F.hardswish({z.text})")
 
@@ -64,6 +151,11 @@ class Clamp(Elementwise):
 
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(self.reference(operator, z) == z, dtype=z.dtype)  # 1 at the bound itself
+
+    def curve(self, operator: Operator) -> Curve:
+        if operator["low"] is not None:
+            return kinked(operator["low"], Tail(0.0, operator["low"]), Tail(1.0, 0.0))
+        return kinked(operator["high"], Tail(1.0, 0.0), Tail(0.0, operator["high"]))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         bounds = (("min", operator["low"]), ("max", operator["high"]))
@@ -88,8 +180,19 @@ class Absolute(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float]:
         return -1.0, 1.0
 
+    def curve(self, operator: Operator) -> Curve:
+        return kinked(0.0, Tail(-1.0, 0.0), Tail(1.0, 0.0))
+
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.abs({z.text})")
 
 
-RULES: tuple[Rule, ...] = (Relu6(), Hardswish(), Clamp(), Absolute())
+RULES: tuple[Rule, ...] = (
+    Relu(),
+    LeakyRelu(),
+    Hardtanh(),
+    Relu6(),
+    Hardswish(),
+    Clamp(),
+    Absolute(),
+)

@@ -10,6 +10,7 @@ from implicit_dsl.operators.base import LinearRule, Rule
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context
+from implicit_dsl.resolve.functions import as_activation
 from implicit_dsl.resolve.instantiate import apply_instance
 from implicit_dsl.resolve.problem import Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, Environment
@@ -196,7 +197,12 @@ def _call_function(
         (*environment.tag, _CallTag(span.start)),
         owner=environment.owner,
     )
-    return context.evaluate(function.body, inner)
+    start = len(context.network.wires)
+    result = context.evaluate(function.body, inner)
+    if not isinstance(result, Wire):
+        return result
+    wires = [value for value in arguments.values if isinstance(value, Wire)]
+    return as_activation(context, function, wires, result, start, span)
 
 
 # --------------------------------------------------------------------------- making layers and blocks

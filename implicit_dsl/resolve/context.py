@@ -68,6 +68,7 @@ class Context:
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
+    functions: list[tuple[Wire, Span]] = field(default_factory=list)  # as activations, and where defined
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     poisoned: bool = False  # something is wrong that was reported, perhaps by the parser: there is no graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from implicit_dsl import syntax as s
 from implicit_dsl.resolve.annotations.assignment import demands
+from implicit_dsl.resolve.annotations.lipschitz import claim
 from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
 from implicit_dsl.resolve.annotations.wellposed import read_wellposed
@@ -24,7 +25,7 @@ _READERS: dict[str, Callable[[Context, Noted], Request]] = {
     "solver": read_solver,
     "backward": read_backward,
 }
-_LATER = ("sparse", "penalty", "lipschitz", "language")
+_LATER = ("sparse", "penalty", "language")
 _ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation")
 
 
@@ -35,14 +36,14 @@ def annotate(context: Context, body: Body, annotation: s.Annotation, environment
     not keep other findings back.
     """
     name = annotation.name.name
-    if name in _READERS:
+    if name in _READERS or name == "lipschitz":
         context.noted.append(Noted(annotation, body, environment))
         return
     if name in _LATER:
         context.announced.append(later(f"`@{name}`", annotation.span).diagnostic)
         return
     if name != "allow":
-        meant = did_you_mean(name, [*_READERS, *_LATER, "allow"])
+        meant = did_you_mean(name, [*_READERS, *_LATER, "allow", "lipschitz"])
         help = f"did you mean `@{meant}`?" if meant else ""
         raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help)
     for keyword in annotation.keywords:
@@ -60,7 +61,10 @@ def read(context: Context) -> list[Request]:
     for noted in context.noted:
         outer, context.frames = context.frames, noted.body.frames
         try:
-            requests.append(_READERS[noted.annotation.name.name](context, noted))
+            if noted.annotation.name.name == "lipschitz":
+                claim(context, noted)
+            else:
+                requests.append(_READERS[noted.annotation.name.name](context, noted))
         except Problem as found:
             context.report(found.diagnostic)
         except Poisoned:

@@ -41,7 +41,10 @@ NO_BOXES = Boxes()
 
 def needs_boxes(block: Block) -> bool:
     """Whether the majorant of a state is of use only where its slots are bounded."""
-    return block.activation is not None and not activation_rule(block.activation).has_useful_majorant
+    if block.activation is None:
+        return False
+    rule = activation_rule(block.activation)
+    return not rule.has_useful_majorant and rule.gain(block.activation) is None
 
 
 def boxes(model: ImplicitModel, weights: Weights, magnitudes: Magnitudes) -> Boxes:

@@ -9,6 +9,7 @@ from torch import nn
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import ImplicitModel
+from implicit_dsl.operators.functions import claims
 from implicit_dsl.runtime.certificates.boxes import NO_BOXES, boxes, needs_boxes
 from implicit_dsl.runtime.certificates.cycles import strongest_cycle
 from implicit_dsl.runtime.certificates.demanded import Certified, verdict
@@ -90,7 +91,8 @@ def _certified(sweep: Sweep, weights: Weights, tolerance: float) -> Certified:
         proof, attempt = rule(case)
         attempts.append(attempt)
         if proof is not None:
-            made = LoopCertificate(loop.states, loop.iterated, proof, tuple(attempts))
+            rests = claims(block.activation for block in sweep.model.states)
+            made = LoopCertificate(loop.states, loop.iterated, proof, tuple(attempts), claims=rests)
             return Certified(made, case)
     cycle = strongest_cycle(sweep)
     lower = next((dict(tried.figures).get("λ ≥") for tried in attempts if tried.rule is Rule.PERRON), None)

@@ -102,6 +102,7 @@ class LoopCertificate:
     attempts: tuple[Attempt, ...]
     cycle: Cycle | None = None
     advice: str = ""
+    claims: tuple[str, ...] = ()  # of the source, which the proof takes for true
 
     @property
     def name(self) -> str:
@@ -126,6 +127,7 @@ class LoopCertificate:
             "attempts": [attempt.as_data() for attempt in self.attempts],
             "cycle": self.cycle and self.cycle.as_data(),
             "advice": self.advice,
+            "claims": self.claims,
         }
 
 

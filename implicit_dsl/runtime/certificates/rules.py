@@ -62,7 +62,7 @@ class Case:
         for block in self.sweep.unbounded():
             assert block.activation is not None
             names = OPERATORS[block.activation.kind].names
-            shown = names[0] if names else block.activation.kind
+            shown = names[0] if names else block.phi
             return f"`{block.name}` ({shown}) has no Lipschitz constant, as what it reads is unbounded"
         return ""
 
@@ -79,7 +79,7 @@ class Case:
         if self.folded.normalised is None:
             for block in self.folded.blocks:
                 if block.activation is not None and _falls(block.activation.kind, self.folded, block.name):
-                    return f"`{block.name}` ({block.activation.kind}) is not increasing entry by entry"
+                    return f"`{block.name}` ({block.phi}) is not increasing entry by entry"
             return "an activation is not increasing entry by entry"
         return self.folded.normalised
 

@@ -24,6 +24,8 @@ def describe(certificate: Certificate) -> str:
     lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     if any(loop.proof is not None and loop.proof.steps is not None for loop in certificate.loops):
         lines += ["", f"  steps: enough for an error of {certificate.tolerance:g} times the first step"]
+    rests = dict.fromkeys(claim for loop in certificate.loops for claim in loop.claims)
+    lines += [f"  this rests on a claim of the source, which is not proved: {claim}" for claim in rests]
     for loop in certificate.loops:
         if not loop.proved:
             lines += ["", *refusal(loop)]

@@ -1,0 +1,92 @@
+"""What all activations have in common that act on each entry alone."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators.base import ActivationRule, Operator
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Decay:
+    """The bound C |z|ᵐ exp(−λ |z|)."""
+
+    factor: float = 0.0
+    power: int = 0
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What φ tends to far out: |φ(z) − (slope·z + offset)| ≤ `value`, and |φ'(z) − slope| ≤ `derivative`."""
+
+    slope: float
+    offset: float
+    value: Decay = Decay()
+    derivative: Decay = Decay()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How φ' runs, which is what bounds of functions made of φ rest on.
+
+    `turns` are the points where φ' is not monotone or jumps, with its values on both sides; `below` holds
+    for z ≤ −start and `above` for z ≥ start, where start is at least 1.
+    """
+
+    turns: tuple[tuple[float, float], ...]
+    below: Tail
+    above: Tail
+    start: float = 2.0
+
+
+class Elementwise(ActivationRule):
+    """φ acts on each entry alone. Subclasses give φ, its derivative and the range of that."""
+
+    @abstractmethod
+    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
+        """φ'(z), entry by entry."""
+
+    def curve(self, operator: Operator) -> Curve | None:
+        """How φ' runs; None: functions made of it have no derived bound."""
+        return None
+
+    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
+        return np.asarray(g * self.derivative(operator, z))
+
+    def slope(self, operator: Operator) -> tuple[float, float] | None:
+        """inf φ' and sup φ', rounded outwards where they are not exact."""
+        return 0.0, 1.0
+
+    def monotone(self, operator: Operator) -> bool:
+        slope = self.slope(operator)
+        return slope is not None and slope[0] >= 0
+
+    def gain(self, operator: Operator) -> float | None:
+        slope = self.slope(operator)
+        return None if slope is None else max(abs(bound) for bound in slope)
+
+    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
+        gain = self.gain(operator)
+        if gain is None:
+            return np.where(change > 0, np.inf, 0.0)
+        return change * gain
+
+
+def kinked(kink: float, below: Tail, above: Tail) -> Curve:
+    """φ that is affine on both sides of a point."""
+    turns = ((kink, below.slope), (kink, above.slope))
+    return Curve(turns, below, above, max(1.0, abs(kink) + 1))
+
+
+def example(call: str) -> str:
+    """A body that applies an activation."""
+    return f"input u[6]\nstate x[6] ~ {call}\noutput y[6] = x"
