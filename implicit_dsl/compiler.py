@@ -5,7 +5,6 @@ Source ─parse→ Program ─resolve→ SignalGraph ─certify→ Certified ─
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from implicit_dsl._collector import collector_at_rest
 from implicit_dsl.assemble import assemble
 from implicit_dsl.certify import Certified, certify
 from implicit_dsl.errors import Diagnostic, Findings, Severity
+from implicit_dsl.files import read_source
 from implicit_dsl.parse import parse
 from implicit_dsl.resolve import resolve
 from implicit_dsl.source import Source
@@ -21,8 +21,6 @@ from implicit_dsl.syntax import Definition, Expression
 
 if TYPE_CHECKING:
     from implicit_dsl.model import ImplicitModel
-
-LARGEST_SOURCE = 64 * 2**20  # bytes; a program is written by hand, not a data file
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +37,6 @@ class Checked:
     def models(self) -> tuple[ImplicitModel, ...]:
         """The implicit model of each graph."""
         return tuple(assemble(one) for one in self.certified)
-
-
-def read_source(path: str, name: str | None = None, title: str = "") -> Source:
-    """The text of a file, called `name` in diagnostics, and if it is imported `title` in comments.
-
-    Raises OSError if it cannot be read, and UnicodeDecodeError if it is not UTF-8.
-    """
-    with open(path, "rb") as file:
-        data = file.read(LARGEST_SOURCE + 1)
-    if len(data) > LARGEST_SOURCE:
-        raise OSError(27, f"it is larger than {LARGEST_SOURCE // 2**20} MiB", path)
-    return Source(data.decode("utf-8"), name or path, os.path.abspath(path), title)
 
 
 def check(

@@ -1,9 +1,10 @@
-"""Files: what to say when one cannot be read, and writing one whole or not at all."""
+"""Files: reading one, what to say when it cannot be read, and writing one whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -12,6 +13,7 @@ from implicit_dsl.source import Source
 
 STANDARD_INPUT = "<stdin>"
 INCLUDE_PATH = "IMPLICITC_PATH"  # the environment variable with further folders for imports
+LARGEST_SOURCE = 64 * 2**20  # bytes; a program is written by hand, not a data file
 
 
 def include_path(given: Sequence[str]) -> tuple[str, ...]:
@@ -24,6 +26,27 @@ def include_path(given: Sequence[str]) -> tuple[str, ...]:
             raise NotADirectoryError(20, "there is no such folder", folder)
     more = os.environ.get(INCLUDE_PATH, "").split(os.pathsep)
     return tuple(dict.fromkeys((*given, *(folder for folder in more if folder and os.path.isdir(folder)))))
+
+
+def read_source(path: str, name: str | None = None, title: str = "") -> Source:
+    """The text of a file, called `name` in diagnostics, and if it is imported `title` in comments.
+
+    Raises OSError if it cannot be read, and UnicodeDecodeError if it is not UTF-8.
+    """
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_SOURCE + 1)
+    if len(data) > LARGEST_SOURCE:
+        raise OSError(27, f"it is larger than {LARGEST_SOURCE // 2**20} MiB", path)
+    return Source(data.decode("utf-8"), name or path, os.path.abspath(path), title)
+
+
+def read_standard_input() -> Source:
+    """What is given on standard input. Raises as `read_source` does."""
+    if sys.stdin is None:
+        raise OSError(9, "standard input is closed", STANDARD_INPUT)
+    if sys.stdin.isatty():
+        print("reading a program from the terminal; Ctrl-D ends it", file=sys.stderr)
+    return Source(sys.stdin.buffer.read().decode("utf-8"), STANDARD_INPUT)
 
 
 def cannot_read(name: str, error: OSError | UnicodeDecodeError, path: str | None = None) -> Diagnostic:

@@ -11,9 +11,9 @@ from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from implicit_dsl.compiler import check, read_source
+from implicit_dsl.compiler import check
 from implicit_dsl.errors import Findings, ImplicitError
-from implicit_dsl.files import cannot_read, include_path
+from implicit_dsl.files import cannot_read, include_path, read_source
 from implicit_dsl.source import Source
 
 _HOME = "implicit_dsl._loaded"

@@ -17,6 +17,7 @@ FINE, FOUND, USAGE, INTERNAL, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 COMMANDS = {
     "compile": "write the PyTorch module of a program",
     "check": "say what is wrong with a program, and write nothing",
+    "fmt": "lay out programs, with their comments and their meaning as they are",
     "show": "list the blocks of the model, its loops and their proofs",
     "plot": "draw where the matrices A, B, C, D have entries",
     "graph": "draw the network as a diagram",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from implicit_dsl.cli.options import USAGE, unique
+from implicit_dsl.cli.reading import read
 from implicit_dsl.cli.report import Refusal, plural, show_findings
-from implicit_dsl.compiler import Checked, check, read_source
-from implicit_dsl.files import STANDARD_INPUT, cannot_read, include_path
-from implicit_dsl.source import Source
+from implicit_dsl.compiler import Checked, check
+from implicit_dsl.errors import Diagnostic
+from implicit_dsl.files import include_path
 
 if TYPE_CHECKING:
     from implicit_dsl.certify import Certified
@@ -20,14 +20,9 @@ if TYPE_CHECKING:
 def checked(file: str, options: Namespace) -> Checked:
     """What the compiler finds in a file, or in standard input. A file that cannot be read is a finding."""
     parameters = unique(options.parameters, "-P")
-    try:
-        source = _standard_input() if file == "-" else read_source(file)
-    except (OSError, UnicodeDecodeError) as error:
-        name = STANDARD_INPUT if file == "-" else file
-        path = None if file == "-" else file
-        return Checked((), (cannot_read(name, error, path),), (), ())
-    except ValueError as error:  # a zero byte in the name
-        raise Refusal(f"`{file}` is no name of a file: {error}", code=USAGE) from None
+    source = read(file)
+    if isinstance(source, Diagnostic):
+        return Checked((), (source,), (), ())
     return check(source, parameters=parameters, model=options.model, include=_include(options))
 
 
@@ -37,14 +32,6 @@ def _include(options: Namespace) -> tuple[str, ...]:
         return include_path(options.include)
     except NotADirectoryError as error:
         raise Refusal(f"`-I {error.filename}`: there is no such folder", code=USAGE) from None
-
-
-def _standard_input() -> Source:
-    if sys.stdin is None:
-        raise OSError(9, "standard input is closed", STANDARD_INPUT)
-    if sys.stdin.isatty():
-        print("reading a program from the terminal; Ctrl-D ends it", file=sys.stderr)
-    return Source(sys.stdin.buffer.read().decode("utf-8"), STANDARD_INPUT)
 
 
 def sound(file: str, options: Namespace) -> Checked | None:

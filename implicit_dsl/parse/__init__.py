@@ -21,5 +21,5 @@ def parse(source: Source) -> tuple[Program, tuple[Diagnostic, ...]]:
     tables = language()
     with collector_at_rest():
         tokens = tokenize(source.text, tables)
-        program = Reader(tables, tokens, Build(source, report), report).read()
+        program: Program = Reader(tables, tokens, Build(source, report), report).read()
     return program, tuple(sorted(report.found, key=lambda d: d.span.start))

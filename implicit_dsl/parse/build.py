@@ -66,7 +66,7 @@ class Build(Expressions):
 
     def doc(self, values: Values, start: int, end: int) -> Doc:
         text = self.unescape(values[0], 3)
-        return Doc(_dedent(text))
+        return Doc(dedent(text))
 
     # ----------------------------------------------------------------------- definitions
 
@@ -254,7 +254,7 @@ def _takes_doc(value: Any) -> bool:
     return type(value) is syntax.Template or type(value) is tuple
 
 
-def _dedent(text: str) -> str:
+def dedent(text: str) -> str:
     """Without the indentation that all lines but the first share, and without empty lines around."""
     first, *rest = text.expandtabs(4).splitlines() or [""]
     margin = min((len(line) - len(line.lstrip()) for line in rest if line.strip()), default=0)

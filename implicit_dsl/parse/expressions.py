@@ -14,7 +14,8 @@ from implicit_dsl.source import Source, Span
 
 Values: TypeAlias = list[Any]
 
-_ASCII = {"⊙": ".*", "⋅": "*", "≤": "<=", "≥": ">=", "≠": "!=", "∈": "in"}
+# What signs are in ASCII. The syntax has the operators in this spelling.
+ASCII = {"⊙": ".*", "⋅": "*", "≤": "<=", "≥": ">=", "≠": "!=", "∈": "in", "∞": "Inf"}
 _CONSTANTS = {"true": True, "false": False, "Inf": math.inf, "∞": math.inf}
 _WORD = re.compile(r"[^\W\d][\w\u0300-\u036f]*")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|([\s\S]))|([\ud800-\udfff])")
@@ -102,7 +103,7 @@ class Expressions:
 
     def binary(self, values: Values, start: int, end: int) -> syntax.Binary:
         left, token, right = values
-        operator = _ASCII.get(token.text, token.text)
+        operator = ASCII.get(token.text, token.text)
         return syntax.Binary(operator, left, right, self.span(start, end), self.span(token.start, token.end))
 
     power = binary
@@ -111,7 +112,7 @@ class Expressions:
         return syntax.Unary(values[0].text, values[1], self.span(start, end))
 
     def comparison(self, values: Values, start: int, end: int) -> syntax.Comparison:
-        operators = tuple(_ASCII.get(token.text, token.text) for token in values[1::2])
+        operators = tuple(ASCII.get(token.text, token.text) for token in values[1::2])
         return syntax.Comparison(tuple(values[::2]), operators, self.span(start, end))
 
     def lambda_(self, values: Values, start: int, end: int) -> syntax.Lambda:

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from implicit_dsl.parse.build import Build
 from implicit_dsl.parse.describe import Problem
 from implicit_dsl.parse.report import Report
 from implicit_dsl.parse.tables import END_OF_FILE, LIST, NEWLINE, ONLY, Rule, Tables
 from implicit_dsl.parse.tokens import DEEPEST, TOO_DEEP, Token
-from implicit_dsl.syntax import Program
+from implicit_dsl.vocabulary import SOFT
 
 _ERROR = "ERROR"
-_SOFT = frozenset(("over", "as", "extends"))  # names wherever the keyword cannot stand
 
 # Rules that nest one deeper than their parts. A chain of left-associative operators is flat.
 _NESTING = frozenset(
@@ -56,12 +54,14 @@ class Plan(NamedTuple):
     nesting: int
 
 
-def _plan(rule: Rule, build: Build) -> Plan:
+def _plan(rule: Rule, build: object) -> Plan:
     origin, size, name, keep = rule
     action: Action
     if name == LIST:
         action = _all
-    elif name in ("", ONLY):
+    elif name == ONLY:
+        action = getattr(build, "only", _only)
+    elif not name:
         action = _only
     else:
         action = getattr(build, name)
@@ -90,9 +90,13 @@ def _gathered(entries: list[Entry], keep: tuple[int, ...]) -> list[Any]:
 
 
 class Reader:
-    """The state of one parse. `states` and `stack` grow and shrink together."""
+    """The state of one parse. `states` and `stack` grow and shrink together.
 
-    def __init__(self, tables: Tables, tokens: list[Token], build: Build, report: Report) -> None:
+    `build` has a method for each action of the grammar, called with the values of the symbols and where they
+    start and end. If it has a method `only`, this is told of brackets around one value as well.
+    """
+
+    def __init__(self, tables: Tables, tokens: list[Token], build: object, report: Report) -> None:
         self.tables = tables
         self.tokens = tokens
         self.report = report
@@ -102,15 +106,15 @@ class Reader:
         self.stack: list[Entry] = []
         self._steps: dict[tuple[int, int, str], int] = {}
 
-    def read(self) -> Program:
+    def read(self) -> Any:
+        """What the action `start` makes of the whole text."""
         last = len(self.tokens)
         while self.index < last:
             taken, misfit = self._run(self.tokens, self.index)
             self.index = taken
             if misfit is not None:
                 self._mend(misfit)
-        program: Program = self.stack[-1][0]
-        return program
+        return self.stack[-1][0]
 
     # ----------------------------------------------------------------------- the machine
 
@@ -129,7 +133,7 @@ class Reader:
                 state = states[-1]
                 code = rows[state].get(kind)
                 if code is None:
-                    if kind not in _SOFT or "NAME" not in rows[state]:
+                    if kind not in SOFT or "NAME" not in rows[state]:
                         return index, token
                     kind = "NAME"
                 elif code >= 0:

@@ -5,30 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from implicit_dsl.parse.tables import END_OF_FILE, NEWLINE, Tables
+from implicit_dsl.vocabulary import BLOCKS, CONTROL, DECLARATIONS
 
 DEEPEST = 100  # nesting beyond this is refused, so that no later stage runs out of stack
 TOO_DEEP = "TOO_DEEP"
 
 # A keyword that cannot stand inside an expression: at the start of a line it begins a statement,
 # whatever was left open above it.
-STATEMENTS = frozenset(
-    (
-        "model",
-        "block",
-        "end",
-        "input",
-        "output",
-        "state",
-        "param",
-        "layer",
-        "recurrent",
-        "ode",
-        "elseif",
-        "else",
-        "open",
-        "import",
-    )
-) | {"ANNOTATION", "ANNOTATION_CALL"}
+STATEMENTS = (BLOCKS | DECLARATIONS | CONTROL | {"ANNOTATION", "ANNOTATION_CALL"}) - {"for", "if"}
 OPENING = {"(": ")", ".(": ")", "ANNOTATION_CALL": ")", "[": "]"}
 CLOSING = frozenset(")]")
 

@@ -26,6 +26,7 @@ _READERS: dict[str, Callable[[Context, Noted], Request]] = {
     "backward": read_backward,
 }
 _LATER = ("sparse", "penalty", "language")
+NAMES = frozenset((*_READERS, *_LATER, "allow", "lipschitz"))
 _ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation")
 
 
@@ -43,7 +44,7 @@ def annotate(context: Context, body: Body, annotation: s.Annotation, environment
         context.announced.append(later(f"`@{name}`", annotation.span).diagnostic)
         return
     if name != "allow":
-        meant = did_you_mean(name, [*_READERS, *_LATER, "allow", "lipschitz"])
+        meant = did_you_mean(name, sorted(NAMES))
         help = f"did you mean `@{meant}`?" if meant else ""
         raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help)
     for keyword in annotation.keywords:
