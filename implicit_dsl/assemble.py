@@ -32,9 +32,12 @@ def assemble(certified: Certified) -> ImplicitModel:
     )
 
 
+LONGEST_LINE = 400  # characters of the source that are kept for each block; a line may be a whole program
+
+
 def _block(node: Node) -> Block:
     line, file = _place(node.span)
-    text = node.span.source.line_text(line).strip()
+    text = node.span.source.line_text(line, most=LONGEST_LINE).strip()
     return Block(node.name, node.shape, node.activation, node.declared, line, text, file, node.tokens)
 
 

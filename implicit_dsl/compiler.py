@@ -13,10 +13,10 @@ from implicit_dsl._collector import collector_at_rest
 from implicit_dsl.assemble import assemble
 from implicit_dsl.certify import Certified, certify
 from implicit_dsl.errors import Diagnostic, Findings, Severity
-from implicit_dsl.files import read_source
+from implicit_dsl.files import LARGEST_SOURCE, read_source
 from implicit_dsl.parse import parse
 from implicit_dsl.resolve import resolve
-from implicit_dsl.source import Source
+from implicit_dsl.source import Source, Span
 from implicit_dsl.syntax import Definition, Expression
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def _check(
     source: Source, parameters: Mapping[str, object], model: str | None, include: tuple[str, ...]
 ) -> Checked:
     findings = Findings()
+    if len(source.text) > LARGEST_SOURCE:  # of a file, `read_source` says so
+        message = f"this program is larger than {LARGEST_SOURCE // 2**20} MiB"
+        return Checked((), (Diagnostic("E0107", message, Span(source, 0, 0)),), (source,), ())
     program, diagnostics = parse(source)
     for diagnostic in diagnostics:
         findings.add(diagnostic)
@@ -124,8 +127,6 @@ def _written(value: object) -> str:
 
 def _bindings(written: Mapping[str, str], findings: Findings) -> dict[str, Expression]:
     """`name=value` texts as expressions; each must be one expression."""
-    from implicit_dsl.source import Span
-
     bindings: dict[str, Expression] = {}
     for name, text in written.items():
         source = Source(f"{name} = {text}", "-P")

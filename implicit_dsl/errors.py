@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, TypeAlias
 
+from implicit_dsl.fixes import Fix
 from implicit_dsl.source import Span
 
 MOST_SHOWN = 20  # more errors than this help nobody
@@ -31,6 +32,7 @@ class Diagnostic:
 
     `text` is the short label under the carets; `labels` are further places; `notes` say
     why, `help` how to mend it. `path` tells how an instance came to be, outermost last.
+    `fixes` are edits of the text; where there is one, `implicitc check --fix` makes it.
     """
 
     code: str
@@ -41,6 +43,7 @@ class Diagnostic:
     notes: tuple[str, ...] = ()
     help: str = ""
     path: tuple[Label, ...] = ()
+    fixes: tuple[Fix, ...] = ()
 
     @property
     def severity(self) -> Severity:
@@ -59,6 +62,7 @@ class Diagnostic:
             "notes": list(self.notes),
             "help": self.help,
             "path": [_label_data(frame) for frame in self.path],
+            "fixes": [_fix_data(fix) for fix in self.fixes],
         }
 
 
@@ -71,6 +75,14 @@ def _span_data(span: Span) -> dict[str, Any]:
     return {"start": _position_data(span, span.start), "end": _position_data(span, span.end)}
 
 
+def _fix_data(fix: Fix) -> dict[str, Any]:
+    edits = [
+        {"file": edit.span.source.name, "span": _span_data(edit.span), "text": edit.text}
+        for edit in fix.edits
+    ]
+    return {"title": fix.title, "edits": edits}
+
+
 def _label_data(label: Label) -> dict[str, Any]:
     return {"file": label.span.source.name, "span": _span_data(label.span), "text": label.text}
 
@@ -80,7 +92,23 @@ class ImplicitError(Exception):
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
-        super().__init__("\n\n".join(render(d) for d in self.diagnostics))
+        super().__init__("\n\n".join(render(d) for d in self.diagnostics[:MOST_SHOWN]))
+
+
+LONGEST_TEXT = 1000  # characters of a message; a name or a list in it may be as long as the program
+
+
+def _shortened(diagnostic: Diagnostic) -> Diagnostic:
+    """The same with every text readable."""
+
+    def short(text: str) -> str:
+        return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + "…"
+
+    said = (diagnostic.message, diagnostic.text, diagnostic.help, *diagnostic.notes)
+    if all(len(text) <= LONGEST_TEXT for text in said):
+        return diagnostic
+    message, text, help, *notes = map(short, said)
+    return replace(diagnostic, message=message, text=text, help=help, notes=tuple(notes))
 
 
 @dataclass(slots=True)
@@ -91,6 +119,7 @@ class Findings:
     _seen: set[tuple[str, int, int, int, str]] = field(default_factory=set)
 
     def add(self, diagnostic: Diagnostic) -> None:
+        diagnostic = _shortened(diagnostic)
         span = diagnostic.span
         key = (diagnostic.code, id(span.source), span.start, span.end, diagnostic.message)
         if key not in self._seen:
@@ -188,14 +217,16 @@ def _printable(text: str) -> str:
 
 def _visible(span: Span, line: int, column: int) -> tuple[str, int, int]:
     """The line as shown, where its carets start, and how many there are."""
-    raw = span.source.line_text(line)
-    before = _printable(raw[: column - 1])
-    inside = _printable(raw[column - 1 : column - 1 + max(0, span.end - span.start)])
+    first = max(0, column - 1 - _WIDEST)  # a line may be a whole program: what is far away is not read
+    raw = span.source.line_text(line, first, 2 * _WIDEST + 1)
+    before = _printable(raw[: column - 1 - first])
+    inside = _printable(raw[column - 1 - first : column - 1 - first + max(0, span.end - span.start)])
     text = _printable(raw)
     start, length = len(before), max(1, len(inside))
-    if len(text) > _WIDEST:
+    if first or len(text) > _WIDEST:
         cut = max(0, min(start - _WIDEST // 4, len(text) - _WIDEST))
-        text = ("…" if cut else "") + text[cut : cut + _WIDEST] + "…"
-        start = start - cut + (1 if cut else 0)
+        more = "…" if cut + _WIDEST < len(text) else ""
+        text = ("…" if first or cut else "") + text[cut : cut + _WIDEST] + more
+        start = start - cut + (1 if first or cut else 0)
         length = max(1, min(length, _WIDEST - start))
     return text, start, length

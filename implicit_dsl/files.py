@@ -13,7 +13,7 @@ from implicit_dsl.source import Source
 
 STANDARD_INPUT = "<stdin>"
 INCLUDE_PATH = "IMPLICITC_PATH"  # the environment variable with further folders for imports
-LARGEST_SOURCE = 64 * 2**20  # bytes; a program is written by hand, not a data file
+LARGEST_SOURCE = 2**20  # bytes; a program is written by hand, not a data file
 
 
 def include_path(given: Sequence[str]) -> tuple[str, ...]:

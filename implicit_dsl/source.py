@@ -42,12 +42,12 @@ class Source:
         line = bisect_right(starts, offset)
         return line, offset - starts[line - 1] + 1
 
-    def line_text(self, line: int) -> str:
-        """The text of a line (from 1), without its line ending."""
+    def line_text(self, line: int, first: int = 0, most: int | None = None) -> str:
+        """The text of a line (from 1), without its ending; of a long one `most` characters from `first`."""
         starts = self._line_starts()
-        start = starts[line - 1]
+        start = starts[line - 1] + first
         end = starts[line] - 1 if line < len(starts) else len(self.text)
-        return self.text[start:end].rstrip("\r")
+        return self.text[start : end if most is None else min(end, start + most)].rstrip("\r")
 
     def span(self, start: int, end: int) -> Span:
         return Span(self, start, end)

@@ -15,22 +15,31 @@ if TYPE_CHECKING:
 _EXAMPLES = """
 implicitc check net.impl
 implicitc check -W error examples/*.impl
+implicitc check net.impl --fix             # mend what can be meant in one way only
 implicitc check net.impl -P n=200 --json
 """
 
 
 def main(words: Sequence[str]) -> int:
     """Check each file; print what was found, or that it is fine."""
-    parser = Parser("check", "Say what is wrong with programs. Writes no file.", _EXAMPLES)
+    parser = Parser("check", "Say what is wrong with programs. Writes no file, but for `--fix`.", _EXAMPLES)
     parser.files()
     parser.program()
     parser.add_argument("-W", dest="strict", choices=("error",), help="-W error: warnings count as errors")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, for tools")
+    parser.add_argument("--fix", action="store_true", help="write what mends a program, where it is certain")
+    parser.add_argument(
+        "--format", choices=("text", "json", "github"), default="text", help="json and github are for tools"
+    )
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="--format json")
     options = parser.read(words)
-    from implicit_dsl.cli.programs import checked
+    if options.fix:
+        from implicit_dsl.cli.mend import mended as looked_at
+    else:
+        from implicit_dsl.cli.programs import checked as looked_at
 
-    results = [(file, checked(file, options)) for file in options.files]
-    return _as_json(results, options) if options.json else _as_text(results, options)
+    results = [(file, looked_at(file, options)) for file in options.files]
+    shown = {"text": _as_text, "json": _as_json, "github": _as_workflow}[options.format]
+    return shown(results, options)
 
 
 def _as_text(results: list[tuple[str, Checked]], options: Namespace) -> int:
@@ -61,3 +70,21 @@ def _as_json(results: list[tuple[str, Checked]], options: Namespace) -> int:
     }
     write(json.dumps(data, indent=2) + "\n")
     return int(fatal)
+
+
+def _as_workflow(results: list[tuple[str, Checked]], options: Namespace) -> int:
+    """Commands that make annotations of a pull request, as GitHub Actions reads them from the log."""
+    found = [one for _, result in results for one in result.diagnostics]
+    for one in found:
+        line, column = one.span.source.locate(one.span.start)
+        said = "\n".join(filter(None, (one.message, one.text, *one.notes, one.help)))
+        place = f"file={_escaped(one.span.source.name, ',:')},line={line},col={column}"
+        write(f"::{one.severity.value} {place},title={one.code}::{_escaped(said)}\n")
+    errors, warnings = tally(found)
+    return int(bool(errors or (options.strict and warnings)))
+
+
+def _escaped(text: str, also: str = "") -> str:
+    for character in ("%", "\r", "\n", *also):
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text

@@ -130,7 +130,7 @@ class Network(Forward):
         shared = [f"{text}.clone()" if id in moving else text for id, text in zip(sweep.tensors, shared)]
         variables = [self._variable(name) for name in loop.iterated]
         left = f"({variables[0]},)" if len(variables) == 1 else ", ".join(variables)
-        self._flush()
+        self._show_comments()
         self._lines += called(f"{left} = self.{self.attributes[loop.name]}", [starts, batched, shared])
         for name, variable in zip(loop.iterated, variables):
             self._values[name] = Expression(variable)
@@ -157,15 +157,10 @@ class Network(Forward):
                 if operator.kind == "batch_norm":
                     layer = operator.parameters[0][1].split(".")[0]
                     value = self._chain(term.source, term.chain[:at])
-                    self._flush()
+                    self._show_comments()
                     self._lines.append(f"if self.{layer}.training:")
                     function = self.names("update_statistics")
                     self._lines.append(f"    {function}(self.{layer}, {value.text})")
-
-    def _flush(self) -> None:
-        """Write the comments that wait for a line."""
-        self._lines += [line for line in self._comments if not self._lines or line != self._last_comment()]
-        self._comments = []
 
     # ------------------------------------------------------------------ beside `forward`
 

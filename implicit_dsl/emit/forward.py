@@ -12,7 +12,7 @@ from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import Expression, Operator
-from implicit_dsl.shapes import Size, known
+from implicit_dsl.shapes import Shape, Size, known
 
 _LONGEST_INSIDE = 60  # of an expression that may stand inside of another
 
@@ -47,6 +47,7 @@ class Forward:
         self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []
         self._comments: list[str] = []
+        self._last_comment = ""
 
     def _variable(self, name: str) -> str:
         """A local variable for a name of the source, which nothing else has."""
@@ -260,9 +261,7 @@ class Forward:
 
     def _assign(self, variable: str, value: Expression, wrap: str) -> None:
         """One assignment, behind the comments of the lines that it comes from."""
-        shown = [line for line in self._comments if not self._lines or line != self._last_comment()]
-        self._lines += shown
-        self._comments = []
+        self._show_comments()
         if self._too_long(variable, value, wrap) and value.lines and not wrap:
             first, *others = value.lines
             self._lines += [f"{variable} = {first}", *others]
@@ -270,8 +269,12 @@ class Forward:
             text = f"{variable} = {wrap}({value.text})" if wrap else f"{variable} = {value.text}"
             self._lines += fitted(text, indent=self.indent)
 
-    def _last_comment(self) -> str:
-        return next((line for line in reversed(self._lines) if line.startswith("#")), "")
+    def _show_comments(self) -> None:
+        """The comments that wait, but for the one that the lines above stand below already."""
+        shown = [line for line in self._comments if line != self._last_comment]
+        self._lines += shown
+        self._comments = []
+        self._last_comment = shown[-1] if shown else self._last_comment
 
     # ------------------------------------------------------------------ expressions
 
@@ -326,16 +329,13 @@ class Forward:
 
     def _concatenation(self, terms: tuple[Term, ...]) -> Expression:
         parts: dict[int, list[Term]] = {}
+        shapes: dict[int, Shape] = {}
         for term in terms:
-            parts.setdefault(term.chain[-1]["start"], []).append(
-                Term(term.target, term.source, term.chain[:-1])
-            )
+            *chain, place = term.chain
+            parts.setdefault(place["start"], []).append(Term(term.target, term.source, tuple(chain)))
+            shapes[place["start"]] = place.source
         axis = terms[0].chain[-1]["axis"]
-        texts = []
-        for start in sorted(parts):
-            group = tuple(parts[start])
-            place = next(term.chain[-1] for term in terms if term.chain[-1]["start"] == start)
-            texts.append(self._sum(Block("", place.source), group).text)
+        texts = [self._sum(Block("", shapes[at]), tuple(parts[at])).text for at in sorted(parts)]
         if len(texts) == 1:
             return Expression(texts[0], tight=False)
         lines = (

@@ -41,7 +41,7 @@ def place(thing: Block | Holder | Tensor) -> str:
 
 def comment(block: Block) -> str:
     """Where a state comes from: its line of the source, shortened to fit."""
-    text = f"# {place(block)}: {one_line(block.text)}"
+    text = f"# {place(block)}: {one_line(block.text[:WIDTH])}"
     return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"
 
 

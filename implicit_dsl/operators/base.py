@@ -103,12 +103,22 @@ class ParameterSpec:
 
 
 class ShapeError(Exception):
-    """An operator cannot take this input. `argument` is the formal to blame, if one is."""
+    """An operator cannot take this input. `argument` is the formal to blame, if one is.
+
+    `takes` is what the input has where a width `in => out` says something else before its `=>`.
+    """
 
     def __init__(
-        self, message: str, text: str = "", argument: str = "", notes: tuple[str, ...] = (), help: str = ""
+        self,
+        message: str,
+        text: str = "",
+        argument: str = "",
+        notes: tuple[str, ...] = (),
+        help: str = "",
+        takes: int | None = None,
     ) -> None:
         super().__init__(message)
+        self.takes = takes
         self.message, self.text, self.argument, self.notes, self.help = message, text, argument, notes, help
 
 

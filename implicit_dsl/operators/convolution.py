@@ -253,6 +253,7 @@ def output_channels(settings: Settings, source: Shape, name: str) -> int:
             "width",
             help=f"write `{name}({source[0]} => {width}, …)`, "
             f"or `{name}({width}, …)` to take the channels of the input",
+            takes=source[0],
         )
     if source[0] % groups or width % groups:
         raise ShapeError(

@@ -73,6 +73,7 @@ class Dense(LinearRule):
                 "width",
                 help=f"write `Dense({source[-1]} => {width})`, "
                 f"or `Dense({width})` to take the width of the input",
+                takes=source[-1],
             )
         chosen = (("bias", settings["bias"]), ("width", width))
         return Operator(self.kind, source, (*source[:-1], width), chosen)

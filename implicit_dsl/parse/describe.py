@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.fixes import replacing
 from implicit_dsl.parse import hints
 from implicit_dsl.parse.tables import END_OF_FILE, NEWLINE
 from implicit_dsl.parse.tokens import CONTINUING, DEEPEST, OPENING, TOO_DEEP, Token
@@ -75,8 +76,13 @@ def _strange(token: Token, span: Span) -> Diagnostic:
 
         title = name(character, "") or hints.CONTROLS.get(character, "no character")
         shown = f"{shown} U+{ord(character):04X}, {title}".lstrip()
+    meant = hints.REPLACED.get(character)
     return Diagnostic(
-        "E0001", f"unexpected character {shown}", span, help=hints.CHARACTERS.get(character, "")
+        "E0001",
+        f"unexpected character {shown}",
+        span,
+        help=hints.CHARACTERS.get(character, ""),
+        fixes=() if meant is None else replacing(span, meant),
     )
 
 
@@ -140,7 +146,8 @@ def _end_of_line(source: Source, problem: Problem) -> Diagnostic:
     if before is not None and before.kind in (",", ":"):
         span = source.span(before.start, before.end)
         help_text = hints.COMMA if before.kind == "," else hints.COLON
-        return Diagnostic("E0000", f"unexpected `{before.kind}` at the end of the line", span, help=help_text)
+        message = f"unexpected `{before.kind}` at the end of the line"
+        return Diagnostic("E0000", message, span, help=help_text, fixes=replacing(span, ""))
     last = problem.tokens[problem.position + 1].kind == END_OF_FILE
     span = source.span(token.start, token.start)
     if last and before is not None and before.kind in CONTINUING:
@@ -185,9 +192,10 @@ def _unexpected(source: Source, problem: Problem) -> Diagnostic:
                 help_text if OPENING[opened.kind] == token.kind else f"close it with `{OPENING[opened.kind]}`"
             )
     shown = "doc comment" if token.kind == "DOCSTRING" else f"`{_shortened(token.text)}`"
-    return Diagnostic(
-        "E0000", f"unexpected {shown}", source.span(token.start, token.end), "", labels, help=help_text
-    )
+    span = source.span(token.start, token.end)
+    edit = hints.edit_for(problem.statement(), token, last)
+    fixes = replacing(source.span(*edit[:2]), edit[2]) if edit else ()
+    return Diagnostic("E0000", f"unexpected {shown}", span, "", labels, help=help_text, fixes=fixes)
 
 
 def _joint(source: Source, statement: list[Token], token: Token) -> Token | None:

@@ -37,6 +37,8 @@ CHARACTERS = {
     "\u00a0": "replace it with an ordinary space",
     "\ufeff": "remove this invisible character",
 }
+# What each is surely meant for.
+REPLACED = {"−": "-", "–": "-", "→": "->", "⇒": "=>", "“": '"', "”": '"', "\u00a0": " ", "\ufeff": ""}
 CONTROLS = {"\0": "NULL", "\x0b": "LINE TABULATION", "\x1b": "ESCAPE", "\x7f": "DELETE"}
 
 _FOREIGN = {
@@ -61,6 +63,7 @@ _FOREIGN = {
     "lambda": "write `x -> ...`",
 }
 _FOREIGN_BLOCKS = frozenset(("def", "function", "fn", "class", "struct", "module", "while", "let", "begin"))
+_SPELLED = {"and": "&&", "or": "||", "is": "==", "elif": "elseif"}
 _BLOCKS = frozenset(("model", "block", "recurrent", "ode", "for", "if"))
 _DOUBLED = {
     "*": "powers are written `x^2`",
@@ -85,6 +88,32 @@ def help_for(statement: list[Token], token: Token, last: bool, expected: Collect
         if help_text:
             return help_text
     return _by_word(statement, before, token)
+
+
+def edit_for(statement: list[Token], token: Token, last: bool) -> tuple[int, int, str] | None:
+    """What mends the slip, if only one thing can be meant: from where to where, and what to write there."""
+    before = statement[-1] if statement else None
+    if before is None:
+        return None
+    touching = before.end == token.start
+    if touching and before.text == token.text and token.text in ("*", "/", "&"):
+        return before.start, token.end, {"*": "^", "/": "÷", "&": "&&"}[token.text]
+    if statement[0].kind == "recurrent" and token.kind in ("in", "∈", "="):
+        return token.start, token.end, "over"
+    if before.kind == "else" and token.kind == "if":
+        return before.start, token.end, "elseif"
+    if token.kind in (",", ":") and last:
+        return token.start, token.end, ""
+    if touching and before.kind in ("INTEGER", "FLOAT") and token.kind in ("NAME", "("):
+        return token.start, token.start, "*"
+    if token.text in _SPELLED:
+        return token.start, token.end, _SPELLED[token.text]
+    if len(statement) == 1 and before.kind == "NAME" and token.kind in ("NAME", "INTEGER", "STRING"):
+        if before.text in _SPELLED:
+            return before.start, before.end, _SPELLED[before.text]
+        close = "" if before.text in _FOREIGN else _closest(before.text)
+        return (before.start, before.end, close) if close else None
+    return None
 
 
 def help_for_end(statement: list[Token]) -> str:

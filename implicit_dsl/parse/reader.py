@@ -202,6 +202,11 @@ class Reader:
         top = self.stack[-1][0] if self.stack else None
         if misfit is token and token.kind in (END_OF_FILE, "model", "block") and "end" in row:
             self._close(token)
+        elif token.kind == "if" and isinstance(top, Token) and top.kind == "else":
+            self.states.pop()
+            self.stack.pop()
+            self._feed(top._replace(kind="elseif"))
+            self.index += 1
         elif token.kind in (",", ":") and self.tokens[self.index + 1].kind == NEWLINE:
             self.index += 1
         elif token.kind == NEWLINE and top is before and before is not None and before.kind in (",", ":"):

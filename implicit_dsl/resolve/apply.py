@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from implicit_dsl.errors import Label
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
@@ -44,6 +46,26 @@ def _shape_problem(error: ShapeError, blame: Span, *wires: Wire) -> Problem:
         notes=error.notes,
         help=error.help,
     )
+
+
+_BEFORE_ARROW = re.compile(r"(?:\w+\s*=(?!>)\s*)?(.+?)\s*=>", re.DOTALL)
+
+
+def _width_problem(error: ShapeError, layer: Layer, place: Span, wire: Wire) -> Problem:
+    """A width `in => out` whose first part is not what the input has: that part alone is shown."""
+    found = _shape_problem(error, place, wire).diagnostic
+    match = _BEFORE_ARROW.match(place.text)
+    if match is None:  # the width has a name, and was written elsewhere
+        return Problem(found)
+    span = place.source.span(place.start + match.start(1), place.start + match.end(1))
+    before, behind = (
+        place.source.span(*ends).text for ends in ((layer.span.start, span.start), (span.end, layer.span.end))
+    )
+    out = behind.lstrip().removeprefix("=>").lstrip()
+    help = f"write `{before}{error.takes}{behind}`, or `{before}{out}` to take that of the input"
+    help = error.help if "\n" in help else help
+    fixes = replacing(span, str(error.takes)) if span.text.isdecimal() else ()
+    return Problem(replace(found, span=span, help=help, fixes=fixes))
 
 
 def check_size(shape: Shape, span: Span, what: str = "a value") -> None:
@@ -131,7 +153,10 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     try:
         operator = layer.rule.operator(layer.settings, _unit_vectors(layer, wire, span))
     except ShapeError as error:
-        raise _shape_problem(error, layer.blame.get(error.argument, span), wire) from None
+        place = layer.blame.get(error.argument, span)
+        if error.takes is not None:
+            raise _width_problem(error, layer, place, wire) from None
+        raise _shape_problem(error, place, wire) from None
     ids = _tied(context, layer, operator, wire, span)
     if isinstance(layer.rule, LinearRule):
         return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
@@ -204,7 +229,7 @@ def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
     match matrix:
         case Layer():
             if not isinstance(matrix.rule, LinearRule):
-                raise _not_linear(matrix, span)
+                raise not_linear(matrix)
             return apply_layer(context, matrix, wire, span)
         case ParameterValue():
             return _apply_parameter(context, matrix, False, wire, span)
@@ -245,7 +270,8 @@ def spine(matrix: MatrixExpression) -> list[Any]:
     return [left, *reversed(parts)]
 
 
-def _not_linear(layer: Layer, span: Span) -> Problem:
+def not_linear(layer: Layer, fixes: tuple[Fix, ...] = ()) -> Problem:
+    """`*` before a layer that is an activation."""
     name = layer.rule.names[0]
     return problem(
         "E0307",
@@ -253,6 +279,7 @@ def _not_linear(layer: Layer, span: Span) -> Problem:
         layer.span,
         "an activation",
         help=f"write `{layer.span.text}(…)`, or `… |> {layer.span.text}`",
+        fixes=fixes,
     )
 
 
@@ -338,7 +365,7 @@ def _apply_layer_transposed(context: Context, layer: Layer, wire: Wire, span: Sp
     """
     rule = layer.rule
     if not isinstance(rule, LinearRule):
-        raise _not_linear(layer, span)
+        raise not_linear(layer)
     fitting = [use for use in layer.uses if use.target == wire.shape]
     if len(fitting) > 1:
         raise problem(
@@ -446,10 +473,8 @@ def concatenate(context: Context, parts: list[Wire], axis: int, span: Span) -> W
                 span,
             )
         sizes.append(size)
-    placed, start = [], 0
+    placed, start, total = [], 0, sum(sizes)
     for part, size in zip(parts, sizes):
-        placed.append(
-            linear(context, "place", {"axis": axis, "start": start, "total": sum(sizes)}, part, span)
-        )
+        placed.append(linear(context, "place", {"axis": axis, "start": start, "total": total}, part, span))
         start += size
     return context.wire("cat", placed[0].shape, span, tuple(placed))

@@ -9,7 +9,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Formal, Rule, Settings
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Problem, did_you_mean, problem
+from implicit_dsl.resolve.problem import Problem, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import PairValue, TemplateValue, describe
 from implicit_dsl.resolve.wires import Wire
@@ -107,7 +107,13 @@ def _no_such_argument(rule: Rule | SetRule, name: str, keyword: str, place: Span
         place,
         text,
         help=f"its arguments are {signature(rule, name)}",
+        fixes=instead(_word(place, keyword), meant if meant in known else ""),
     )
+
+
+def _word(place: Span, keyword: str) -> Span:
+    """Where the name of a keyword argument stands: at its start."""
+    return place.source.span(place.start, place.start + len(keyword))
 
 
 def signature(rule: Rule | SetRule, name: str) -> str:
@@ -228,7 +234,12 @@ def bind_template(context: Context, value: TemplateValue, arguments: Arguments, 
             have = ", ".join(f"`{other}`" for other in formals) or "none"
             text = f"did you mean `{meant}`?" if meant else ""
             raise problem(
-                "E0104", f"`{name}` has no parameter `{keyword}`", place, text, help=f"its parameters: {have}"
+                "E0104",
+                f"`{name}` has no parameter `{keyword}`",
+                place,
+                text,
+                help=f"its parameters: {have}",
+                fixes=instead(_word(place, keyword), meant),
             )
         if keyword in found:
             raise problem("E0104", f"`{keyword}` is given twice", place)

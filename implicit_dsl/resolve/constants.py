@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_dsl import syntax as s
+from implicit_dsl.fixes import replacing
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import DeclaredShape, Environment
@@ -33,8 +34,16 @@ def items(context: Context, expression: s.Expression, environment: Environment) 
     values = context.evaluate(expression, environment)
     if isinstance(values, (tuple, range)):
         return values
-    help = f"write `1:{expression.span.text}`" if isinstance(values, int) else ""
-    raise problem("E0205", "a loop runs over a range or a list", expression.span, describe(values), help=help)
+    counted = (
+        isinstance(values, int)
+        and not isinstance(values, bool)
+        and isinstance(expression, s.Name | s.Literal)
+    )
+    help = f"write `1:{expression.span.text}`" if counted else ""
+    place = expression.span._replace(end=expression.span.start)
+    fixes = replacing(place, "1:", f"write `1:{expression.span.text}`") if counted else ()
+    message = "a loop runs over a range or a list"
+    raise problem("E0205", message, expression.span, describe(values), help=help, fixes=fixes)
 
 
 def size(context: Context, expression: s.Expression, environment: Environment) -> int | None:

@@ -9,10 +9,12 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.names import reserved
 from implicit_dsl.resolve.constants import items
 from implicit_dsl.resolve.context import STATEMENT, Context
 from implicit_dsl.resolve.indexing import check_label, labels
+from implicit_dsl.resolve.lookup import between
 from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
 from implicit_dsl.resolve.values import Definition, show_key
@@ -144,7 +146,16 @@ def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
             f"`~` states the equation of a state, and `{name}` is {_AN[kind]}",
             declaration.span,
             help=f"write `{name} = …`",
+            fixes=_as_definition(declaration),
         )
+
+
+def _as_definition(declaration: s.Declaration) -> tuple[Fix, ...]:
+    """`=` in place of `~`, where the kind has a definition at all."""
+    at = None
+    if declaration.value is not None and declaration.kind != "input":
+        at = between(declaration.name.span, declaration.value.span, "~")
+    return replacing(at, "=") if at is not None else ()
 
 
 _AN = {"input": "an input", "output": "an output", "param": "a parameter", "layer": "a layer"}

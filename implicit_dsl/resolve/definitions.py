@@ -11,6 +11,7 @@ from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context, refuse_tokens
+from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import check_declared
 from implicit_dsl.resolve.order import needed_first
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
@@ -173,6 +174,7 @@ def _named(context: Context, definition: Definition) -> Any:
             definition.span,
             labels=(Label(declared.span, "declared here"),),
             help=f"write `{definition.shown} ~ {quoted(definition.expression.span)}`",
+            fixes=solved(definition),
         )
     if is_output or declared is not None:
         value = _as_wire(context, definition, value)

@@ -9,6 +9,7 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
+from implicit_dsl.fixes import replacing
 from implicit_dsl.operators.base import LinearRule
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments
@@ -21,6 +22,7 @@ from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
 from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.scope import Environment
+from implicit_dsl.resolve.slips import as_call, turned
 from implicit_dsl.resolve.values import (
     Activation,
     Builtin,
@@ -214,6 +216,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             ),
             notes=("`*` applies a linear operator to a value, or scales it by a number",),
             help=f"an elementwise product is written `{quoted(node.left.span)} .* {quoted(node.right.span)}`",
+            fixes=replacing(node.operator_span, ".*"),
         )
     if isinstance(right, Wire):
         if isinstance(left, Instance) or not (is_matrix(left) or isinstance(left, ParameterValue)):
@@ -224,13 +227,17 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
                 help=f"write `{quoted(node.right.span)} |> {quoted(node.left.span)}`"
                 if _callable(left)
                 else "",
+                fixes=as_call(node) if _callable(left) and not isinstance(left, TemplateValue) else (),
             )
+        if isinstance(left, Layer) and not isinstance(left.rule, LinearRule):
+            raise apply.not_linear(left, as_call(node))
         return apply.apply_matrix(context, left, right, node.span)
     raise problem(
         "E0306",
         "the operator stands to the left of the value that it is applied to",
         node.span,
         help=f"write `{quoted(node.right.span)} * {quoted(node.left.span)}`" if is_matrix(right) else "",
+        fixes=turned(node) if is_matrix(right) else (),
     )
 
 

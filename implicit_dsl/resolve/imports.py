@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Findings, Label
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import MOST_FOUND, Context
 from implicit_dsl.resolve.declarations import check_name
 from implicit_dsl.resolve.places import STD, Found, Places
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem, too_deep
+from implicit_dsl.resolve.problem import (
+    Exhausted,
+    Poisoned,
+    Problem,
+    did_you_mean,
+    instead,
+    later,
+    problem,
+    too_deep,
+)
 from implicit_dsl.resolve.scope import Environment, Module
 from implicit_dsl.resolve.statements import make_function, names_defined, no_effect
 from implicit_dsl.resolve.values import Definition, Namespace, TemplateValue
@@ -96,6 +105,8 @@ def open_module(loader: Loader, program: s.Program) -> Module:
         except Problem as found:
             loader.findings.add(found.diagnostic)
             _poison(module, environment, statement)
+            if len(loader.findings.found) > MOST_FOUND:
+                raise Exhausted from None
         except Poisoned:
             _poison(module, environment, statement)
     return module
@@ -213,7 +224,8 @@ def _import_name(loader: Loader, module: Module, imported: Module, written: str,
         if value is None and not (imported.incomplete or name in imported.lost):
             meant = did_you_mean(name, imported.names)
             text = f"did you mean `{meant}`?" if meant else ""
-            raise problem("E0804", f"`{written}` has no `{name}`", item.name.span, text)
+            fixes = instead(item.name.span, meant)
+            raise problem("E0804", f"`{written}` has no `{name}`", item.name.span, text, fixes=fixes)
     except Problem as found:
         loader.findings.add(found.diagnostic)
         value = None

@@ -9,7 +9,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import no_equation, scoped, use
-from implicit_dsl.resolve.problem import Poisoned, did_you_mean, problem
+from implicit_dsl.resolve.problem import Poisoned, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Environment, Key
 from implicit_dsl.resolve.values import (
     Definition,
@@ -198,13 +198,20 @@ def evaluate_field(context: Context, node: s.Field, environment: Environment) ->
             f"`{value.name}` has no `{name}`",
             node.name.span,
             f"did you mean `{meant}`?" if meant else "",
+            fixes=instead(node.name.span, meant),
         )
     if isinstance(value, Outputs):
         if name in value.fields:
             return value.fields[name]
         have = ", ".join(f"`{other}`" for other in value.fields)
+        meant = did_you_mean(name, list(value.fields))
         raise problem(
-            "E0101", f"`{value.block}` has no output `{name}`", node.name.span, help=f"it has {have}"
+            "E0101",
+            f"`{value.block}` has no output `{name}`",
+            node.name.span,
+            f"did you mean `{meant}`?" if meant else "",
+            help=f"it has {have}",
+            fixes=instead(node.name.span, meant),
         )
     if isinstance(value, LowRank):
         if name in ("left", "right"):

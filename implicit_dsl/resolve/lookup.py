@@ -7,9 +7,10 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.builtins import BUILTINS, LATER
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem, quoted
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.values import Definition, TemplateValue, show_key
 from implicit_dsl.source import Span
@@ -122,7 +123,7 @@ _ENOUGH = 40  # findings, after which nobody reads suggestions
 
 def unknown(context: Context, name: str, span: Span, environment: Environment) -> Problem:
     """An unknown name, with what may have been meant."""
-    text, hint = "not defined here", ""
+    text, hint, meant = "not defined here", "", ""
     if len(context.findings.found) < _ENOUGH:
         seen = known_names(environment)
         meant = _FOREIGN.get(name, "") or did_you_mean(name, seen)
@@ -130,7 +131,8 @@ def unknown(context: Context, name: str, span: Span, environment: Environment) -
             text = f"did you mean {seen[meant]} `{meant}`?".replace("  ", " ")
         else:
             hint = "names on the right of an equation are never invented: declare it, or check the spelling"
-    return problem("E0101", f"unknown name `{name}`", span, text, help=hint)
+    fixes = instead(span, meant)
+    return problem("E0101", f"unknown name `{name}`", span, text, help=hint, fixes=fixes)
 
 
 def use(context: Context, definition: Definition, span: Span) -> Any:
@@ -176,6 +178,22 @@ def _no_shape(definition: Definition, span: Span) -> Problem:
     )
 
 
+def solved(definition: Definition) -> tuple[Fix, ...]:
+    """`~` in place of `=`."""
+    if definition.expression is None:
+        return ()
+    relation = between(definition.span, definition.expression.span, "=")
+    return replacing(relation, "~") if relation is not None else ()
+
+
+def between(name: Span, value: Span, sign: str) -> Span | None:
+    """Where a sign stands between a name and its value, if nothing stands behind it but brackets."""
+    source = name.source
+    at = source.text.rfind(sign, name.end, value.start)
+    clear = at >= 0 and not source.text[at + len(sign) : value.start].strip(" \t\r\n(")
+    return source.span(at, at + len(sign)) if clear else None
+
+
 def _defined_by_itself(context: Context, definition: Definition, span: Span) -> Problem:
     """`x = f(x)`, directly or through other definitions."""
     name = definition.shown
@@ -193,4 +211,5 @@ def _defined_by_itself(context: Context, definition: Definition, span: Span) -> 
         if is_state
         else (),
         help=f"write `{name} ~ {body.strip('`')}`" if is_state and not between else "",
+        fixes=solved(definition) if is_state and not between else (),
     )

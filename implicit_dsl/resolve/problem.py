@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.names import identifier
 from implicit_dsl.source import Span
 
@@ -38,9 +39,10 @@ def problem(
     labels: tuple[Label, ...] = (),
     notes: tuple[str, ...] = (),
     help: str = "",
+    fixes: tuple[Fix, ...] = (),
 ) -> Problem:
     """The exception that reports a diagnostic."""
-    return Problem(Diagnostic(code, message, span, text, labels, notes, help))
+    return Problem(Diagnostic(code, message, span, text, labels, notes, help, fixes=fixes))
 
 
 def later(what: str, span: Span, help: str = "") -> Problem:
@@ -63,6 +65,11 @@ def quoted(span: Span, longest: int = 60) -> str:
     """The text of an expression for a message, or `…` if it is long."""
     text = span.text
     return text if len(text) <= longest and "\n" not in text else "…"
+
+
+def instead(span: Span, meant: str) -> tuple[Fix, ...]:
+    """The fix for a word that was misspelt, if it is known what was meant."""
+    return replacing(span, meant) if meant else ()
 
 
 MOST_COMPARED = 5000  # names; suggestions must not take longer than the program
@@ -88,10 +95,13 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
 
 
 def _distance(left: str, right: str) -> int:
-    """How many letters must be changed, added or left out (Levenshtein)."""
-    row = list(range(len(right) + 1))
+    """How many letters must be changed, added, left out, or change places with the next (Damerau)."""
+    above, row = [], list(range(len(right) + 1))
     for i, a in enumerate(left, 1):
-        diagonal, row[0] = row[0], i
+        above, before, row = row, above, [i]
         for j, b in enumerate(right, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
+            best = min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (a != b))
+            if i > 1 and j > 1 and a == right[j - 2] and b == left[i - 2]:
+                best = min(best, before[j - 2] + 1)
+            row.append(best)
     return row[-1]

@@ -13,12 +13,13 @@ from contextlib import suppress
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic
+from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.annotations import annotate
 from implicit_dsl.resolve.constants import items, truth
 from implicit_dsl.resolve.context import STATEMENT, Context
 from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family, formals
 from implicit_dsl.resolve.indexing import labels
-from implicit_dsl.resolve.lookup import no_equation
+from implicit_dsl.resolve.lookup import between, no_equation
 from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem
 from implicit_dsl.resolve.scope import Body, Environment, Key
 from implicit_dsl.resolve.values import Definition, Function, show_key
@@ -215,8 +216,15 @@ def _define(
             f"`~` states the equation of a state, and `{key[0]}` is an output",
             span,
             help=f"write `{show_key(key)} = …`",
+            fixes=_relation(span, statement.value.span, "~", "="),
         )
     return [enter(body, key, relation, statement.value, environment, span)]
+
+
+def _relation(name: Span, value: Span, written: str, meant: str) -> tuple[Fix, ...]:
+    """`=` in place of `~` between a name and its value, or the reverse."""
+    at = between(name, value, written)
+    return replacing(at, meant) if at is not None else ()
 
 
 def _function(

@@ -136,6 +136,8 @@ def wrong_places(data: dict[str, object], source: Source) -> str:
         if isinstance(node, list):
             waiting.extend(node)
         elif isinstance(node, dict):
+            if node.get("file", source.name) != source.name:
+                continue  # an imported file
             waiting.extend(node.values())
             if {"line", "column", "offset"} <= set(node) and source.text:
                 if not 0 <= node["offset"] <= len(source.text):

@@ -15,7 +15,7 @@ from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
 from implicit_dsl.resolve.annotations.wellposed import read_wellposed
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, later, problem
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, later, problem
 from implicit_dsl.resolve.scope import Body, Environment, Noted
 
 __all__ = ["annotate", "demands", "read"]
@@ -46,13 +46,22 @@ def annotate(context: Context, body: Body, annotation: s.Annotation, environment
     if name != "allow":
         meant = did_you_mean(name, sorted(NAMES))
         help = f"did you mean `@{meant}`?" if meant else ""
-        raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help)
+        fixes = instead(annotation.name.span, meant)
+        raise problem("E0701", f"unknown annotation `@{name}`", annotation.name.span, help=help, fixes=fixes)
     for keyword in annotation.keywords:
         raise problem("E0701", "`@allow` names warnings", keyword.span, help="write `@allow unused_input`")
     for argument in annotation.arguments:
         if not isinstance(argument, s.Name) or argument.name not in _ALLOWED:
             choices = ", ".join(f"`{choice}`" for choice in _ALLOWED)
-            raise problem("E0701", "`@allow` names warnings", argument.span, help=f"there are {choices}")
+            meant = did_you_mean(argument.name, _ALLOWED) if isinstance(argument, s.Name) else ""
+            raise problem(
+                "E0701",
+                "`@allow` names warnings",
+                argument.span,
+                f"did you mean `{meant}`?" if meant else "",
+                help=f"there are {choices}",
+                fixes=instead(argument.span, meant),
+            )
         body.allowed.add(argument.name)
 
 

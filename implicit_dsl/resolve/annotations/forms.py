@@ -10,7 +10,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import find
-from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, problem
+from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Environment, Noted
 from implicit_dsl.resolve.values import describe
 from implicit_dsl.resolve.wires import Wire
@@ -44,7 +44,10 @@ def unknown_word(what: str, word: str, span: Span, known: Collection[str], liste
     meant = did_you_mean(word, known)
     choices = listed or ", ".join(f"`{name}`" for name in known)
     text = f"did you mean `{meant}`?" if meant else ""
-    return problem("E0702", f"there is no {what} `{word}`", span, text, help=f"there are {choices}")
+    fixes = instead(span, f'"{meant}"' if meant and span.text.startswith('"') else meant)
+    return problem(
+        "E0702", f"there is no {what} `{word}`", span, text, help=f"there are {choices}", fixes=fixes
+    )
 
 
 def state(context: Context, expression: s.Expression, environment: Environment) -> Wire:
@@ -137,6 +140,7 @@ def no_keywords(noted: Noted, allowed: Collection[str] = (), help: str = "") -> 
                 keyword.span,
                 f"did you mean `{meant}`?" if meant else "",
                 help=help,
+                fixes=instead(keyword.name.span, meant),
             )
 
 
