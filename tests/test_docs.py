@@ -91,7 +91,7 @@ import pytest  # noqa: E402 (not needed where a page is run)
 
 from implicit_dsl.compiler import check  # noqa: E402
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS  # noqa: E402
-from implicit_dsl.operators.base import ActivationRule, Formal, Rule  # noqa: E402
+from implicit_dsl.operators.base import ActivationRule, Rule  # noqa: E402
 from implicit_dsl.resolve.builtins import BUILTINS  # noqa: E402
 from implicit_dsl.source import Source  # noqa: E402
 

@@ -58,6 +58,8 @@ class Body:
     definitions: dict[Key, Definition] = field(default_factory=dict)
     families: dict[str, dict[Key, None]] = field(default_factory=dict)  # members in order
     shapes: dict[Key, DeclaredShape] = field(default_factory=dict)
+    inputs: list[Definition] = field(default_factory=list)  # in their order, families written out
+    announced: dict[str, Span] = field(default_factory=dict)  # their names
     outputs: dict[Key, Span] = field(default_factory=dict)
     allowed: set[str] = field(default_factory=set)  # warnings that were switched off
     broken: set[str] = field(default_factory=set)  # names with a declaration that was refused
