@@ -57,10 +57,12 @@ def family(
             case s.Comparison((s.Name() as name, values), ("in",)):
                 check_variable(name)
                 axes.append((name.name, items(context, values, environment)))
-            case s.Range() | s.Sequence() | s.Comprehension():
-                axes.append(("", items(context, subscript, environment)))
-            case _:
+            case s.Colon() | s.Axis():
                 axes.append(("", labels(context, (subscript,), environment)))
+            case _:
+                value = context.evaluate(subscript, environment)
+                several = isinstance(value, (tuple, range))
+                axes.append(("", value if several else labels(context, (subscript,), environment)))
         for label in axes[-1][1] if isinstance(axes[-1][1], tuple) else ():
             check_label(label, subscript.span)
     # a product takes its factors as a whole, so they are counted before
