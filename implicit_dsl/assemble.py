@@ -35,7 +35,7 @@ def assemble(certified: Certified) -> ImplicitModel:
 def _block(node: Node) -> Block:
     line, file = _place(node.span)
     text = node.span.source.line_text(line).strip()
-    return Block(node.name, node.shape, node.activation, node.declared, line, text, file)
+    return Block(node.name, node.shape, node.activation, node.declared, line, text, file, node.tokens)
 
 
 def _place(span: Span) -> tuple[int, str]:

@@ -43,6 +43,7 @@ class Node:
     declared: bool
     span: Span
     path: tuple[Label, ...] = ()
+    tokens: int = 0  # of an input of tokens, which its last axis counts
 
     @property
     def slots(self) -> Shape:

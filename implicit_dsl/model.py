@@ -23,7 +23,10 @@ BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
 @dataclass(frozen=True, slots=True)
 class Block:
     """A named piece of u, x or y. `line` and `text` are where the source says it, which is the
-    program itself or an imported `file`."""
+    program itself or an imported `file`.
+
+    An input of tokens t[n] has unit vectors along its last axis, [n, vocab], and says `tokens` = vocab.
+    """
 
     name: str
     shape: Shape
@@ -32,6 +35,12 @@ class Block:
     line: int = 0
     text: str = ""
     file: str = ""
+    tokens: int = 0
+
+    @property
+    def given(self) -> Shape:
+        """The shape of what stands for it in Python: tokens are numbers there, and unit vectors here."""
+        return self.shape[:-1] if self.tokens else self.shape
 
     @property
     def slots(self) -> Shape:
@@ -185,12 +194,15 @@ class ImplicitModel:
         """
         sizes: dict[tuple[str, int], int] = {}
         for block in self.inputs:
-            given = shapes.get(block.name, bind_some(block.shape, sizes))
+            given = bind_some(block.shape, sizes)
+            if block.name in shapes:
+                given = (*shapes[block.name], *given[len(block.given) :])
             fits = len(given) == len(block.shape) and all(
                 isinstance(have, Size) or have == got for have, got in zip(block.shape, given)
             )
             if not fits:
-                raise ValueError(f"`{block.name}` has shape {block.shape}, which {given} does not fit")
+                given = given[: -1 if block.tokens else None]
+                raise ValueError(f"`{block.name}` has shape {block.given}, which {given} does not fit")
             for axis, size in enumerate(given):
                 if isinstance(size, Size):
                     raise ValueError(
@@ -237,7 +249,9 @@ class ImplicitModel:
         """
         return {
             "name": self.name,
-            "inputs": tuple((b.name, _shape_data(b.shape)) for b in self.inputs),
+            "inputs": tuple(
+                (b.name, _shape_data(b.shape), *((b.tokens,) if b.tokens else ())) for b in self.inputs
+            ),
             "states": tuple(
                 (b.name, _shape_data(b.shape), b.activation and _operator_data(b.activation))
                 for b in self.states
@@ -263,7 +277,7 @@ class ImplicitModel:
             data["name"],
             None,
             (),
-            tuple(Block(name, _shape(shape)) for name, shape in data["inputs"]),
+            tuple(Block(name, _shape(shape), tokens=sum(tokens)) for name, shape, *tokens in data["inputs"]),
             tuple(Block(name, _shape(s), op and _operator(op)) for name, s, op in data["states"]),
             tuple(Block(name, _shape(shape)) for name, shape in data["outputs"]),
             tuple(Term(to, source, tuple(map(_operator, chain))) for to, source, *chain in data["terms"]),

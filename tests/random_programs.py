@@ -153,7 +153,7 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     kinds = ["scale", "plus", "dense", "matrix", "flatten", "dropout", "cat", "slice", "offset"]
     if len(shape) > 1:
         kinds += ["conv", "conv", "pool", "global", "tied"]
-        kinds += ["upsample"]
+        kinds += ["upsample", "spread", "mirror"]
     if len(shape) == 2:
         kinds += ["matmul", "attend"]
     kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
@@ -212,6 +212,49 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
         shape,
     )
     return _apply(draw, name, source), (width, *sizes), _run(name, source)
+
+
+@st.composite
+def _spread(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A transposed convolution."""
+    axes, channels = len(shape) - 1, shape[0]
+    groups = draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
+    width, kernel = groups * draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    stride, pad = draw(st.integers(1, 2)), draw(st.integers(0, kernel // 2))
+    more = draw(st.integers(0, stride - 1))
+    sizes = tuple((size - 1) * stride - 2 * pad + kernel + more for size in shape[1:])
+    if min(sizes) < 1 or torch.Size(sizes).numel() > 200:
+        return draw(_dense(program, source, shape))
+    bias = draw(st.booleans())
+    settings = f"stride = {stride}, pad = {pad}, output_pad = {more}, groups = {groups}"
+    text = f"ConvTranspose({width}, {kernel}; {settings}, bias = {str(bias).lower()})"
+    kind = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[axes]
+    name = _layer(
+        program, text, lambda: kind(channels, width, kernel, stride, pad, more, groups, bias), shape
+    )
+    return _apply(draw, name, source), (width, *sizes), _run(name, source)
+
+
+@st.composite
+def _mirror(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A convolution and its transpose, tied."""
+    axes, channels = len(shape) - 1, shape[0]
+    kernel, stride, width = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    pad = draw(st.integers(0, 1))
+    if min(shape[1:]) + 2 * pad < kernel:
+        return draw(_dense(program, source, shape))
+    text = f"Conv({width}, {kernel}; stride = {stride}, pad = {pad})"
+    kind = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
+    name = _layer(program, text, lambda: kind(channels, width, kernel, stride, pad), shape)
+
+    def run(module: Twin, values: Values) -> Tensor:
+        layer, x = getattr(module, name), values[source]
+        point = torch.zeros_like(x, requires_grad=True)
+        with torch.enable_grad():
+            made = layer(point)
+            return torch.autograd.grad(made, point, torch.tanh(layer(x)), create_graph=True)[0]
+
+    return f"({name}' * tanh({name}*{source}))", shape, run
 
 
 @st.composite
@@ -570,6 +613,8 @@ _MAKERS = {
     "expand": _expand,
     "dense": _dense,
     "conv": _conv,
+    "spread": _spread,
+    "mirror": _mirror,
     "tied": _tied,
     "pool": lambda *given: st.one_of(_pool(*given), _halving(*given)),
     "norm": _norm,

@@ -101,6 +101,31 @@ def _conv(draw: Draw) -> Case:
     return _case(draw, "conv", settings, (groups * each, *sizes))
 
 
+def _conv_transpose(draw: Draw) -> Case:
+    groups, each, out = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    kernel, stride, pad, more, dilation, sizes = [], [], [], [], [], []
+    for _ in range(draw(st.integers(1, 3))):
+        k, s, d = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        kernel.append(k)
+        stride.append(s)
+        dilation.append(d)
+        more.append(draw(st.integers(0, max(s, d) - 1)))
+        pad.append(draw(st.integers(0, 2)))
+        least = -(-(2 * pad[-1] - d * (k - 1) - more[-1]) // s) + 1
+        sizes.append(max(1, least) + draw(st.integers(0, 2)))
+    settings = {
+        "width": (None, groups * out),
+        "kernel": tuple(kernel),
+        "stride": tuple(stride),
+        "pad": tuple(pad),
+        "output_pad": tuple(more),
+        "dilation": tuple(dilation),
+        "groups": groups,
+        "bias": draw(st.booleans()),
+    }
+    return _case(draw, "conv_transpose", settings, (groups * each, *sizes))
+
+
 def _depthwise(draw: Draw) -> Case:
     settings, sizes = _windows(draw)
     settings["multiplier"] = draw(st.integers(1, 2))
@@ -261,6 +286,18 @@ def _two(kind: str) -> Callable[[Draw], Case]:
     return build
 
 
+def _embedding(draw: Draw) -> Case:
+    vocab, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return _case(draw, "embedding", {"vocab": vocab, "width": width}, (*draw(shapes(0, 2)), vocab))
+
+
+def _lookup(draw: Draw) -> Case:
+    shape, transposed = draw(shapes(2, 2)), draw(st.booleans())
+    source = (*draw(shapes(0, 2)), shape[0] if transposed else shape[1])
+    settings = {"shape": shape, "transposed": transposed, "name": "E"}
+    return _case(draw, "lookup", settings, source, weight=shape)
+
+
 def _numbers() -> st.SearchStrategy[float]:
     return st.sampled_from((-1.0, 0.0, 0.5, -2.5, 1e-3))
 
@@ -280,8 +317,11 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
     for kind, build in {
         "dense": _dense,
         "matrix": _matrix,
+        "embedding": _embedding,
+        "lookup": _lookup,
         "conv": _conv,
         "depthwise_conv": _depthwise,
+        "conv_transpose": _conv_transpose,
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
         "max_pool": _pool("max_pool"),

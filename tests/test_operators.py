@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +17,7 @@ from strategies import CASES, Case
 from torch import nn
 
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
-from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator
+from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator, ShapeError
 from implicit_dsl.shapes import count, sizes
 
 torch.set_num_threads(1)
@@ -64,6 +65,19 @@ def vectors(case: Case, *shapes: tuple[int, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(torch.from_numpy(rng.normal(size=shape)) for shape in shapes)
 
 
+def inputs_of(case: Case) -> torch.Tensor:
+    """Values [batch, *source]: numbers, unit vectors where tokens are taken, and ones for constants."""
+    (x,) = vectors(case, (BATCH, *sizes(case.operator.source)))
+    if OPERATORS[case.operator.kind].takes_tokens:
+        return F.one_hot(x.argmax(-1), x.shape[-1]).double()
+    return torch.ones_like(x) if case.operator.kind in ("offset", "constant") else x
+
+
+def given_to(case: Case, x: torch.Tensor) -> torch.Tensor:
+    """What generated code gets for values [batch, *source]."""
+    return x.argmax(-1) if OPERATORS[case.operator.kind].takes_tokens else x
+
+
 def layer_of(case: Case) -> Any:
     """What holds the tensors in a generated module, in evaluation mode, with the weights of the case."""
     holder = OPERATORS[case.operator.kind].holder(case.operator)
@@ -85,7 +99,8 @@ def emitted(case: Case, x: torch.Tensor) -> torch.Tensor:
         text = rule.emit(op, Expression("x"), "self.layer").text
     else:
         text = activation_rule(op).emit(op, Expression("x")).text
-    value = torch.as_tensor(eval(text, {"torch": torch, "F": F, "self": module, "x": x}), dtype=torch.float64)
+    names = {"torch": torch, "F": F, "self": module, "x": given_to(case, x)}
+    value = torch.as_tensor(eval(text, names), dtype=torch.float64)
     return value.expand(len(x), *sizes(op.target))
 
 
@@ -94,7 +109,8 @@ def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None
     op, rule = case.operator, linear_rule(case.operator)
     texts = {role: f"w[{role!r}]" for role in case.tensors if role in roles}
     expression = rule.emit_with(op, Expression("x"), texts)
-    value = eval(expression.text, {"torch": torch, "F": F, "w": tensors_of(case), "x": x})
+    names = {"torch": torch, "F": F, "w": tensors_of(case), "x": given_to(case, x)}
+    value = eval(expression.text, names)
     return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
 
 
@@ -104,7 +120,8 @@ def without_masks(op: Operator, change: np.ndarray) -> np.ndarray:
     if len(rule.slots(op)) == len(rule.arguments):
         return change
     kept = sum(count(shape) for shape in rule.slots(op)[: len(rule.arguments)])
-    return np.where(np.arange(count(op.source)) < kept, change, 0.0)
+    moves = np.arange(count(op.source)).reshape(sizes(op.source)) < kept
+    return np.where(moves, change, 0.0)
 
 
 def steps() -> tuple[np.ndarray, np.ndarray]:
@@ -122,10 +139,7 @@ def test_each_rule_is_exercised() -> None:
 @given(data=st.data())
 def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
-    op = case.operator
-    (x,) = vectors(case, (BATCH, *sizes(op.source)))
-    if op.source == ():
-        x = torch.ones(BATCH, dtype=torch.float64) if kind in ("offset", "constant") else x
+    x = inputs_of(case)
 
     expected = emitted(case, x).detach().numpy().reshape(BATCH, -1)
 
@@ -137,8 +151,7 @@ def test_matrix_and_offset_are_the_emitted_layer(kind: str, data: st.DataObject)
 @given(data=st.data())
 def test_an_expression_with_explicit_tensors_is_the_layer(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
-    op = case.operator
-    (x,) = vectors(case, (BATCH, *sizes(op.source)))
+    x = inputs_of(case)
 
     same(written(case, x, set(case.tensors)).numpy(), emitted(case, x).detach().numpy())
 
@@ -149,8 +162,7 @@ def test_an_expression_with_explicit_tensors_is_the_layer(kind: str, data: st.Da
 def test_what_makes_the_offset_can_be_left_out_and_written_alone(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
     op, rule = case.operator, linear_rule(case.operator)
-    (x,) = vectors(case, (BATCH, *sizes(op.source)))
-    x = torch.ones(BATCH, dtype=torch.float64) if kind in ("offset", "constant") else x
+    x = inputs_of(case)
     texts = {role: f"w[{role!r}]" for role in case.tensors}
     offset = rule.emit_offset(op, texts)
     value = 0.0 if offset is None else eval(offset.text, {"torch": torch, "w": tensors_of(case)})
@@ -177,18 +189,54 @@ def test_a_mask_multiplies(case: Case) -> None:
 def test_gain_bounds_the_rows_of_the_matrix(kind: str, data: st.DataObject) -> None:
     case = data.draw(CASES[kind])
     op = case.operator
-    bounds = {
-        id: float(np.abs(case.weights()[role].reshape(len(case.weights()[role]), -1)).sum(1).max())
-        for role, id in op.parameters
-        if case.tensors[role]
-    }
+    bounds = {}
+    for role, id in op.parameters:
+        weight = np.abs(case.weights()[role])
+        if weight.ndim:
+            bounds[id] = float(weight.reshape(len(weight), -1).sum(1).max())
+        if weight.ndim > 1:
+            turned = weight.swapaxes(0, 1)
+            bounds[f"{id}'"] = float(turned.reshape(len(turned), -1).sum(1).max())
 
     gain = linear_rule(op).gain(op, bounds)
 
     if gain is None:
-        assert kind in ("batch_norm", "matrix", "offset", "diagonal", "slopes")
+        assert kind in ("batch_norm", "offset", "diagonal", "slopes", "embedding", "lookup")
     else:
         assert np.abs(matrix_of(case)).sum(1).max() <= gain * (1 + TOLERANCE)
+
+
+@linear_kinds
+@law
+@given(data=st.data())
+def test_the_transpose_of_an_operator_has_the_transposed_matrix(kind: str, data: st.DataObject) -> None:
+    case = data.draw(CASES[kind])
+    try:
+        turned = linear_rule(case.operator).transpose(case.operator)
+    except ShapeError:
+        assert any(more >= s for more, s in zip(case.operator["output_pad"], case.operator["stride"]))
+        return
+    if turned is None:
+        return
+    role = dict(case.operator.parameters)
+    turned = replace(turned, parameters=(("weight", role["weight"]),))
+    weights = {"weight": case.weights()["weight"]}
+    shape = (count(turned.target), count(turned.source))
+    made = dense(linear_rule(turned).entries(turned, weights), shape, weights)
+    (x,) = vectors(case, (BATCH, *sizes(turned.source)))
+
+    same(made, matrix_of(case).T)
+    assert linear_rule(turned).transposed(turned) != linear_rule(case.operator).transposed(case.operator)
+    text = linear_rule(turned).emit_with(turned, Expression("x"), {"weight": "W"}).text
+    value = eval(text, {"F": F, "x": x, "W": torch.from_numpy(weights["weight"])})
+    same(value.numpy().reshape(BATCH, -1), x.numpy().reshape(BATCH, -1) @ made.T)
+    same(linear_rule(turned).apply(turned, x, {"weight": torch.from_numpy(weights["weight"])}), value)
+    assert len(linear_rule(turned).entries(turned, weights)[0].rows) == linear_rule(turned).entry_count(
+        turned
+    )
+    again = linear_rule(turned).transpose(turned)
+    assert again is not None
+    same(dense(linear_rule(again).entries(again, weights), shape[::-1], weights), matrix_of(case))
 
 
 @law

@@ -123,11 +123,14 @@ def _way(graph: SignalGraph, edge: Edge) -> Way:
 
 def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
     """The parameter of an operator; `axes` are those of its input in the source of its way."""
-    transposed = operator.kind == "matrix" and bool(operator["transposed"])
+    transposed = linear_rule(operator).transposed(operator)
     full = operator.kind in ("matrix", "dense")
     columns = len(operator.source) - 1 if full else 0
-    whole = full or (operator.kind == "conv" and operator["groups"] == 1)
-    return Tensor(id, transposed, len(operator.target) - 1 if full else 0, axes[columns] if whole else None)
+    whole = full or (operator.kind in ("conv", "conv_transpose") and operator["groups"] == 1)
+    rows = len(operator.target) - 1 if full else 0
+    if transposed and not whole:
+        return Tensor(id, transposed, None, None)  # axis 1 of the kernel counts the channels of one group
+    return Tensor(id, transposed, rows, axes[columns] if whole else None)
 
 
 def _kept(operator: Operator) -> Axes:

@@ -83,7 +83,7 @@ def bound(model: ImplicitModel, options: Namespace) -> ImplicitModel:
 
 
 def _example(model: ImplicitModel, name: str) -> str:
-    shape = model.blocks[name].shape
+    shape = model.blocks[name].given
     return f"{name}=" + ",".join(str(size) if isinstance(size, int) else "32" for size in shape)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from implicit_dsl.emit.loops import SweepPlan
 from implicit_dsl.model import Block, ImplicitModel, Loop, Term
-from implicit_dsl.operators.base import Expression, Operator
+from implicit_dsl.operators import linear_rule
+from implicit_dsl.operators.base import Expression
 from implicit_dsl.shapes import Shape
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
@@ -119,17 +120,13 @@ def _chain(term: Term, bias: list[str], inner: bool) -> Product | None:
             continue
         weight = operator.parameter("weight")
         assert weight is not None
-        tensors.insert(0, (weight, _is_transposed(operator)))
+        tensors.insert(0, (weight, linear_rule(operator).transposed(operator)))
         offset = operator.parameter("bias")
         if offset is not None:
             if inner or factor != 1.0 or operator is not term.chain[-1]:
                 return None
             bias.append(offset)
     return Product(factor, tuple(tensors))
-
-
-def _is_transposed(operator: Operator) -> bool:
-    return operator.kind == "matrix" and bool(operator["transposed"])
 
 
 def _pays(model: ImplicitModel, products: list[Product], shape: Shape) -> bool:

@@ -50,7 +50,9 @@ class Network(Forward):
             lines.append(f"{self.names('require')}(self, self.constraints)")
         if self.explicit:
             lines.append("weights = self.effective_weights()")
-        first = next(iter(self.inputs.values()))
+        first = self.first_input
+        if self.model.inputs[0].tokens:  # gives the batch, but no dtype
+            first = f"{self.real}.new_empty(({first}.shape[0],))"
         shapes = {
             name: shape_text(self.model.blocks[name].shape, self.inputs)
             for loop in self.model.loops
@@ -88,10 +90,10 @@ class Network(Forward):
             else:
                 self._incoming[made.name] = self._values[made.name]
             self._values.setdefault(made.name, self._incoming[made.name])
-        first = next(iter(self.inputs.values()))
         for mask in sweep.masks:
             variable = self._variable(mask.id)
-            ones = f"{first}.new_ones({shape_text(mask.shape, self.inputs, (f'{first}.shape[0]',))})"
+            shape = shape_text(mask.shape, self.inputs, (f"{self.first_input}.shape[0]",))
+            ones = f"{self.real}.new_ones({shape})"
             self._assign(variable, Expression(f"F.dropout({ones}, {mask.p!r}, self.training)"), "")
             self.explicit[mask.id] = variable
         for scaled in sweep.scaled:
@@ -278,7 +280,8 @@ def _statistics_of(sweep: SweepPlan) -> set[str]:
 
 def convolves_images(sweep: SweepPlan) -> bool:
     """Whether a loop convolves images, which is faster with their channels last in memory."""
-    return any(op.kind == "conv" and len(op.source) == 3 for term in sweep.model.terms for op in term.chain)
+    chained = (operator for term in sweep.model.terms for operator in term.chain)
+    return any(op.kind in ("conv", "conv_transpose") and len(op.source) == 3 for op in chained)
 
 
 def _attributes(model: ImplicitModel) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.shapes import Shape
+from implicit_dsl.shapes import Shape, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,6 +169,7 @@ class Rule(ABC):
     kind: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()
     formals: ClassVar[tuple[Formal, ...]] = ()
+    takes_tokens: ClassVar[bool] = False  # its source has one more axis, of unit vectors
     doc: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
@@ -214,6 +215,30 @@ class LinearRule(Rule):
     @abstractmethod
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The linear part on x [batch, *source] -> [batch, *target], without making the matrix."""
+
+    def transposed(self, operator: Operator) -> bool:
+        """Whether the rows of the matrix are counted by axis 1 of its weight, and the columns by axis 0."""
+        return False
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        """The operator of the transposed matrix with the weight of this one, without its id.
+
+        None if the language has none. Raises ShapeError if these sizes have none.
+        """
+        return None
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        """The operator that gives `target`, if the settings say what it takes, or another use of its layer.
+
+        Raises ShapeError if they do not.
+        """
+        name = self.names[0]
+        raise ShapeError(
+            f"what this {name} takes is not known here, so neither is what its transpose gives",
+            f"on {show(target)}",
+            help="apply it itself in a line before"
+            + (f", or write `{name}(… => {settings['width'][1]}, …)`" if "width" in settings else ""),
+        )
 
     def overlap(self, operator: Operator) -> int:
         """How many triplets of `entries` may meet at one place of the matrix, at most."""

@@ -28,7 +28,7 @@ from implicit_dsl.operators.windows import (
     slide,
     window_indices,
 )
-from implicit_dsl.shapes import Shape, count
+from implicit_dsl.shapes import Dim, Shape, count, floor_affine, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,7 @@ else:
     torch = lazy_module("torch")
 
 
+MOST_TRIED = 2**20  # a size at which any kernel fits
 MODE = Formal("mode", "choice", "what the padding holds", default="zeros", choices=MODES)
 
 
@@ -46,7 +47,8 @@ class Conv(LinearRule):
 
     T[(o, i), (c, s i + d a − p)] = K[o, c, a]   (theory of the Toeplitz operator, one index per axis).
 
-    In the other modes what lies outside of the input reads the cell that it copies, and entries add up there.
+    In the other modes what lies outside of the input reads the cell that it copies, and entries add up
+    there. With `tied`, the weight belongs to the transposed convolution that this is the transpose of.
     """
 
     kind = "conv"
@@ -78,7 +80,7 @@ class Conv(LinearRule):
         kernel = per_axis(settings["kernel"], axes, "the kernel", "kernel")
         stride = per_axis(settings["stride"], axes, "the stride", "stride")
         dilation = per_axis(settings["dilation"], axes, "the dilation", "dilation")
-        channels = self._channels(settings, source)
+        channels = output_channels(settings, source, "Conv")
         if settings["pad"] == "same":
             before, after, sizes = _same(source, kernel, stride, dilation)
         else:
@@ -99,41 +101,78 @@ class Conv(LinearRule):
             chosen["after"] = after
         return Operator("conv", source, (channels, *sizes), tuple(chosen.items()))
 
-    def _channels(self, settings: Settings, source: Shape) -> int:
-        """The output channels, once channels and groups are seen to fit."""
-        (expected, width), groups = settings["width"], settings["groups"]
-        if not isinstance(source[0], int):
-            raise ShapeError(
-                "Conv needs to know the number of channels, which is free here", "the first axis"
-            )
-        if expected is not None and expected != source[0]:
-            raise ShapeError(
-                f"this convolution takes {expected} channels, but its input has {source[0]}",
-                f"expects {expected}",
-                "width",
-                help=f"write `Conv({source[0]} => {width}, …)`, "
-                f"or `Conv({width}, …)` to take the channels of the input",
-            )
-        if source[0] % groups or width % groups:
-            raise ShapeError(
-                f"{groups} groups do not divide {source[0]} input and {width} output channels",
-                "must divide both",
-                "groups",
-            )
-        return int(width)
-
     def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
         width = count(operator.target[:1])
         shape = (width, count(operator.source[:1]) // operator["groups"], *operator["kernel"])
         bias = (ParameterSpec("bias", (width,)),) if operator["bias"] else ()
         return (ParameterSpec("weight", shape), *bias)
 
-    def holder(self, operator: Operator) -> str:
+    def holder(self, operator: Operator) -> str | None:
+        if operator.get("tied", False):
+            return None
         axes = len(operator.source) - 1
         text = f"nn.Conv{axes}d({operator.source[0]}, {operator.target[0]}, {short(operator['kernel'])}"
         text += window_options(operator, _padding(operator)) + group_option(operator)
         text += "" if operator["bias"] else ", bias=False"
         return text + ("" if mode_of(operator) == "zeros" else f', padding_mode="{mode_of(operator)}"') + ")"
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        if mode_of(operator) != "zeros":
+            return None
+        source, target, before = operator.target, operator.source, operator["pad"]
+        more: list[int] = []
+        for small, large, k, s, p, d in zip(
+            source[1:], target[1:], operator["kernel"], operator["stride"], before, operator["dilation"]
+        ):
+            if isinstance(small, int) and isinstance(large, int):
+                # none where `after` cuts the last cell off
+                more.append(max(0, large - ((small - 1) * s - 2 * p + d * (k - 1) + 1)))
+            elif s == 1:
+                more.append(0)
+            else:
+                raise ShapeError(
+                    f"the transpose of a convolution with a stride of {s} needs to know all sizes, "
+                    f"and it gives {show(target)}",
+                    "a size is free",
+                )
+        chosen = {**dict(operator.settings), "bias": False, "output_pad": tuple(more), "tied": True}
+        return Operator("conv_transpose", source, target, tuple(sorted(chosen.items())))
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        """With `in =>` and a stride of 1, sizes follow from those of the output."""
+        axes, channels = (
+            channels_and_axes(target, "the transpose of Conv"),
+            self.taken(settings, target, like),
+        )
+        stride = per_axis(settings["stride"], axes, "the stride", "stride")
+        if any(s != 1 for s in stride):
+            raise ShapeError(
+                f"several sizes give {show(target)} with a stride of {short(stride)}, "
+                "so it is not known which of them the transpose gives",
+                f"on {show(target)}",
+                help="apply the Conv itself to what is meant in a line before",
+            )
+        if channels is None:
+            return super().onto(settings, target, like)
+        one = self.operator(settings, (channels, *(MOST_TRIED,) * axes))
+        sizes = (
+            floor_affine(size, MOST_TRIED - count((tried,)), 1)
+            for size, tried in zip(target[1:], one.target[1:])
+        )
+        made = self.operator(settings, (channels, *sizes))
+        if made.target != target:
+            raise ShapeError(
+                f"this convolution gives {made.target[0]} channels, "
+                f"and its transpose is applied to {show(target)}",
+                f"takes {made.target[0]} channels",
+                "width",
+            )
+        return made
+
+    def taken(self, settings: Settings, target: Shape, like: Operator | None) -> Dim | None:
+        """The channels that it takes where it gives `target`, if that is known."""
+        expected: int | None = settings["width"][0]
+        return expected if like is None else like.source[0]
 
     def entry_count(self, operator: Operator) -> int:
         width, each = self.parameters(operator)[0].shape[:2]
@@ -199,6 +238,28 @@ class Conv(LinearRule):
         # a row of the matrix reads the kernel of its channel at most once (theory §3); where entries meet
         # in one place, the absolute value of their sum is no more than the sum of theirs
         return bounds.get(operator.parameter("weight") or "")
+
+
+def output_channels(settings: Settings, source: Shape, name: str) -> int:
+    """The output channels, once channels and groups are seen to fit. Raises ShapeError if they do not."""
+    (expected, width), groups = settings["width"], settings["groups"]
+    if not isinstance(source[0], int):
+        raise ShapeError(f"{name} needs to know the number of channels, which is free here", "the first axis")
+    if expected is not None and expected != source[0]:
+        raise ShapeError(
+            f"this convolution takes {expected} channels, but its input has {source[0]}",
+            f"expects {expected}",
+            "width",
+            help=f"write `{name}({source[0]} => {width}, …)`, "
+            f"or `{name}({width}, …)` to take the channels of the input",
+        )
+    if source[0] % groups or width % groups:
+        raise ShapeError(
+            f"{groups} groups do not divide {source[0]} input and {width} output channels",
+            "must divide both",
+            "groups",
+        )
+    return int(width)
 
 
 def _same(source: Shape, kernel: Axes, stride: Axes, dilation: Axes) -> tuple[Axes, Axes, Shape]:
@@ -294,6 +355,9 @@ class DepthwiseConv(Conv):
             )
         width = (None, source[0] * settings["multiplier"])
         return super().operator({**settings, "width": width, "groups": source[0]}, source)
+
+    def taken(self, settings: Settings, target: Shape, like: Operator | None) -> Dim | None:
+        return max(1, count(target[:1]) // settings["multiplier"]) if like is None else like.source[0]
 
 
 RULES: tuple[Rule, ...] = (Conv(), DepthwiseConv())

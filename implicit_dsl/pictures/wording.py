@@ -54,6 +54,8 @@ def operator_name(operator: Operator) -> str:
             return "+"
     rule = OPERATORS.get(operator.kind)
     name = rule.names[0] if rule is not None and rule.names else operator.kind
+    if operator.get("tied", False):
+        name = "Conv transposed," if operator.kind == "conv_transpose" else "ConvTranspose transposed,"
     settings = dict(operator.settings)
     kernel, stride = settings.get("kernel"), settings.get("stride")
     if isinstance(kernel, tuple):

@@ -12,7 +12,7 @@ from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.mismatch import check_kept
-from implicit_dsl.resolve.problem import Problem, problem
+from implicit_dsl.resolve.problem import Problem, later, problem
 from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.shapes import Shape, count, show
@@ -128,9 +128,24 @@ def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -
 def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     """A layer on a wire; its second use shares the weights of the first."""
     try:
-        operator = layer.rule.operator(layer.settings, wire.shape)
+        operator = layer.rule.operator(layer.settings, _unit_vectors(layer, wire, span))
     except ShapeError as error:
         raise _shape_problem(error, layer.blame.get(error.argument, span), wire) from None
+    ids = _tied(context, layer, operator, wire, span)
+    if isinstance(layer.rule, LinearRule):
+        return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
+    assert isinstance(layer.rule, ActivationRule)
+    state = context.wire("activation", operator.target, span, (wire,), operator)
+    affine = layer.rule.affine(operator)
+    if affine is None:
+        return state
+    return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
+
+
+def _tied(
+    context: Context, layer: Layer, operator: Operator, wire: Wire, span: Span
+) -> tuple[tuple[str, str], ...]:
+    """The parameters of one use of a layer, made at the first. Raises Problem if they do not fit."""
     check_size(operator.target, span)
     specs = layer.rule.parameters(operator)
     for spec in specs:
@@ -145,15 +160,24 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
             context.layers.append(layer)
     elif [t.shape for t in layer.tensors] != [s.shape for s in specs]:
         raise _tie_problem(layer, specs[0].shape, wire, span)
-    ids = tuple((spec.role, tensor.id) for spec, tensor in zip(specs, layer.tensors))
-    if isinstance(layer.rule, LinearRule):
-        return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
-    assert isinstance(layer.rule, ActivationRule)
-    state = context.wire("activation", operator.target, span, (wire,), operator)
-    affine = layer.rule.affine(operator)
-    if affine is None:
-        return state
-    return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
+    if operator not in layer.uses:
+        layer.uses.append(operator)
+    return tuple((spec.role, tensor.id) for spec, tensor in zip(specs, layer.tensors))
+
+
+def _unit_vectors(layer: Layer, wire: Wire, span: Span) -> Shape:
+    """The shape that a layer takes: tokens are unit vectors for what takes them."""
+    if not layer.rule.takes_tokens:
+        return wire.shape
+    if not wire.tokens:
+        raise problem(
+            "E0207",
+            f"{layer.rule.names[0]} takes tokens, and this is {describe(wire)}",
+            span,
+            labels=origin_label(wire, span),
+            help="declare the input with the set that it is from: `input t[n] in Tokens(1000)`",
+        )
+    return (*wire.shape, wire.tokens)
 
 
 def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:
@@ -244,8 +268,9 @@ def _apply_parameter(
             help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
         )
     settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
+    kind, source = ("lookup", (*wire.shape, wire.tokens)) if wire.tokens else ("matrix", wire.shape)
     try:
-        operator = OPERATORS["matrix"].operator(settings, wire.shape)
+        operator = OPERATORS[kind].operator(settings, source)
     except ShapeError as error:
         problem_ = _shape_problem(error, span, wire)
         labels = (*problem_.diagnostic.labels, Label(matrix.span, f"declared {show(shape)} here"))
@@ -271,8 +296,46 @@ def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blam
         case MatrixExpression("product", parts):
             turned = tuple(MatrixExpression("transpose", (part,), 0.0, blame) for part in reversed(parts))
             return apply_matrix(context, MatrixExpression("product", turned, 0.0, inner.span), wire, span)
+        case Layer():
+            return _apply_layer_transposed(context, inner, wire, span, blame)
         case _:
-            raise problem("E0900", "the transpose of a layer is not supported in this version", blame)
+            raise problem("E0207", f"{describe(inner)} has no transpose", blame)
+
+
+def _apply_layer_transposed(context: Context, layer: Layer, wire: Wire, span: Span, blame: Span) -> Wire:
+    """The transposed matrix of a layer, tied to it and without its bias.
+
+    What it gives is what the layer took where it gave this shape, or what its settings say.
+    """
+    rule = layer.rule
+    if not isinstance(rule, LinearRule):
+        raise _not_linear(layer, span)
+    fitting = [use for use in layer.uses if use.target == wire.shape]
+    if len(fitting) > 1:
+        raise problem(
+            "E0201",
+            f"this layer was applied to {show(fitting[0].source)} and to {show(fitting[1].source)}, "
+            "so it is not known which of them its transpose gives",
+            blame,
+            labels=(Label(layer.span, "two inputs of this layer give one shape"),),
+        )
+    if type(rule).transpose is LinearRule.transpose:
+        raise later(f"the transpose of {rule.names[0]}", blame)
+    try:
+        use = fitting[0] if fitting else rule.onto(layer.settings, wire.shape, layer.operator)
+        turned = rule.transpose(use)
+    except ShapeError as error:
+        raise _shape_problem(error, layer.blame.get(error.argument, blame), wire) from None
+    if turned is None:
+        raise later(f"the transpose of {_named(layer, use)}", blame)
+    ids = dict(_tied(context, layer, use, wire, span))
+    weights = (("weight", ids["weight"]),) if "weight" in ids else ()
+    return context.wire("linear", turned.target, span, (wire,), replace(turned, parameters=weights))
+
+
+def _named(layer: Layer, use: Operator) -> str:
+    mode = use.get("mode", "zeros")
+    return layer.rule.names[0] + ("" if mode == "zeros" else f' with `mode = "{mode}"`')
 
 
 def finite(value: float, span: Span) -> float:

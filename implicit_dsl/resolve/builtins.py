@@ -20,6 +20,7 @@ from implicit_dsl.resolve.values import (
     Constructor,
     MatrixExpression,
     ParameterValue,
+    TokensValue,
     describe,
     is_matrix,
     short,
@@ -204,6 +205,12 @@ def _identity_matrix(context: Context, arguments: Arguments, span: Span, environ
     return MatrixExpression("identity", (), _whole(arguments, 0, "the size", 1), span)
 
 
+def _tokens(context: Context, arguments: Arguments, span: Span, environment: Environment) -> TokensValue:
+    arguments.no_keywords("Tokens")
+    arity("Tokens", arguments, 1, 1, span)
+    return TokensValue(_whole(arguments, 0, "the number of tokens", 1))
+
+
 def _unreachable(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
     raise problem("E0104", "`ifelse` takes a condition and two values", span)
 
@@ -278,6 +285,7 @@ _FUNCTIONS: dict[str, Run] = {
     "chain": _chain,
     "I": _identity_matrix,
     "ifelse": _unreachable,
+    "Tokens": _tokens,
     "div": _arithmetic("div", 2, lambda a, b: a // b),
     "mod": _arithmetic("mod", 2, lambda a, b: a % b),
     "max": _extremum("max", max),
@@ -321,11 +329,8 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "ConvTranspose",
         "Pad",
         "InstanceNorm",
-        "Embedding",
-        "Tokens",
         "AdaptiveAvgPool",
     ]
 )

@@ -10,7 +10,7 @@ from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.constants import sizes
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import Context, refuse_tokens
 from implicit_dsl.resolve.inputs import make_input
 from implicit_dsl.resolve.mismatch import check_declared
 from implicit_dsl.resolve.order import needed_first
@@ -140,6 +140,7 @@ def _equation(context: Context, definition: Definition) -> Wire:
         apply.check_size(tuple(s for s in expected if s is not None), declared.span, "a state")
     value = context.evaluate(definition.expression, definition.environment)
     drive = _as_wire(context, definition, value)
+    refuse_tokens(drive, definition.expression.span)
     if declared is not None:
         check_declared(context, definition, declared, drive)
     wire = definition.wire
@@ -167,6 +168,8 @@ def _named(context: Context, definition: Definition) -> Any:
         )
     if is_output or declared is not None:
         value = _as_wire(context, definition, value)
+        if is_output and body is not None and not body.state_path:
+            refuse_tokens(value, definition.expression.span)
     if declared is not None:
         check_declared(context, definition, declared, value)
     if isinstance(value, Wire) and body is not None and not (is_output and not body.state_path):

@@ -17,7 +17,7 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.resolve.apply import check_size, offset, origin_label
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.bases import Parts
-from implicit_dsl.resolve.constants import size, sizes
+from implicit_dsl.resolve.constants import size, sizes, vocabulary
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.declarations import check_name, family, twice
 from implicit_dsl.resolve.mismatch import fits, show_expected
@@ -60,6 +60,7 @@ def _announce(context: Context, body: Body, declaration: s.Declaration, environm
         if declaration.shape is not None:
             declared = DeclaredShape(declaration.shape, scope, span, "input")
         definition = Definition(key, "input", None, scope, span, body, label=show_key(key), declared=declared)
+        definition.member = declaration.member
         body.definitions[key] = definition
         body.inputs.append(definition)
         if len(key) > 1:
@@ -120,9 +121,10 @@ def make_input(context: Context, definition: Definition) -> Wire:
         or Size(definition.shown, axis)
         for axis, part in enumerate(declared.sizes)
     )
-    check_size(shape, definition.span, "an input")
+    tokens = vocabulary(context, definition.member, definition.environment)
+    check_size((*shape, tokens) if tokens else shape, definition.span, "an input")
     wire = context.wire("input", shape, definition.span)
-    wire.name = definition.shown
+    wire.name, wire.tokens, wire.declared = definition.shown, tokens, True
     return wire
 
 
@@ -169,6 +171,15 @@ def check_inputs(context: Context, body: Body, arguments: Arguments, span: Span)
     """Raises Problem unless the values have the declared shapes, where `_` takes what is given."""
     for definition, place in zip(body.inputs, _places(arguments, span)):
         declared, value = definition.declared, definition.value
+        wanted = vocabulary(context, definition.member, definition.environment)
+        if wanted and value.tokens != wanted:
+            given = f"tokens in Tokens({value.tokens})" if value.tokens else "real numbers"
+            raise problem(
+                "E0201",
+                f"input `{definition.shown}` takes tokens in Tokens({wanted}), but is given {given}",
+                place,
+                labels=(Label(definition.span, "declared here"), *origin_label(value, place)),
+            )
         if declared is None:
             continue
         expected = sizes(context, declared)

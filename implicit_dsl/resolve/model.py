@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from implicit_dsl import syntax as s
@@ -10,6 +11,7 @@ from implicit_dsl.demands import Demands
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
+from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.annotations import demands, read
 from implicit_dsl.resolve.arguments import Arguments, bind_template
 from implicit_dsl.resolve.bases import parts_of
@@ -138,7 +140,7 @@ def _graph(
         nodes,
         edges,
         tuple(
-            Layer(layer.name, layer.operator, layer.span)
+            Layer(layer.name, _held(layer.operator, layer.name, used), layer.span)
             for layer in context.layers
             if layer.operator is not None and any(tensor.id in used for tensor in layer.tensors)
         ),
@@ -150,6 +152,14 @@ def _graph(
         template.header,
         asked,
     )
+
+
+def _held(operator: Operator, layer: str, used: set[str]) -> Operator:
+    """What a layer holds: no bias, if only its transpose is used."""
+    if not operator.get("bias", False) or f"{layer}.bias" in used:
+        return operator
+    settings = tuple((name, name != "bias" and value) for name, value in operator.settings)
+    return replace(operator, settings=settings)
 
 
 LONGEST = 60  # characters of a compile-time parameter in the documentation
@@ -202,3 +212,9 @@ def _warn_unused(
         if tensor.id not in used and tensor.initialiser is not None:
             message = f"parameter `{tensor.id}` has no effect"
             warn("W0501", "parameter", message, tensor.span, "it is left out: remove it")
+    for layer in context.layers:
+        ids = [tensor.id for tensor in layer.tensors]
+        unused = f"{layer.name}.bias" in ids and f"{layer.name}.bias" not in used
+        if unused and f"{layer.name}.weight" in used:
+            message = f"the bias of `{layer.name}` has no effect, as only its transpose is used"
+            warn("W0501", "parameter", message, layer.span, "it is left out: write `bias = false`")

@@ -31,7 +31,7 @@ class PairValue:
 class Layer:
     """One instance of an operator with its arguments. Used twice, it is tied.
 
-    `operator` is its first use, which fixes the shapes of its tensors.
+    `operator` is its first use, which fixes the shapes of its tensors; `uses` are all of them.
     """
 
     rule: Rule
@@ -42,6 +42,7 @@ class Layer:
     operator: Operator | None = None
     first_use: Span | None = None
     tensors: list[Tensor] = field(default_factory=list)
+    uses: list[Operator] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
@@ -133,6 +134,13 @@ class ChainValue:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensValue:
+    """`Tokens(1000)`: the whole numbers from 0 to 999."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outputs:
     """What a block with several outputs gives: its fields."""
 
@@ -168,6 +176,7 @@ Value: TypeAlias = (
     | Instance
     | ChainValue
     | Outputs
+    | TokensValue
     | Namespace
     | Initialiser
 )
@@ -224,6 +233,7 @@ _DESCRIPTIONS: dict[type, str] = {
     Instance: "a block",
     ChainValue: "a chain of layers",
     Outputs: "several outputs",
+    TokensValue: "a set of tokens",
     Namespace: "an imported file",
     Initialiser: "an initialiser",
 }
@@ -248,6 +258,7 @@ class Definition:
     label: str = ""  # how the state is called, `h[1]`
     local: bool = False  # whether it belongs to one iteration of a loop
     declared: DeclaredShape | None = None  # if it does; else the body knows
+    member: Expression | None = None  # the set behind `in`
 
     @property
     def shown(self) -> str:

@@ -32,6 +32,7 @@ class Wire:
     path: tuple[Label, ...] = ()
     declared: bool = False
     drive: Wire | None = None  # of a state: the value of its equation
+    tokens: int = 0  # of an input of tokens: how many there are
     number: int = 0  # in order of creation
     uses: int = 0
 

@@ -156,7 +156,7 @@ class System:
         U = _columns(inputs)
         X, _ = self._states(U)
         Y = self._sparse["C"] @ X + self._sparse["D"] @ U + self.d[:, None]
-        made = self._blocks_of(Y, self.partition("outputs"), self.outputs, _like(inputs))
+        made = self._blocks_of(Y, self.partition("outputs"), self.outputs, self._like(inputs))
         if len(made) == 1:
             return next(iter(made.values()))
         return tuple(made.values()) if self.result is None else self.result(*made.values())
@@ -165,7 +165,7 @@ class System:
         """The states [batch, *shape] by name, in the order in which they are computed; see `solve`."""
         inputs = self._inputs(u, named)
         X, _ = self._states(_columns(inputs))
-        return self._blocks_of(X, self.partition("states"), self.model.states, _like(inputs))
+        return self._blocks_of(X, self.partition("states"), self.model.states, self._like(inputs))
 
     def parameter_gradients(self, u: Tensors, grad_y: Tensors) -> dict[str, np.ndarray]:
         """∂⟨G, y⟩/∂θ for each trainable parameter, from the adjoint equations and the tie maps.
@@ -234,7 +234,7 @@ class System:
         missing = [name for name in names if name not in given]
         if missing:
             raise TypeError(f"input `{missing[0]}` is missing")
-        return _checked([given[name] for name in names], self.inputs)
+        return _checked([_counted(given[block.name], block) for block in self.inputs], self.inputs)
 
     def _states(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x [states, batch] and z [slots, batch] for u [inputs, batch]."""
@@ -248,6 +248,12 @@ class System:
         pulled = self._sparse["C"].T @ G
         slots, states = self.partition("slots"), self.partition("states")
         return solve_adjoint(self.model, self._sparse["A"], Z, pulled, slots, states)
+
+    def _like(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What results are like: the first input of real numbers, else float64."""
+        pairs = zip(inputs, self.inputs)
+        real = (tensor for tensor, block in pairs if tensor.dtype.is_floating_point and not block.tokens)
+        return next(real, inputs[0].new_empty(0, dtype=torch.float64))
 
     @staticmethod
     def _blocks_of(
@@ -276,10 +282,15 @@ def _checked(tensors: Sequence[torch.Tensor], blocks: Sequence[Block]) -> tuple[
     return tuple(tensors)
 
 
-def _like(inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What results are like: the first input of real numbers, as masks may be booleans."""
-    real = (tensor for tensor in inputs if tensor.dtype.is_floating_point)
-    return next(real, inputs[0].new_empty(0, dtype=torch.get_default_dtype()))
+def _counted(tensor: torch.Tensor, block: Block) -> torch.Tensor:
+    """Tokens [batch, *shape] as unit vectors [batch, *shape, vocab]; other inputs as they are."""
+    if not block.tokens:
+        return tensor
+    if tensor.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"`{block.name}` holds tokens, but {tensor.dtype} was given")
+    if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < block.tokens:
+        raise ValueError(f"`{block.name}` has tokens below 0, or not below {block.tokens}")
+    return torch.nn.functional.one_hot(tensor.long(), block.tokens).to(torch.float64)
 
 
 def _columns(tensors: Sequence[torch.Tensor]) -> np.ndarray:
