@@ -12,7 +12,7 @@ from implicit_dsl.resolve.inputs import announce, bind_inputs, check_inputs
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, Environment
-from implicit_dsl.resolve.statements import run_body
+from implicit_dsl.resolve.statements import outputs_in, run_body
 from implicit_dsl.resolve.values import Instance, Outputs, show_key
 from implicit_dsl.source import Span
 
@@ -36,6 +36,8 @@ def apply_instance(
     context.step(span, BLOCK)
     body = Body(instance, _state_path(context, instance), (Label(span, f"`{name}`"), *context.frames), depth)
     parts = parts_of(context, instance.template, instance.arguments, body)
+    announced = [name for statements, _ in parts for name in outputs_in(statements)]
+    body.sole = announced[0] if len(announced) == 1 else ""
     announce(context, body, parts)
     bind_inputs(context, body, name, arguments, span)
     run_body(context, body, parts, lambda: check_inputs(context, body, arguments, span))

@@ -40,7 +40,7 @@ def run_body(
     settle()
     for part, made in zip(parts, collected):
         _collect_dependent(context, body, *part, made)
-    written = itertools.chain.from_iterable(_outputs_in(statements) for statements, _ in parts)
+    written = itertools.chain.from_iterable(outputs_in(statements) for statements, _ in parts)
     rank = {name: number for number, name in enumerate(dict.fromkeys(written))}
     body.outputs = dict(sorted(body.outputs.items(), key=lambda output: rank[output[0][0]]))
     for definition in itertools.chain.from_iterable(itertools.chain.from_iterable(collected)):
@@ -52,17 +52,17 @@ def run_body(
             context.report(no_equation(show_key(key), "state", shape.span).diagnostic)
 
 
-def _outputs_in(statements: Iterable[s.Statement]) -> Iterator[str]:
+def outputs_in(statements: Iterable[s.Statement]) -> Iterator[str]:
     """The names of the outputs that statements declare, in the order of the text."""
     for statement in statements:
         match statement:
             case s.Declaration(kind="output", name=s.Name(name)):
                 yield name
             case s.For(body=body):
-                yield from _outputs_in(body)
+                yield from outputs_in(body)
             case s.If(branches):
                 for branch in branches:
-                    yield from _outputs_in(branch.body)
+                    yield from outputs_in(branch.body)
 
 
 def _collect(
