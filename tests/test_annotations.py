@@ -351,7 +351,7 @@ def test_what_is_said_of_a_state_goes_before_what_is_said_of_a_block_and_of_all(
 
     assert [(d.name, d.states) for d in demands(lines, body, before=BLOCK).solvers] == [
         ("broyden", ("z",)),
-        ("anderson", ("z", "y.plain.y")),
+        ("anderson", ("z", "y.plain")),
         ("newton", ()),
     ]
 

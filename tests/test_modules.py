@@ -101,7 +101,7 @@ end
     keys = list(implicit_dsl.loads(program).Net().state_dict())
 
     weights = {key.removesuffix(".weight") for key in keys if not key.endswith(".bias")}
-    assert {"K", "T_1", "T_2", "b", "kappa", "h_2_dense", "h_2_dense2", "cell_W", "cell_y_dense"} == weights
+    assert {"K", "T_1", "T_2", "b", "kappa", "h_2_dense", "h_2_dense2", "cell_W", "cell_dense"} == weights
 
 
 def test_initialisers_start_parameters_as_they_say() -> None:

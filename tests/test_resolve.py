@@ -193,7 +193,7 @@ def test_a_function_within_a_chain_makes_layers_of_its_own() -> None:
 def test_an_instance_applied_twice_shares_weights_and_not_states() -> None:
     made = graph("input u[3, 8, 8]\nlayer cell = Cell(3)\noutput y = cell(cell(u))")
     assert [layer.name for layer in made.layers] == ["cell_K"]
-    assert [s.split("[")[0] for s in states(made)] == ["y.cell.y", "y.cell2.y"]
+    assert [s.split("[")[0] for s in states(made)] == ["y.cell", "y.cell2"]
 
 
 def test_two_constructors_have_two_weights() -> None:
@@ -207,8 +207,8 @@ def test_layers_activations_and_functions_are_arguments_of_blocks() -> None:
     made = graph(body, before=before)
     assert [layer.name for layer in made.layers] == ["K"]
     assert edges(made)[:2] == [
-        "u -dense,scale-> y.b.y",
-        "y.b.y -dense,scale-> y.b2.y",
+        "u -dense,scale-> y.b",
+        "y.b -dense,scale-> y.b2",
     ]
 
 

@@ -50,7 +50,7 @@ class GLU(nn.Module):
 class Highway(nn.Module):
     def __init__(self, n: int, act: Phi) -> None:
         super().__init__()
-        self.transform, self.carry = nn.Linear(n, n), nn.Linear(n, n, bias=False)
+        self.carry, self.transform = nn.Linear(n, n, bias=False), nn.Linear(n, n)
         self.c = nn.Parameter(torch.zeros(n))
         self.act = act
 
@@ -269,12 +269,11 @@ class Layer(nn.Module):
 
     def __init__(self, d: int, heads: int, norm_first: bool, act: str, causal: bool, cross: bool) -> None:
         super().__init__()
-        self.attention = Attention(d, heads, causal=causal)
+        self.norm1, self.attention = nn.LayerNorm(d), Attention(d, heads, causal=causal)
         if cross:
-            self.cross = Attention(d, heads)
+            self.norm2, self.cross = nn.LayerNorm(d), Attention(d, heads)
+        setattr(self, f"norm{2 + cross}", nn.LayerNorm(d))
         self.feedforward = FeedForward(d, 4, act)
-        for number in range(1, 3 + cross):
-            setattr(self, f"norm{number}", nn.LayerNorm(d))
         self.norm_first = norm_first
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:

@@ -228,7 +228,8 @@ def _direct_name(context: Context, node: s.Call, owner: Body) -> str:
 
 
 def _invented_name(context: Context, kind: str, node: s.Call, owner: Body) -> str:
-    target = identifier(context.target()) if context.target() else ""
+    # the one output of a block is called like the block
+    target = "" if context.target() in ("", owner.sole) else identifier(context.target())
     parts = [part for part in (owner.instance.name, target, kind) if part]
     return context.invent("_".join(parts), node.span)
 

@@ -59,10 +59,12 @@ def family(
             case s.Comparison((s.Name() as name, values), ("in",)):
                 check_variable(name)
                 axes.append((name.name, items(context, values, environment)))
-            case s.Range():
-                axes.append(("", items(context, subscript, environment)))
-            case _:
+            case s.Colon() | s.Axis():
                 axes.append(("", labels(context, (subscript,), environment)))
+            case _:
+                value = context.evaluate(subscript, environment)
+                several = isinstance(value, (tuple, range))
+                axes.append(("", value if several else labels(context, (subscript,), environment)))
         for label in axes[-1][1] if isinstance(axes[-1][1], tuple) else ():
             check_label(label, subscript.span)
     # a product takes its factors as a whole, so they are counted before
@@ -85,7 +87,7 @@ def declare(
     kind, name = declaration.kind, declaration.name.name
     key = (name, *member)
     if kind == "input":
-        _declare_input(body, declaration, environment)
+        _declare_input(body, declaration)
         return []
     _check_declaration(declaration, outer)
     shape = None
@@ -98,14 +100,14 @@ def declare(
             home = body.shapes
             found = home.get(key)
         if found is not None:
-            raise _twice(show_key(key), declaration.name.span, found.span)
+            raise twice(show_key(key), declaration.name.span, found.span)
         home[name if home is outer.shapes else key] = shape
         earlier = outer.bindings.get(name) if home is outer.shapes else None
         if isinstance(earlier, Definition):
             earlier.declared = shape
     if kind == "output":
         if key in body.outputs:
-            raise _twice(show_key(key), declaration.name.span, body.outputs[key])
+            raise twice(show_key(key), declaration.name.span, body.outputs[key])
         body.outputs[key] = declaration.name.span
     if member and key not in body.families.get(name, ()):
         _check_family(body, key, declaration.name.span, False)
@@ -133,6 +135,14 @@ def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
         raise problem(
             "E0205", f"parameter `{name}` needs a shape", span, help=f"write `param {name}[n]` or `[n, m]`"
         )
+    for size in declaration.shape or () if kind != "layer" and declaration.family is None else ():
+        if isinstance(size, s.Comparison | s.Literal) and not _is_size(size):
+            raise problem(
+                "E0205",
+                f"a shape stands in the last bracket, and this one holds labels of a family `{name}`",
+                size.span,
+                help=f"write `{name}[{quoted(size.span)}][…]`: the shape stands behind the labels",
+            )
     if kind == "layer" and declaration.value is None:
         raise problem("E0207", f"layer `{name}` has no value", span, help=f"write `layer {name} = Conv(…)`")
     if declaration.relation == "=" and kind == "state":
@@ -158,24 +168,25 @@ def _as_definition(declaration: s.Declaration) -> tuple[Fix, ...]:
     return replacing(at, "=") if at is not None else ()
 
 
+def _is_size(expression: s.Comparison | s.Literal) -> bool:
+    return isinstance(expression, s.Literal) and not isinstance(expression.value, str)
+
+
 _AN = {"input": "an input", "output": "an output", "param": "a parameter", "layer": "a layer"}
 
 
-def _declare_input(body: Body, declaration: s.Declaration, environment: Environment) -> None:
-    """Inputs were bound before the body is run; here the wrong ones are refused."""
+def _declare_input(body: Body, declaration: s.Declaration) -> None:
+    """Inputs are announced before the body is run; here those are refused that stand elsewhere."""
     name, span = declaration.name.name, declaration.name.span
-    if declaration.value is not None:
-        raise problem("E0302", f"`{name}` is an input, and has no definition", declaration.span)
-    if declaration.shape is None and not body.state_path:
-        raise problem("E0205", f"input `{name}` needs a shape", span, help=f"write `input {name}[n]`")
-    bound = body.definitions.get((name,))
-    if bound is not None and bound.span != span:
-        raise _twice(name, span, bound.span)
-    if bound is None or environment.local or declaration.family is not None:
+    if name in body.broken and name not in body.announced:
+        raise Poisoned
+    if name not in body.announced:
         raise problem("E0309", "an input is declared once, outside of `for` and `if`", span)
+    if body.announced[name] is not span and name not in body.broken:
+        raise twice(name, span, body.announced[name])
 
 
-def _twice(name: str, span: Span, first: Span) -> Problem:
+def twice(name: str, span: Span, first: Span) -> Problem:
     return problem(
         "E0103",
         f"`{name}` is defined twice",
@@ -204,7 +215,7 @@ def enter(
                 labels=(Label(found.span, "the input"),),
                 help="give the new value a name of its own",
             )
-        raise _twice(show_key(key), span, found.span)
+        raise twice(show_key(key), span, found.span)
     if found is not None:
         raise problem("E0103", f"`{name}` is the variable of this loop", span, help="choose another name")
     if not local and name in _root(environment).bindings:
@@ -250,7 +261,7 @@ def _check_family(body: Body, key: Key, span: Span, local: bool) -> None:
             labels=(Label(place.span, "a member"),),
         )
     if len(key) > 1 and (name,) in body.definitions:
-        raise _twice(name, span, body.definitions[(name,)].span)
+        raise twice(name, span, body.definitions[(name,)].span)
     if first is not None and len(key) > 1 and len(first) != len(key):
         count = len(first) - 1
         plural = "" if count == 1 else "s"

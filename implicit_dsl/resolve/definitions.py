@@ -11,6 +11,7 @@ from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context, refuse_tokens
+from implicit_dsl.resolve.inputs import make_input
 from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import check_declared
 from implicit_dsl.resolve.order import needed_first
@@ -262,6 +263,7 @@ def _function(context: Context, definition: Definition) -> Function:
 
 
 _RULES: dict[str, Callable[[Context, Definition], Any]] = {
+    "input": make_input,
     "~": _equation,
     "=": _named,
     "param": _parameter,

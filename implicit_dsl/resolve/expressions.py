@@ -37,12 +37,14 @@ from implicit_dsl.resolve.values import (
     describe,
     is_matrix,
     outputs_hint,
+    short,
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
 
 MOST_IN_RANGE = 2**61  # so that Python can count the items
+MOST_FACTORS = 64  # of the power of a matrix: each is an operator of its own
 
 
 def evaluate(context: Context, expression: s.Expression, environment: Environment) -> Any:
@@ -273,6 +275,8 @@ def _matrix_binary(context: Context, node: s.Binary, left: Any, right: Any) -> A
                         "E0307", f"`{node.operator}` composes linear operators", part.span, "is not linear"
                     )
             return MatrixExpression("product", (left, right), 0.0, node.span)
+        case "^" if is_matrix(left) and isinstance(right, int) and not isinstance(right, bool):
+            return _power(context, node, left, right)
         case "*" if is_number(left) and is_matrix(right):
             return MatrixExpression("scale", (right,), apply.finite(left, node.left.span), node.span)
         case "*" | "/" if is_matrix(left) and is_number(right):
@@ -293,6 +297,16 @@ def _matrix_binary(context: Context, node: s.Binary, left: Any, right: Any) -> A
                 f"`{node.operator}` does not apply to {describe(left)} and {describe(right)}",
                 node.operator_span,
             )
+
+
+def _power(context: Context, node: s.Binary, matrix: Any, exponent: int) -> MatrixExpression:
+    """A^2 is A*A; each factor is applied as it stands."""
+    if not 1 <= exponent <= MOST_FACTORS:
+        place, message = node.right.span, f"the power of a matrix is at least 1 and at most {MOST_FACTORS}"
+        raise problem("E0205", message, place, f"this is {short(exponent)}")
+    if isinstance(matrix, Layer) and not isinstance(matrix.rule, LinearRule):
+        raise problem("E0307", "`^` composes linear operators", node.left.span, "is not linear")
+    return MatrixExpression("product", (matrix,) * exponent, 0.0, node.span)
 
 
 def _unary(context: Context, node: s.Unary, environment: Environment) -> Any:

@@ -80,7 +80,7 @@ def _member(context: Context, node: s.Index, environment: Environment) -> Any:
     key = (name, *labels(context, node.subscripts[:rank], environment))
     definition = body.definitions.get(key)
     if definition is None:
-        if name in body.broken:
+        if name in body.broken or name in environment.module.lost:
             raise Poisoned
         if key in body.shapes:
             raise no_equation(show_key(key), body.shapes[key].kind, body.shapes[key].span)

@@ -5,20 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.resolve.apply import offset, origin_label
-from implicit_dsl.resolve.arguments import Arguments, arity
-from implicit_dsl.resolve.constants import sizes, vocabulary
+from implicit_dsl.resolve.arguments import Arguments
+from implicit_dsl.resolve.bases import parts_of
 from implicit_dsl.resolve.context import BLOCK, DEEPEST_BLOCKS, Context
+from implicit_dsl.resolve.inputs import announce, bind_inputs, check_inputs
 from implicit_dsl.resolve.lookup import no_equation
-from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
-from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
-from implicit_dsl.resolve.statements import run_body
-from implicit_dsl.resolve.values import Definition, Instance, Outputs, ParameterValue, describe, show_key
-from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import show
+from implicit_dsl.resolve.scope import Body, Environment
+from implicit_dsl.resolve.statements import outputs_in, run_body
+from implicit_dsl.resolve.values import Instance, Outputs, show_key
 from implicit_dsl.source import Span
-from implicit_dsl.syntax import Declaration
 
 
 def apply_instance(
@@ -28,10 +24,6 @@ def apply_instance(
     template = instance.template.template
     name = template.name.name
     arguments.no_keywords(name)
-    inputs = [d for d in template.body if isinstance(d, Declaration) and d.kind == "input"]
-    if instance.template.module.lost and len(inputs) != len(arguments.values):
-        raise Poisoned  # a line that could not be read may have had them
-    arity(name, arguments, len(inputs), len(inputs), span)
     owner = environment.owner
     depth = 1 if owner is None else owner.depth + 1
     if depth > DEEPEST_BLOCKS:
@@ -43,10 +35,12 @@ def apply_instance(
         )
     context.step(span, BLOCK)
     body = Body(instance, _state_path(context, instance), (Label(span, f"`{name}`"), *context.frames), depth)
-    inner = Environment(body, instance.template.module, None, dict(instance.arguments), (), False, body)
-    for number, declaration in enumerate(inputs):
-        _bind_input(context, body, declaration, inner, arguments, number, span)
-    run_body(context, body, [(template.body, inner)])
+    parts = parts_of(context, instance.template, instance.arguments, body)
+    announced = [name for statements, _ in parts for name in outputs_in(statements)]
+    body.sole = announced[0] if len(announced) == 1 else ""
+    announce(context, body, parts)
+    bind_inputs(context, body, name, arguments, span)
+    run_body(context, body, parts, lambda: check_inputs(context, body, arguments, span))
     return _outputs(context, body, name, span)
 
 
@@ -54,53 +48,6 @@ def _state_path(context: Context, instance: Instance) -> str:
     """What the names of the new states begin with: the equation, then the block."""
     target = context.full_target()
     return context.unique(f"{target}.{instance.label}" if target else instance.label)
-
-
-def _bind_input(
-    context: Context,
-    body: Body,
-    declaration: Declaration,
-    inner: Environment,
-    arguments: Arguments,
-    number: int,
-    span: Span,
-) -> None:
-    """One input of a block: its shape is checked, and `_` takes what is given."""
-    name = declaration.name.name
-    place = arguments.spans[number] if number < len(arguments.spans) else span
-    value = arguments.values[number]
-    if isinstance(value, ParameterValue):
-        value = offset(context, value, place)
-    if not isinstance(value, Wire):
-        raise problem(
-            "E0207", f"input `{name}` must be a value of the network", place, f"this is {describe(value)}"
-        )
-    definition = Definition(
-        (name,), "input", None, inner, declaration.name.span, body, "done", value, label=name
-    )
-    body.definitions[(name,)] = definition
-    wanted = vocabulary(context, declaration.member, inner)
-    if wanted and value.tokens != wanted:
-        given = f"tokens in Tokens({value.tokens})" if value.tokens else "real numbers"
-        raise problem(
-            "E0201",
-            f"input `{name}` takes tokens in Tokens({wanted}), but is given {given}",
-            place,
-            labels=(Label(declaration.name.span, "declared here"), *origin_label(value, place)),
-        )
-    if declaration.shape is None:
-        return
-    declared = DeclaredShape(declaration.shape, inner, declaration.name.span, "input")
-    expected = sizes(context, declared)
-    if not fits(expected, value.shape):
-        shown = show_expected(expected)
-        raise problem(
-            "E0201",
-            f"input `{name}` takes {shown}, but is given {show(value.shape)}",
-            place,
-            f"has shape {show(value.shape)}",
-            labels=(Label(declaration.name.span, f"declared {shown}"), *origin_label(value, place)),
-        )
 
 
 def _outputs(context: Context, body: Body, name: str, span: Span) -> Any:

@@ -8,36 +8,30 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import Demands
-from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.errors import Diagnostic
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.annotations import demands, read
-from implicit_dsl.resolve.apply import check_size
 from implicit_dsl.resolve.arguments import Arguments, bind_template
-from implicit_dsl.resolve.constants import size, sizes, vocabulary
-from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
-from implicit_dsl.resolve.declarations import check_name
+from implicit_dsl.resolve.bases import parts_of
+from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.inputs import announce, claim_variables, in_order, make_inputs
 from implicit_dsl.resolve.lift import lift
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.mismatch import fits
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, too_deep
-from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
+from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.statements import run_body
 from implicit_dsl.resolve.values import (
-    Builtin,
-    Definition,
     Instance,
     TemplateValue,
-    describe,
     short,
     show_key,
 )
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Size
 from implicit_dsl.source import Span
-
-Parts = list[tuple[tuple[s.Statement, ...], Environment]]
 
 
 def resolve_model(
@@ -80,120 +74,20 @@ def _resolve(
             given.keywords[key] = (context.evaluate(expression, module_scope), expression.span)
     bound = bind_template(context, value, given, template.header)
     body = Body(Instance(value, bound, "", "", template.name.span), "", (), 0)
-    parts = _parts(context, value, bound, body)
-    for statements, environment in parts:
-        _make_inputs(context, body, statements, environment)
-    run_body(context, body, parts)
+    parts = parts_of(context, value, bound, body)
+    announce(context, body, parts)
+    claim_variables(context, body)
+    run_body(context, body, parts, lambda: make_inputs(context, body))
     _collect_outputs(context, body, template, bool(value.module.lost))
     requests = read(context)
     wrong = context.poisoned or context.findings.errors > before
     if wrong or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
-    nodes, edges = lift(context.network)
+    found, edges = lift(context.network)
+    nodes = in_order(body, found)
     asked = demands(context, requests, nodes, edges)
     graph = _graph(context, body, template, name, bound, nodes, edges, asked)
     return None if context.findings.errors > before else graph
-
-
-def _parts(context: Context, value: TemplateValue, bound: dict[str, Any], body: Body) -> Parts:
-    """The body of a model, behind that of the model that it extends."""
-    template = value.template
-    environment = Environment(body, value.module, None, dict(bound), (), False, body)
-    own = (template.body, environment)
-    if template.base is None:
-        return [own]
-    call = template.base
-    function = call.function if isinstance(call, s.Call) else call
-    scope = Environment(None, value.module, None, dict(bound))
-    base = context.evaluate(function, scope)
-    if not isinstance(base, TemplateValue) or base.template.kind != "model":
-        raise problem("E0207", "a model extends a model", call.span, f"this is {describe(base)}")
-    if body.depth > DEEPEST_BLOCKS:
-        raise problem("E0107", f"`{template.name.name}` extends itself", call.span)
-    body.depth += 1
-    given = Arguments([], [], {})
-    if isinstance(call, s.Call):
-        for argument in call.arguments:
-            given.values.append(context.evaluate(argument, scope))
-            given.spans.append(argument.span)
-        for keyword in call.keywords:
-            given.keywords[keyword.name.name] = (context.evaluate(keyword.value, scope), keyword.span)
-    base_bound = bind_template(context, base, given, call.span)
-    return [*_parts(context, base, base_bound, body), own]
-
-
-def _make_inputs(
-    context: Context, body: Body, statements: tuple[s.Statement, ...], environment: Environment
-) -> None:
-    """The inputs of the model itself, with their free sizes."""
-    inputs = {identifier(key[0]): definition.span for key, definition in body.definitions.items()}
-    for statement in statements:
-        if not isinstance(statement, s.Declaration) or statement.kind != "input" or statement.shape is None:
-            continue
-        key = (statement.name.name,)
-        if key in body.definitions or statement.family is not None:
-            continue
-        declared = DeclaredShape(statement.shape, environment, statement.name.span, "input")
-        span = statement.name.span
-        definition = Definition(key, "input", None, environment, span, body, "poisoned", label=key[0])
-        body.definitions[key] = definition
-        try:
-            check_name(statement.name)
-            if key[0] in environment.bindings:
-                raise problem("E0103", f"`{key[0]}` is a parameter already", span, help="rename one of them")
-            shape = tuple(
-                _shared(context, part, environment) or size(context, part, environment) or Size(key[0], axis)
-                for axis, part in enumerate(declared.sizes)
-            )
-            tokens = vocabulary(context, statement.member, environment)
-            check_size((*shape, tokens) if tokens else shape, span, "an input")
-            _claim_variable(context, inputs, key[0], span)
-        except Problem as wrong:
-            context.report(wrong.diagnostic)
-            continue
-        except Poisoned:
-            continue
-        wire = context.wire("input", shape, span)
-        wire.name, wire.tokens, wire.declared = key[0], tokens, True
-        definition.value, definition.status = wire, "done"
-
-
-def _shared(context: Context, part: s.Expression, environment: Environment) -> Size | None:
-    """The free size of another input, `size(x, 1)`, which is the same at each call."""
-    part = part.value if isinstance(part, s.Axis) else part
-    if not isinstance(part, s.Call) or len(part.arguments) != 2 or part.keywords:
-        return None
-    function, given, axis = (context.evaluate(e, environment) for e in (part.function, *part.arguments))
-    if not isinstance(function, Builtin) or function.name != "size" or not isinstance(given, Wire):
-        return None
-    if not isinstance(axis, int) or not 1 <= axis <= len(given.shape):
-        return None
-    found = given.shape[axis - 1]
-    return found if isinstance(found, Size) else None
-
-
-def _claim_variable(context: Context, taken: dict[str, Span], name: str, span: Span) -> None:
-    """Inputs are the arguments of `forward`. Raises Problem if two would have one name there."""
-    plain = identifier(name)
-    if plain in taken:
-        raise problem(
-            "E0106",
-            f"two inputs are called `{plain}` in Python",
-            span,
-            labels=(Label(taken[plain], "the other one"),),
-            help="rename one of them",
-        )
-    taken[plain] = span
-    if plain in TAKEN_GLOBALS:
-        context.report(
-            Diagnostic(
-                "W0105",
-                f"`{name}` is called `{plain}_` in the generated module",
-                span,
-                f"the generated file uses `{plain}` itself",
-                help="choose another name, and the two will agree",
-            )
-        )
 
 
 def _collect_outputs(context: Context, body: Body, template: s.Template, unread: bool) -> None:

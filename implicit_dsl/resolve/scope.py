@@ -58,12 +58,17 @@ class Body:
     definitions: dict[Key, Definition] = field(default_factory=dict)
     families: dict[str, dict[Key, None]] = field(default_factory=dict)  # members in order
     shapes: dict[Key, DeclaredShape] = field(default_factory=dict)
+    inputs: list[Definition] = field(default_factory=list)  # in their order, families written out
+    announced: dict[str, Span] = field(default_factory=dict)  # their names
     outputs: dict[Key, Span] = field(default_factory=dict)
     allowed: set[str] = field(default_factory=set)  # warnings that were switched off
     broken: set[str] = field(default_factory=set)  # names with a declaration that was refused
+    sole: str = ""  # of a block: its output, if it has one
 
     def label(self, name: str) -> str:
-        """The full name of a state of this body."""
+        """The full name of a state of this body. The one output of a block is called like the block."""
+        if self.state_path and name == self.sole:
+            return self.state_path
         return f"{self.state_path}.{name}" if self.state_path else name
 
 

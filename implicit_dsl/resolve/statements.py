@@ -8,7 +8,7 @@ order of the text.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from implicit_dsl import syntax as s
@@ -27,13 +27,24 @@ from implicit_dsl.source import Span
 
 
 def run_body(
-    context: Context, body: Body, parts: Iterable[tuple[tuple[s.Statement, ...], Environment]]
+    context: Context,
+    body: Body,
+    parts: Sequence[tuple[tuple[s.Statement, ...], Environment]],
+    settle: Callable[[], None],
 ) -> None:
-    """Collect and evaluate the statements of a body; a derived model gives two parts, the base first."""
-    order: list[Definition] = []
-    for statements, environment in parts:
-        order += _collect(context, body, statements, environment)
-    for definition in order:
+    """Collect and evaluate the statements of a body; a derived model gives two parts, the base first.
+
+    `settle` is called once the plain names are known, and before anything else depends on values:
+    the shapes of inputs may use the names.
+    """
+    collected = [_collect_plain(context, body, *part) for part in parts]
+    settle()
+    for part, made in zip(parts, collected):
+        _collect_dependent(context, body, *part, made)
+    written = itertools.chain.from_iterable(outputs_in(statements) for statements, _ in parts)
+    rank = {name: number for number, name in enumerate(dict.fromkeys(written))}
+    body.outputs = dict(sorted(body.outputs.items(), key=lambda output: rank[output[0][0]]))
+    for definition in itertools.chain.from_iterable(itertools.chain.from_iterable(collected)):
         if definition.status == "new":
             with suppress(Poisoned):
                 context.force(definition)
@@ -42,20 +53,49 @@ def run_body(
             context.report(no_equation(show_key(key), "state", shape.span).diagnostic)
 
 
+def outputs_in(statements: Iterable[s.Statement]) -> Iterator[str]:
+    """The names of the outputs that statements declare, in the order of the text."""
+    for statement in statements:
+        match statement:
+            case s.Declaration(kind="output", name=s.Name(name)):
+                yield name
+            case s.For(body=body):
+                yield from outputs_in(body)
+            case s.If(branches):
+                for branch in branches:
+                    yield from outputs_in(branch.body)
+
+
 def _collect(
     context: Context, body: Body, statements: tuple[s.Statement, ...], environment: Environment
 ) -> list[Definition]:
     """The definitions of some statements, in the order of the text."""
-    made: list[list[Definition]] = [[] for _ in statements]
-    waiting: list[int] = []
-    for number, statement in enumerate(statements):
-        if _is_plain(statement):
-            _attempt(context, body, statement, environment, _plain, made[number])
-        else:
-            waiting.append(number)
-    for number in waiting:
-        _attempt(context, body, statements[number], environment, _dependent, made[number])
+    made = _collect_plain(context, body, statements, environment)
+    _collect_dependent(context, body, statements, environment, made)
     return list(itertools.chain.from_iterable(made))
+
+
+def _collect_plain(
+    context: Context, body: Body, statements: tuple[s.Statement, ...], environment: Environment
+) -> list[list[Definition]]:
+    """What each statement defines that does not depend on values, and no definitions for the others."""
+    made: list[list[Definition]] = [[] for _ in statements]
+    for statement, into in zip(statements, made):
+        if _is_plain(statement):
+            _attempt(context, body, statement, environment, _plain, into)
+    return made
+
+
+def _collect_dependent(
+    context: Context,
+    body: Body,
+    statements: tuple[s.Statement, ...],
+    environment: Environment,
+    made: list[list[Definition]],
+) -> None:
+    for statement, into in zip(statements, made):
+        if not _is_plain(statement):
+            _attempt(context, body, statement, environment, _dependent, into)
 
 
 _Step = Callable[[Context, Body, s.Statement, Environment, list[Definition]], None]
@@ -115,7 +155,7 @@ def _is_plain(statement: s.Statement) -> bool:
     """Whether a statement can be collected before any value is known."""
     match statement:
         case s.Declaration():
-            return statement.family is None
+            return statement.family is None or statement.kind == "input"
         case s.Equation() | s.Definition():
             return not isinstance(statement.target, s.Index)
         case s.For() | s.If():

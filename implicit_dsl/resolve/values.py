@@ -279,7 +279,7 @@ class Definition:
     label: str = ""  # how the state is called, `h[1]`
     local: bool = False  # whether it belongs to one iteration of a loop
     declared: DeclaredShape | None = None  # if it does; else the body knows
-    member: Expression | None = None  # of a `param`: the set behind `in`
+    member: Expression | None = None  # the set behind `in`
 
     @property
     def shown(self) -> str:

@@ -175,6 +175,11 @@ class _Holding:
 
     def of_body(self, path: str) -> tuple[str, ...]:
         """The states of an instance of a block, and of the blocks within it."""
-        inside = [wire for wire in self._wires if wire.hint.startswith(f"{path}.")]
-        named = [wire for wire in self._wires if wire.name.startswith(f"{path}.")]
+        inside = [wire for wire in self._wires if _inside(wire.hint, path)]
+        named = [wire for wire in self._wires if _inside(wire.name, path)]
         return self.of(*dict.fromkeys((*named, *inside)))
+
+
+def _inside(name: str, path: str) -> bool:
+    """Whether a name is of an instance: that of its one output, or of a part."""
+    return name == path or name.startswith(f"{path}.")
