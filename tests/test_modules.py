@@ -2,84 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import implicit_dsl
 from implicit_dsl.compiler import compile, read_source
 from implicit_dsl.runtime import convolution
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SHAPES = {
-    "lenet5": [(1, 32, 32)],
-    "lenet5_relu": [(1, 32, 32)],
-    "mlp": [(784,)],
-    "branching": [(3, 8, 8), (4,)],
-}
-quiet = pytest.mark.filterwarnings(*(f"ignore::{kind}Warning" for kind in ("Deprecation", "Future", "User")))
-
-
-def made(name: str) -> tuple[nn.Module, list[Tensor]]:
-    torch.manual_seed(0)
-    module = implicit_dsl.load(EXAMPLES / f"{name}.impl")
-    return getattr(module, module.__all__[0])().eval(), [torch.randn(12, *shape) for shape in SHAPES[name]]
-
-
-def flat(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_copies_and_pickles_compute_the_same(name: str) -> None:
-    module, inputs = made(name)
-    expected = flat(module(*inputs))
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        for one, other in zip(expected, flat(twin(*inputs))):
-            assert torch.equal(one, other)
-
-
-@quiet
-@pytest.mark.parametrize("name", SHAPES)
-def test_torch_compile_takes_a_module_whole(name: str) -> None:
-    module, inputs = made(name)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for one, other in zip(flat(module(*inputs)), flat(compiled(*inputs))):
-        torch.testing.assert_close(one, other)
-
-
-@quiet
-@pytest.mark.parametrize("name", SHAPES)
-def test_torch_export_leaves_the_batch_free(name: str) -> None:
-    module, inputs = made(name)
-    batch = torch.export.Dim("batch", min=2, max=4096)
-    exported = torch.export.export(module, tuple(inputs), dynamic_shapes=[{0: batch}] * len(inputs))
-    fewer = [tensor[:3] for tensor in inputs]
-    for one, other in zip(flat(module(*fewer)), flat(exported.module()(*fewer))):
-        torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_device_and_dtype_reach_every_tensor(name: str) -> None:
-    module = implicit_dsl.load(EXAMPLES / f"{name}.impl")
-    on_meta = getattr(module, module.__all__[0])(device="meta", dtype=torch.bfloat16)
-
-    assert {torch.device("meta")} == {tensor.device for tensor in on_meta.state_dict().values()}
-    assert {torch.bfloat16} == {parameter.dtype for parameter in on_meta.parameters()}
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_wrong_shapes_are_refused_with_the_right_one(name: str) -> None:
-    module, inputs = made(name)
-    with pytest.raises(ValueError, match=r"has shape \(12, 2, 2\), but must be \[batch, "):
-        module(torch.zeros(12, 2, 2), *inputs[1:])
-    if len(inputs) > 1:
-        with pytest.raises(ValueError, match="batches of different size"):
-            module(inputs[0], inputs[1][:5])
 
 
 def test_state_dict_keys_follow_the_names_in_the_source() -> None:

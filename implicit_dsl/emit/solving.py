@@ -155,7 +155,7 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     if not model.loops:
         return names
     plain = Names(standalone=True)
-    names += ["first_guesses", "Stats"]
+    names += ["first_guesses", "Stats", "unrolled"]
     for loop in model.loops:
         names.append("DenseEquilibrium" if loop.name in network.dense else "Equilibrium")
         text = _solver(plain, applying(model.demands.solvers, loop), loop)

@@ -22,6 +22,7 @@ from implicit_dsl.runtime.convolution import ConvReluMaxPool2d, SingleChannelCon
 from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
+from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -102,5 +103,6 @@ __all__ = [
     "relu_max_pool2d",
     "require",
     "start_nonneg_",
+    "unrolled",
     "update_statistics",
 ]

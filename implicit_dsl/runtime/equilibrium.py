@@ -20,7 +20,8 @@ from implicit_dsl.runtime.implicit.purity import is_pure
 from implicit_dsl.runtime.implicit.recording import recorded, replayed
 from implicit_dsl.runtime.implicit.solving import autocasts, unautocast
 from implicit_dsl.runtime.implicit.surroundings import Surroundings, surroundings
-from implicit_dsl.runtime.implicit.unrolling import checked, unrolled
+from implicit_dsl.runtime.implicit.sweeps import asked, forbid_onnx, swept
+from implicit_dsl.runtime.implicit.unrolling import checked, made_again
 from implicit_dsl.runtime.solvers import Auto, Solver
 from implicit_dsl.runtime.statistics import Ledger, Stats
 
@@ -100,13 +101,17 @@ class Equilibrium(nn.Module):
         dtype = state_dtype(start)
         start = tuple(state.to(dtype) for state in start)
         batched, shared = in_dtype(batched, dtype), in_dtype(shared, dtype)
+        if (sweeps := asked()) is not None:
+            problem = replace(self._known, states=len(start), batched=len(batched), around=None)
+            return swept(problem, sweeps, self._ledger, start, batched, shared)
         if isinstance(self.settings.backward, Unrolled):  # autograd itself follows what a step uses
             problem = replace(self._problem(start, batched, shared), around=None)
-            return unrolled(Call(problem, self._ledger), start, batched, shared)
+            return made_again(Call(problem, self._ledger), start, batched, shared)
         if self._warm_start:
             start = self._warmer(start)
         graph = recorded()
         if graph:
+            forbid_onnx(self.settings)
             found = self._captured(start, batched, (*shared, *carried(self._known)))
         else:
             check_batch(self.settings.name, start, batched)

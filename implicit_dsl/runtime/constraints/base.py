@@ -118,8 +118,11 @@ class Constraint(ABC):
         return {}
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a module by id, those within sets as they are made."""
-        return {id: self._weight(id, tensor_of(module, id)) for id in self.tensors}
+        """The tensors of a module by id, those within sets as they are made.
+
+        Those of which each process has a part come as a whole.
+        """
+        return {id: self._weight(id, whole(tensor_of(module, id))) for id in self.tensors}
 
     def _weight(self, id: str, tensor: Tensor) -> Tensor:
         return tensor if self.within is None else self.within.member(id, tensor)
@@ -140,14 +143,15 @@ class Constraint(ABC):
                 return
             kept = self.nearest(weights) if self.within is None else self.within.nearest(self, weights)
             for id, weight in kept.items():
-                tensor_of(module, id).copy_(weight)
+                target = tensor_of(module, id)
+                target.copy_(parted(weight, target))
 
     def effective(self, module: nn.Module) -> dict[str, Tensor]:
         """The weights that the loops use, by tensor id: members of their sets."""
         if self.method == "project":
             return self.weights(module)
         weights = self.weights(module)
-        extra = {name: tensor_of(module, name) for name in self.extra_shapes(weights)}
+        extra = {name: whole(tensor_of(module, name)) for name in self.extra_shapes(weights)}
         return self.made({**weights, **extra})
 
 
@@ -163,6 +167,24 @@ def tensor_of(module: nn.Module, id: str) -> Tensor:
         found = getattr(found, name)
     assert isinstance(found, Tensor)
     return found
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, or all of one of which each process has a part (DTensor, as of FSDP2): all meet here."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
+def parted(full: Tensor, like: Tensor) -> Tensor:
+    """The part of a whole tensor, which all processes have, that this one has of `like`."""
+    if not hasattr(like, "full_tensor"):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(like, DTensor)
+    everywhere = [Replicate()] * like.device_mesh.ndim
+    made = DTensor.from_local(full, like.device_mesh, everywhere, run_check=False)
+    return made.redistribute(placements=like.placements)
 
 
 def inward(bound: float, dtype: torch.dtype) -> float:

@@ -33,7 +33,7 @@ def checked(settings: Settings) -> Settings:
     return replace(settings, solver=sweeps)
 
 
-def unrolled(call: Call, start: Tensors, batched: Tensors, shared: Tensors) -> Tensors:
+def made_again(call: Call, start: Tensors, batched: Tensors, shared: Tensors) -> Tensors:
     """The states after the sweeps that a solve needs, each sample after its own number of them.
 
     Inside of captured graphs and of torch.func, where no number can depend on data, all of

@@ -37,6 +37,12 @@ def proved_steps(rate: float, tolerance: float, averaging: float = 1.0) -> int:
     return max(1, math.ceil(math.log(small) / math.log(rate)))
 
 
+def damped_steps(rate: float, tolerance: float, damping: float = 1.0, averaging: float = 1.0) -> int:
+    """`proved_steps` of x ← (1 − d) x + d g(x), which contracts with factor 1 − d + d κ."""
+    known = min(rate * STORED, (1 + rate) / 2)
+    return proved_steps(1 - damping * (1 - known), tolerance, damping * averaging)
+
+
 def counted_steps(equation: Equation, solver: Solver, start: Tensor, counted: bool | None) -> int | None:
     """How many steps are to be made without a look at the residual; None: residuals are looked at.
 
@@ -55,10 +61,7 @@ def counted_steps(equation: Equation, solver: Solver, start: Tensor, counted: bo
         raise ValueError(
             f"the steps cannot be counted ahead, because {reason}; use picard with a certificate"
         )
-    # (1 − d) id + d g contracts with factor 1 − d + d κ
-    known = min(equation.rate * STORED, (1 + equation.rate) / 2)
-    rate, averaging = 1 - damping * (1 - known), damping * equation.averaging
-    steps = proved_steps(rate, solver.tolerance_for(start.dtype), averaging)
+    steps = damped_steps(equation.rate, solver.tolerance_for(start.dtype), damping, equation.averaging)
     if counted is None and steps > MOST_STEPS:
         return None
     return steps
