@@ -154,7 +154,7 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     kinds = ["scale", "plus", "dense", "matrix", "flatten", "dropout", "cat", "slice", "offset"]
     if len(shape) > 1:
         kinds += ["conv", "conv", "pool", "global", "tied"]
-        kinds += ["upsample", "spread", "mirror", "adaptive", "interpolate"]
+        kinds += ["upsample", "spread", "mirror", "adaptive", "interpolate", "around", "reorder"]
     if len(shape) == 2:
         kinds += ["matmul", "attend"]
     kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
@@ -517,7 +517,10 @@ def _standardise(draw: st.DrawFn, program: RandomProgram, source: str, shape: Sh
     affine, eps = draw(st.booleans()), draw(st.sampled_from([0.1, 0.5]))
     settings = f"eps = {eps}, affine = {str(affine).lower()}"
     groups = [g for g in (1, 2, 3) if shape[0] % g == 0 and torch.Size(shape).numel() > g]
-    kinds = ["group"] * bool(groups) + ["layer"] * (shape[-1] > 1) + ["rms"]
+    axes = draw(st.integers(1, len(shape)))
+    last = shape[-axes:]
+    kinds = ["group"] * bool(groups) + ["layer"] * (torch.Size(last).numel() > 1) + ["rms"]
+    kinds += ["instance"] * (len(shape) > 1 and torch.Size(shape[1:]).numel() > 1)
     kind = draw(st.sampled_from(kinds))
     if kind == "group":
         count = draw(st.sampled_from(groups))
@@ -527,10 +530,15 @@ def _standardise(draw: st.DrawFn, program: RandomProgram, source: str, shape: Sh
             lambda: nn.GroupNorm(count, shape[0], eps, affine),
             shape,
         )
+    elif kind == "instance":
+        made = {2: nn.InstanceNorm1d, 3: nn.InstanceNorm2d}[len(shape)]
+        name = _layer(program, f"InstanceNorm({settings})", lambda: made(shape[0], eps, affine=affine), shape)
     elif kind == "layer":
-        name = _layer(program, f"LayerNorm({settings})", lambda: nn.LayerNorm(shape[-1], eps, affine), shape)
+        text = f"LayerNorm({settings}, axes = {axes})"
+        name = _layer(program, text, lambda: nn.LayerNorm(last, eps, affine), shape)
     else:
-        name = _layer(program, f"RMSNorm({settings})", lambda: nn.RMSNorm(shape[-1], eps, affine), shape)
+        text = f"RMSNorm({settings}, axes = {axes})"
+        name = _layer(program, text, lambda: nn.RMSNorm(last, eps, affine), shape)
     applied = draw(st.sampled_from([f"{name}({source})", f"({source} |> {name})"]))
     return applied, shape, _run(name, source)
 
@@ -640,6 +648,41 @@ def _adaptive(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape
 
 
 @st.composite
+def _reorder(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    order = draw(st.permutations(range(len(shape))))
+    text = f"permute({source}, [{', '.join(str(axis + 1) for axis in order)}])"
+    moved = [0, *(axis + 1 for axis in order)]
+    return text, tuple(shape[axis] for axis in order), lambda _, values: values[source].permute(moved)
+
+
+@st.composite
+def _around(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Cells around a value: a number of zeros or copies before and after each axis."""
+    mode = draw(st.sampled_from(["zeros", "circular", "replicate", "reflect"]))
+    most = min(shape[1:]) - (mode == "reflect") if mode != "zeros" else 2
+    before, after = (draw(st.integers(0, min(2, most))) for _ in range(2))
+
+    def run(module: Twin, values: Values) -> Tensor:
+        x = values[source]
+        for axis, size in enumerate(shape[1:], 2):
+            places = range(-before, size + after)
+            wrapped = {
+                "zeros": [min(max(at, 0), size - 1) for at in places],
+                "circular": [at % size for at in places],
+                "replicate": [min(max(at, 0), size - 1) for at in places],
+                "reflect": [abs(at) if at < size else 2 * (size - 1) - at for at in places],
+            }[mode]
+            x = x.index_select(axis, torch.tensor(wrapped))
+            if mode == "zeros":
+                keep = torch.tensor([0 <= at < size for at in places], dtype=x.dtype)
+                x = x * keep.reshape(-1, *[1] * (x.ndim - axis - 1))
+        return x
+
+    text = f'Pad({before}; after = {after}, mode = "{mode}") * {source}'
+    return text, (shape[0], *(size + before + after for size in shape[1:])), run
+
+
+@st.composite
 def _expand(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
     longer = [name for name, size in program.shapes.items() if size[: len(shape)] == shape]
     like = draw(st.sampled_from(longer))
@@ -663,6 +706,8 @@ _MAKERS = {
     "upsample": _upsample,
     "interpolate": _interpolate,
     "adaptive": _adaptive,
+    "reorder": _reorder,
+    "around": _around,
     "expand": _expand,
     "dense": _dense,
     "conv": _conv,

@@ -283,8 +283,33 @@ def _group_norm(draw: Draw) -> Case:
     return _case(draw, "group_norm", _norm(draw) | {"groups": groups}, source)
 
 
+def _instance_norm(draw: Draw) -> Case:
+    source = (draw(st.integers(1, 3)), *draw(shapes(0, 2, size=3)), draw(st.integers(2, 4)))
+    return _case(draw, "instance_norm", _norm(draw), source)
+
+
 def _last_norm(kind: str) -> Callable[[Draw], Case]:
-    return lambda draw: _case(draw, kind, _norm(draw), (*draw(shapes(0, 2)), draw(st.integers(2, 5))))
+    def build(draw: Draw) -> Case:
+        source = (*draw(shapes(0, 2)), draw(st.integers(2, 5)))
+        return _case(draw, kind, _norm(draw) | {"axes": draw(st.integers(1, len(source)))}, source)
+
+    return build
+
+
+def _scaling(draw: Draw) -> Case:
+    source = draw(shapes())
+    settings = {
+        "factor": draw(st.none() | _numbers()),
+        "start": 0.5,
+        "axis": draw(st.integers(1, len(source))),
+    }
+    return _case(draw, "scaling", settings, source)
+
+
+def _dropout(draw: Draw) -> Case:
+    channels = draw(st.booleans())
+    source = draw(shapes(2, 4) if channels else shapes(0, 3))
+    return _case(draw, "dropout", {"p": draw(st.sampled_from((0.0, 0.5))), "channels": channels}, source)
 
 
 def _norm(draw: Draw) -> dict[str, Any]:
@@ -418,7 +443,8 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "adaptive_max_pool": _adaptive("adaptive_max_pool"),
         "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
         "batch_norm": _batch_norm,
-        "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
+        "dropout": _dropout,
+        "scaling": _scaling,
         "scale": _plain("scale", factor=_numbers()),
         "reshape": _reshape,
         "permute": _permute,
@@ -463,6 +489,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "affine": _affine,
         "slot": _slot,
         "group_norm": _group_norm,
+        "instance_norm": _instance_norm,
         "layer_norm": _last_norm("layer_norm"),
         "rms_norm": _last_norm("rms_norm"),
         "softmax": _over_axis("softmax"),

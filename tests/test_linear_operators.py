@@ -137,7 +137,38 @@ class Moved(nn.Module):
         return last.permute(0, 3, 1, 2), padded.mT, F.pad(h, (1, 1, 1, 1)) + 1, v.mT @ v
 
 
+class Normed(nn.Module):
+    """Normalisations of one sample, and factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.InstanceNorm2d(3, affine=True)
+        self.b = nn.LayerNorm((4, 5))
+        self.c = nn.RMSNorm((3, 4, 5), eps=0.1)
+        self.d = nn.GroupNorm(3, 3)
+        self.s = nn.Parameter(torch.ones(3))
+        self.t = nn.Parameter(torch.ones(5))
+
+    def forward(self, u: Tensor) -> tuple[Tensor, ...]:
+        plain = F.instance_norm(u.flatten(2), eps=0.1)
+        both = self.s[:, None, None] * self.a(u) + 0.5 * u * self.t
+        return both, self.b(u), self.c(u), self.d(u), plain
+
+
 PROGRAMS = [
+    Whole(
+        "normed",
+        """
+    input u[3, 4, 5]
+    layer a = InstanceNorm(affine = true), b = LayerNorm(axes = 2), c = RMSNorm(; axes = 3, eps = 0.1)
+    layer d = GroupNorm(3), s = Scale(), t = Scale(axis = 3)
+    h = u |> a |> Dropout(0.3; channels = true)
+    output y = s*h + (u |> t |> Scale(0.5)), z = b(u), w = c(u), v = d(u)
+    output p = InstanceNorm(eps = 0.1)(reshape(u, 3, 20))
+""",
+        Normed,
+        ((3, 4, 5),),
+    ),
     Whole(
         "moved",
         """
@@ -241,6 +272,23 @@ def test_a_program_is_its_twin_and_its_matrices(program: Whole, standalone: bool
     if not standalone:
         for one, other in zip(tensors(module.system().solve(*inputs)), expected):
             same(one, other.detach())
+
+
+@pytest.mark.parametrize("padding", ['"same"', '2, mode = "circular"', '2, mode = "reflect"'])
+def test_faster_paths_are_for_zeros_on_both_sides(padding: str) -> None:
+    """One channel, few and large kernels, relu and pooling: what zero padding would have a path for."""
+    text = f"model M\ninput u[1, 8, 8]\nlayer K = Conv(2, 6; pad = {padding})\n"
+    size = "[2, 4, 4]" if "same" in padding else "[2, 3, 3]"
+    module = generated(f"{text}output y{size} = MaxPool(2)(relu(K*u))\nend\n").M(dtype=torch.float64)
+    mode = padding.partition('"')[2].strip('"') if "mode" in padding else "constant"
+    cells = (2, 3, 2, 3) if "same" in padding else (2, 2, 2, 2)
+    u = torch.randn(9, 1, 8, 8, dtype=torch.float64)
+    assert type(module.K) is nn.Conv2d
+
+    expected = F.max_pool2d(F.conv2d(F.pad(u, cells, mode), module.K.weight, module.K.bias).relu(), 2)
+    same(module(u), expected)
+    with torch.no_grad():
+        same(module(u), expected.detach())
 
 
 # --------------------------------------------------------------------------- in loops
@@ -438,6 +486,24 @@ LOOPS += [
 ]
 
 
+LOOPS += [
+    Looped(
+        "scaled",
+        """
+    input u[2, 4]
+    layer K = Conv(2, 3; pad = 1, bias = false), s = Scale(start = 0.1)
+    state x[2, 4] ~ tanh(K*x + s*x + u)
+    output y = x
+""",
+        lambda w, x, u: torch.tanh(F.conv1d(x, w["K.weight"], padding=1) + w["s"][:, None] * x + u),
+        (2, 4),
+        (2, 4),
+        demand,
+    )
+    for demand in ("norm(A, Inf) <= 0.9", "norm(K, Inf) <= 0.5\n@wellposed norm(s, Inf) <= 0.4")
+]
+
+
 # --------------------------------------------------------------------------- sizes
 
 
@@ -492,6 +558,38 @@ def test_a_bias_without_effect_is_told_and_left_out() -> None:
     assert list(generated(text).M().state_dict()) == ["K.weight"]
 
 
+# --------------------------------------------------------------------------- training
+
+
+def test_dropout_of_channels_drops_whole_channels_once_for_a_solve() -> None:
+    loop = """model M
+    input u[6, 3, 4]
+    state x[6, 3, 4] ~ tanh(0.4*(Dropout(0.5; channels = true) * x) + u)
+    output y = x, z = Dropout(0.5; channels = true) * u
+    @solver auto(tol = 1e-12)
+end
+"""
+    module = generated(loop).M(dtype=torch.float64).train()
+    torch.manual_seed(0)
+    u = torch.rand(5, 6, 3, 4, dtype=torch.float64) + 0.5
+
+    y, z = module(u)
+
+    share = (torch.atanh(y) - u) / (0.4 * y)  # 0 or 2, alike in a channel
+    same(share, share[:, :, :1, :1].expand_as(share), 1e-8)
+    assert set(share.round(decimals=6).unique().tolist()) == {0.0, 2.0}
+    dropped = (z == 0).flatten(2)
+    assert bool((dropped.all(2) | ~dropped.any(2)).all()) and dropped.any() and not dropped.all()
+    same(z[z != 0], 2 * u[z != 0])
+
+
+def test_learned_factors_start_where_they_are_told_to() -> None:
+    text = "model M\ninput u[3, 2]\nlayer s = Scale(start = 0.25)\noutput y = s*(Scale()*u)\nend\n"
+    module = generated(text).M()
+    values = {name: set(tensor.tolist()) for name, tensor in module.state_dict().items()}
+    assert values == {"y_scaling": {1.0}, "s": {0.25}}
+
+
 # --------------------------------------------------------------------------- refusals
 
 
@@ -503,6 +601,11 @@ def test_a_bias_without_effect_is_told_and_left_out() -> None:
         ('input u[2, 8]\noutput y = Conv(2, 3; mode = "mirror")*u', "E0205"),
         ('input u[2, 3]\noutput y = Conv(2, 3; pad = 3, mode = "reflect")*u', "E0201"),
         ('input u[2, 3]\noutput y = Conv(2, 3; pad = 4, mode = "circular")*u', "E0201"),
+        (  # factors along another axis than the channels of a kernel have no rows in common with it
+            "input u[4, 4]\nlayer K = Conv(4, 3; pad = 1, bias = false), s = Scale(axis = 2)\n"
+            "state x[4, 4] ~ tanh(K*x + s*x + u)\noutput y = x\n@wellposed norm(A, Inf) <= 0.9",
+            "E0404",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(body: str, code: str) -> None:

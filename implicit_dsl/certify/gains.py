@@ -129,7 +129,7 @@ def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
     full = operator.kind in _MATRICES
     columns = len(operator.source) - 1 if full else 0
     whole = full or (operator.kind in ("conv", "conv_transpose") and operator["groups"] == 1)
-    rows = len(operator.target) - 1 if full else 0
+    rows = len(operator.target) - 1 if full else operator.get("first", 0)
     if transposed and not whole:
         return Tensor(id, transposed, None, None)  # axis 1 of the kernel counts the channels of one group
     return Tensor(id, transposed, rows, axes[columns] if whole else None)

@@ -13,8 +13,9 @@ from implicit_dsl.demands import applying
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.model import Block, ImplicitModel, Loop, Term
 from implicit_dsl.names import identifier
-from implicit_dsl.operators import activation_rule
+from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.normalisation import Dropout
 from implicit_dsl.shapes import Shape, Size
 
 
@@ -159,7 +160,9 @@ def _masked(term: Term, masks: list[Mask]) -> Term:
     chain: list[Operator] = []
     for operator in term.chain:
         if operator.kind == "dropout":
-            mask = Mask(f"{term.target}.mask{len(masks) + 1}", operator.source, float(operator["p"]))
+            rule = OPERATORS[operator.kind]
+            assert isinstance(rule, Dropout)
+            mask = Mask(f"{term.target}.mask{len(masks) + 1}", rule.mask(operator), float(operator["p"]))
             masks.append(mask)
             operator = replace(operator, parameters=(("mask", mask.id),))
         chain.append(operator)

@@ -6,8 +6,19 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.operators.base import Entries, Expression, LinearRule, Operator, Rule, Settings
-from implicit_dsl.shapes import Shape, count, sizes
+from implicit_dsl.operators.base import (
+    Entries,
+    Expression,
+    Formal,
+    Initialiser,
+    LinearRule,
+    Operator,
+    ParameterSpec,
+    Rule,
+    Settings,
+    ShapeError,
+)
+from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +81,42 @@ class Diagonal(LinearRule):
         return bounds.get(operator.parameter("weight") or "")
 
 
+class Scaling(Diagonal):
+    """A number, or a vector that is learned: its operators are those of numbers and of `param`s."""
+
+    kind = "scaling"
+    names = ("Scale",)
+    formals = (
+        Formal("factor", "number", "a number that is not learned", shown="learned"),
+        Formal("start", "number", "what learned factors start from", default=1.0),
+        Formal("axis", "integer", "the axis along which learned factors differ", default=1),
+    )
+    doc = "A factor for each channel, learned: γ x. With a number, `Scale(0.5)`, that times x."
+    example = "input u[3, 4, 5]\noutput y[3, 4, 5] = Scale(; start = 0.1) * u"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        if settings["factor"] is not None:
+            return Operator("scale", source, source, (("factor", settings["factor"]),))
+        axis = settings["axis"]
+        if axis > len(source) or not isinstance(source[axis - 1], int):
+            raise ShapeError(
+                f"Scale needs to know the size of axis {axis}, and its input is {show(source)}",
+                f"axis {axis}",
+                "axis",
+            )
+        chosen = {"axes": 1, "first": axis - 1}
+        if settings["start"] != 1:
+            chosen["start"] = settings["start"]
+        return Operator("diagonal", source, source, tuple(chosen.items()))
+
+    def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
+        if operator.kind == "scale":
+            return ()
+        first = operator["first"]
+        start = Initialiser("constant", (operator.get("start", 1.0),))
+        return (ParameterSpec("weight", sizes(operator.source[first : first + 1]), initialiser=start),)
+
+
 class Affine(Diagonal):
     """γ x + β behind a normalisation, with the tensors of its layer. RMSNorm has no β."""
 
@@ -98,4 +145,4 @@ class Affine(Diagonal):
         return Expression(weights["bias"] + self._spread(operator)) if "bias" in weights else None
 
 
-RULES: tuple[Rule, ...] = (Diagonal(), Affine())
+RULES: tuple[Rule, ...] = (Diagonal(), Scaling(), Affine())

@@ -100,6 +100,7 @@ class ParameterSpec:
     role: str
     shape: tuple[int, ...]
     trainable: bool = True
+    initialiser: Initialiser | None = None  # where no layer of PyTorch holds it
 
 
 class ShapeError(Exception):

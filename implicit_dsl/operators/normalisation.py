@@ -18,6 +18,7 @@ from implicit_dsl.operators.base import (
     ShapeError,
     per_channel,
 )
+from implicit_dsl.operators.windows import channels_and_axes
 from implicit_dsl.shapes import Shape, count, show
 
 if TYPE_CHECKING:
@@ -148,7 +149,10 @@ class Dropout(LinearRule):
 
     kind = "dropout"
     names = ("Dropout",)
-    formals = (Formal("p", "number", "probability that an entry is set to zero in training", default=0.5),)
+    formals = (
+        Formal("p", "number", "probability that an entry is set to zero in training", default=0.5),
+        Formal("channels", "flag", "drop whole channels, as `nn.Dropout2d` does", default=False),
+    )
     doc = (
         "In training, sets entries to zero at random and scales the others by 1 ÷ (1 − p); "
         "in evaluation the identity."
@@ -160,7 +164,16 @@ class Dropout(LinearRule):
             raise ShapeError(
                 "the probability of Dropout must be at least 0 and below 1", f"{settings['p']}", "p"
             )
-        return Operator(self.kind, source, source, (("p", settings["p"]),))
+        if not settings["channels"]:
+            return Operator(self.kind, source, source, (("p", settings["p"]),))
+        channels_and_axes(source, "Dropout of channels")
+        return Operator(self.kind, source, source, (("channels", True), ("p", settings["p"])))
+
+    def mask(self, operator: Operator) -> Shape:
+        """The shape of what is drawn for one sample."""
+        if operator.get("channels", False):
+            return (operator.source[0], *(1,) * (len(operator.source) - 1))
+        return operator.source
 
     def follows(self, operator: Operator) -> tuple[int | None, ...]:
         return tuple(range(len(operator.target)))
@@ -176,7 +189,8 @@ class Dropout(LinearRule):
         return x
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
-        return Expression(f"F.dropout({x.text}, {operator['p']!r}, self.training)")
+        axes = f"{len(operator.source) - 1}d" if operator.get("channels", False) else ""
+        return Expression(f"F.dropout{axes}({x.text}, {operator['p']!r}, self.training)")
 
     def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
         """Multiplied by `mask`, if there is one: entries 0 and 1 ÷ (1 − p), drawn once for a whole solve."""

@@ -1,4 +1,4 @@
-"""Normalisation of each sample by itself: GroupNorm, LayerNorm and RMSNorm.
+"""Normalisation of each sample by itself: GroupNorm, InstanceNorm, LayerNorm and RMSNorm.
 
 The layer of PyTorch is split: what normalises has no parameters and is an activation, and its
 factors and offsets are linear (`affine`), so that the matrix form is exact.
@@ -22,7 +22,8 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
-from implicit_dsl.shapes import Shape, count, known, show
+from implicit_dsl.operators.windows import channels_and_axes
+from implicit_dsl.shapes import Shape, count, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +32,11 @@ else:
 
 _EPS = Formal("eps", "number", "added to the variance", default=1e-5)
 _AFFINE = Formal("affine", "flag", "learn a factor and an offset for each channel", default=True)
+
+_ENTRYWISE = Formal(
+    "affine", "flag", "learn a factor and an offset for each entry of these axes", default=True
+)
+_AXES = Formal("axes", "integer", "how many of the last axes are normalised together", default=1)
 
 
 class Normalisation(ActivationRule):
@@ -46,7 +52,11 @@ class Normalisation(ActivationRule):
 
     @abstractmethod
     def parameter_axis(self, operator: Operator) -> int:
-        """The axis of the channels, each with its own factor."""
+        """The first of the axes whose entries have factors of their own."""
+
+    def parameter_axes(self, operator: Operator) -> int:
+        """How many such axes there are."""
+        return 1
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         if not settings["eps"] > 0:
@@ -64,7 +74,7 @@ class Normalisation(ActivationRule):
 
     def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
         axis = self.parameter_axis(operator)
-        shape = (count(operator.source[axis : axis + 1]),)
+        shape = sizes(operator.source[axis : axis + self.parameter_axes(operator)])
         if not operator["affine"]:
             return ()
         weight, bias = ParameterSpec("weight", shape), ParameterSpec("bias", shape)
@@ -73,7 +83,8 @@ class Normalisation(ActivationRule):
     def affine(self, operator: Operator) -> Operator | None:
         if not operator["affine"]:
             return None
-        chosen = (("axes", 1), ("bias", self.centred), ("first", self.parameter_axis(operator)))
+        axes, first = self.parameter_axes(operator), self.parameter_axis(operator)
+        chosen = (("axes", axes), ("bias", self.centred), ("first", first))
         return Operator("affine", operator.target, operator.target, chosen)
 
     def monotone(self, operator: Operator) -> bool:
@@ -182,55 +193,102 @@ class GroupNorm(Normalisation):
         )
 
 
-class _LastAxis(Normalisation):
-    """Over the last axis, of a known size."""
+class InstanceNorm(Normalisation):
+    kind = "instance_norm"
+    names = ("InstanceNorm",)
+    formals = (_EPS, Formal("affine", "flag", _AFFINE.doc, default=False))
+    doc = "Normalises each channel over the axes behind it: `InstanceNorm()(x)`, `nn.InstanceNorm2d`."
+    example = "input u[4, 3, 3]\noutput y[4, 3, 3] = InstanceNorm()(u)"
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
-        if not source or not isinstance(source[-1], int):
+        channels_and_axes(source, "InstanceNorm")
+        if not isinstance(source[0], int):
             raise ShapeError(
-                f"{self.names[0]} needs to know the size of the last axis, and its input is {show(source)}",
-                "the last axis",
+                f"InstanceNorm needs to know its channels, the first axis, and its input is {show(source)}",
+                "such as [channels, height, width]",
             )
         return super().operator(settings, source)
 
     def sets(self, operator: Operator) -> int:
-        return count(operator.source[:-1])
+        return count(operator.source[:1])
 
     def parameter_axis(self, operator: Operator) -> int:
-        return len(operator.source) - 1
+        return 0
+
+    def holder(self, operator: Operator) -> str:
+        affine = ", affine=True" if operator["affine"] else ""
+        return f"nn.InstanceNorm{len(operator.source) - 1}d({operator.source[0]}{_eps(operator)}{affine})"
+
+    def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
+        learned = "".join(f", {role}={weights[role]}" for role in ("weight", "bias") if role in weights)
+        return Expression(f"F.instance_norm({z.text}{learned}{_eps(operator)})")
 
 
-class LayerNorm(_LastAxis):
+class _LastAxes(Normalisation):
+    """Over the last axes, of known sizes: one, if nothing is said."""
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        axes = settings["axes"]
+        if len(source) < axes or known(source[-axes:]) is None:
+            which = "the last axis" if axes == 1 else f"the last {axes} axes"
+            raise ShapeError(
+                f"{self.names[0]} needs to know the size of {which}, and its input is {show(source)}",
+                which,
+                "axes" if axes > 1 else "",
+            )
+        return super().operator({k: v for k, v in settings.items() if k != "axes" or v != 1}, source)
+
+    def parameter_axes(self, operator: Operator) -> int:
+        return int(operator.get("axes", 1))
+
+    def sets(self, operator: Operator) -> int:
+        return count(operator.source[: self.parameter_axis(operator)])
+
+    def parameter_axis(self, operator: Operator) -> int:
+        return len(operator.source) - self.parameter_axes(operator)
+
+    def shape(self, operator: Operator) -> str:
+        """What PyTorch calls `normalized_shape`."""
+        return repr(sizes(operator.source[self.parameter_axis(operator) :]))
+
+
+class LayerNorm(_LastAxes):
     kind = "layer_norm"
     names = ("LayerNorm",)
-    formals = (_EPS, _AFFINE)
-    doc = "Normalises the last axis: `LayerNorm()(x)`, `nn.LayerNorm`."
+    formals = (_EPS, _ENTRYWISE, _AXES)
+    doc = "Normalises the last axis, or the last few together: `LayerNorm()(x)`, `nn.LayerNorm`."
     example = "input u[3, 4]\noutput y[3, 4] = LayerNorm()(u)"
 
     def holder(self, operator: Operator) -> str:
         flag = _flag(operator, "elementwise_affine")
-        return f"nn.LayerNorm({operator.source[-1]}{_eps(operator)}{flag})"
+        shape = operator.source[-1] if self.parameter_axes(operator) == 1 else self.shape(operator)
+        return f"nn.LayerNorm({shape}{_eps(operator)}{flag})"
 
     def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
-        shape = f"({operator.source[-1]},)"
-        return Expression(f"F.layer_norm({z.text}, {shape}{_learned(weights)}{_eps(operator)})", fresh=True)
+        text = f"F.layer_norm({z.text}, {self.shape(operator)}{_learned(weights)}{_eps(operator)})"
+        return Expression(text, fresh=True)
 
 
-class RMSNorm(_LastAxis):
+class RMSNorm(_LastAxes):
     kind = "rms_norm"
     names = ("RMSNorm",)
-    formals = (_EPS, Formal("affine", "flag", "learn a factor for each channel", default=True))
-    doc = "Divides the last axis by its root mean square, `nn.RMSNorm`: `RMSNorm()(x)`."
+    formals = (
+        _EPS,
+        Formal("affine", "flag", "learn a factor for each entry of these axes", default=True),
+        _AXES,
+    )
+    doc = "Divides the last axis, or the last few together, by its root mean square: `nn.RMSNorm`."
     example = "input u[3, 4]\noutput y[3, 4] = RMSNorm()(u)"
     centred = False
 
     def holder(self, operator: Operator) -> str:
         flag = _flag(operator, "elementwise_affine")
-        return f"nn.RMSNorm({operator.source[-1]}, eps={operator['eps']!r}{flag})"
+        shape = operator.source[-1] if self.parameter_axes(operator) == 1 else self.shape(operator)
+        return f"nn.RMSNorm({shape}, eps={operator['eps']!r}{flag})"
 
     def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
-        text = f"F.rms_norm({z.text}, ({operator.source[-1]},){_learned(weights)}, eps={operator['eps']!r})"
-        return Expression(text)
+        learned = f"{self.shape(operator)}{_learned(weights)}"
+        return Expression(f"F.rms_norm({z.text}, {learned}, eps={operator['eps']!r})")
 
 
-RULES: tuple[Rule, ...] = (GroupNorm(), LayerNorm(), RMSNorm())
+RULES: tuple[Rule, ...] = (GroupNorm(), InstanceNorm(), LayerNorm(), RMSNorm())

@@ -11,7 +11,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.operators import OPERATORS
-from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
+from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.mismatch import check_kept
 from implicit_dsl.resolve.problem import Problem, later, problem
@@ -176,13 +176,15 @@ def _tied(
     specs = layer.rule.parameters(operator)
     for spec in specs:
         check_size(spec.shape, layer.span, f"the {spec.role} of this layer")
+    held = type(layer.rule).holder is not Rule.holder
     if layer.operator is None:
         layer.operator, layer.first_use = operator, span
         for spec in specs:
-            tensor = Tensor(f"{layer.name}.{spec.role}", spec.shape, spec.trainable, None, layer.span)
+            id = f"{layer.name}.{spec.role}" if held else layer.name
+            tensor = Tensor(id, spec.shape, spec.trainable, spec.initialiser, layer.span)
             layer.tensors.append(tensor)
             context.tensors.append(tensor)
-        if specs:
+        if specs and held:
             context.layers.append(layer)
     elif [t.shape for t in layer.tensors] != [s.shape for s in specs]:
         raise _tie_problem(layer, specs[0].shape, wire, span)

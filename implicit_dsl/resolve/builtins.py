@@ -342,6 +342,5 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "InstanceNorm",
     ]
 )

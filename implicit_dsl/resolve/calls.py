@@ -257,7 +257,7 @@ def _construct(
     settings, blame = settings_of(rule, constructor.name, arguments, node.span)
     name = _direct_name(context, node, owner) or ""
     layer = Layer(rule, settings, name, node.span, blame)
-    if not name and type(rule).holder is not Rule.holder:
+    if not name and type(rule).parameters is not Rule.parameters:
         layer.name = _invented_name(context, rule.kind.replace("_", ""), node, owner)
     owner.instance.sites[site] = layer
     return layer
