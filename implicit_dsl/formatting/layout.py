@@ -45,10 +45,8 @@ class _Page:
 
     def __init__(self, tokens: Tokens, lines: dict[int, Document]) -> None:
         self.tokens, self.lines = tokens, lines
-        separators = tokens.separators
-        self.firsts = [
-            n for n in range(len(tokens.tokens)) if n not in separators and n - 1 in separators | {-1}
-        ]
+        apart = tokens.separators
+        self.firsts = [n for n in range(len(tokens.tokens)) if n not in apart and (not n or n - 1 in apart)]
         self.written: list[Row] = []
         self.blocks: list[str] = []  # how those that are open begin
         self.previous = ""  # how the statement before begins, or the block that it ends
