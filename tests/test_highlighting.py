@@ -119,7 +119,7 @@ def test_definitions_are_told_from_calls() -> None:
     assert scope_of("swish", text) == "entity.name.function.definition.impl"
     assert (scope_of("Net", text), scope_of("Basic", text)) == ("entity.name.type.impl", "support.class.impl")
     assert scope_of("f", text) == "support.function.impl"
-    assert kind_of("Banded", "param A[n] in Banded(1) = normal()") is Name.Class
+    assert kind_of("Mine", "param A[n] in Mine(1) = normal()") is Name.Class
 
 
 def test_comments_and_strings_hold_no_keywords() -> None:
