@@ -1,7 +1,7 @@
 """Reads the text files that ship with the compiler.
 
 `grammar/` and `codegen/` stand beside the package in a checkout and inside it when
-installed; `explain/` is always inside. Plain paths: importing `importlib.resources` would
+installed; `explain/` and `std/` are always inside. Plain paths: importing `importlib.resources` would
 cost as much as the rest of the command line.
 """
 
@@ -12,17 +12,18 @@ import os
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 
 
-def _home(folder: str) -> str:
-    inside = os.path.join(_PACKAGE, folder)
-    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), folder)
+def folder(name: str) -> str:
+    """Where a folder that ships lies."""
+    inside = os.path.join(_PACKAGE, name)
+    return inside if os.path.isdir(inside) else os.path.join(os.path.dirname(_PACKAGE), name)
 
 
-def read_text(folder: str, name: str) -> str:
-    """The text of `folder/name`. Raises FileNotFoundError if it does not ship."""
-    with open(os.path.join(_home(folder), name), encoding="utf-8") as file:
+def read_text(home: str, name: str) -> str:
+    """The text of `home/name`. Raises FileNotFoundError if it does not ship."""
+    with open(os.path.join(folder(home), name), encoding="utf-8") as file:
         return file.read()
 
 
-def names(folder: str, suffix: str) -> tuple[str, ...]:
-    """The sorted names of the files in `folder` that end in `suffix`."""
-    return tuple(sorted(name for name in os.listdir(_home(folder)) if name.endswith(suffix)))
+def names(home: str, suffix: str) -> tuple[str, ...]:
+    """The sorted names of the files in `home` that end in `suffix`."""
+    return tuple(sorted(name for name in os.listdir(folder(home)) if name.endswith(suffix)))

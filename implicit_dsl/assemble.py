@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from implicit_dsl.certify import Certified
-from implicit_dsl.graph import Edge, Node, Role
+from implicit_dsl.graph import Edge, Node, Parameter, Role
 from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor, Term
+from implicit_dsl.source import Span
 
 
 def assemble(certified: Certified) -> ImplicitModel:
@@ -23,8 +24,8 @@ def assemble(certified: Certified) -> ImplicitModel:
         tuple(map(_block, states)),
         tuple(map(_block, nodes[Role.OUTPUT])),
         tuple(map(_term, ordered)),
-        tuple(Tensor(p.id, p.shape, p.trainable, p.initialiser, p.span.line) for p in graph.parameters),
-        tuple(Holder(layer.name, layer.operator, layer.span.line) for layer in graph.layers),
+        tuple(map(_tensor, graph.parameters)),
+        tuple(Holder(layer.name, layer.operator, *_place(layer.span)) for layer in graph.layers),
         tuple(Loop(g.states, g.iterated, g.guarantee, g.rate) for g in certified.groups if g.iterated),
         graph.demands,
         certified.constraints,
@@ -35,9 +36,21 @@ LONGEST_LINE = 400  # characters of the source that are kept for each block; a l
 
 
 def _block(node: Node) -> Block:
-    line = node.span.line
+    line, file = _place(node.span)
     text = node.span.source.line_text(line, most=LONGEST_LINE).strip()
-    return Block(node.name, node.shape, node.activation, node.declared, line, text)
+    return Block(node.name, node.shape, node.activation, node.declared, line, text, file, node.tokens)
+
+
+def _place(span: Span) -> tuple[int, str]:
+    """The line, and the file if it is an imported one."""
+    return span.line, span.source.title
+
+
+def _tensor(parameter: Parameter) -> Tensor:
+    within = parameter.within
+    shape = parameter.shape if within is None or within.linear is None else within.free
+    place = _place(parameter.span)
+    return Tensor(parameter.id, shape, parameter.trainable, parameter.initialiser, *place, within)
 
 
 def _term(edge: Edge) -> Term:

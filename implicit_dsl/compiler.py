@@ -6,7 +6,7 @@ Source ─parse→ Program ─resolve→ SignalGraph ─certify→ Certified ─
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,7 @@ class Checked:
     diagnostics: tuple[Diagnostic, ...]
     sources: tuple[Source, ...]
     parameters: tuple[tuple[str, str], ...]  # as given: name and value, as text
+    include: tuple[str, ...] = ()  # folders of the include path, as given
 
     @property
     def models(self) -> tuple[ImplicitModel, ...]:
@@ -40,8 +41,8 @@ class Checked:
         return tuple(assemble(one) for one in self.certified)
 
 
-def read_source(path: str, name: str | None = None) -> Source:
-    """The text of a file, called `name` in diagnostics.
+def read_source(path: str, name: str | None = None, title: str = "") -> Source:
+    """The text of a file, called `name` in diagnostics, and if it is imported `title` in comments.
 
     Raises OSError if it cannot be read, and UnicodeDecodeError if it is not UTF-8.
     """
@@ -49,22 +50,29 @@ def read_source(path: str, name: str | None = None) -> Source:
         data = file.read(LARGEST_SOURCE + 1)
     if len(data) > LARGEST_SOURCE:
         raise OSError(27, f"it is larger than {LARGEST_SOURCE // 2**20} MiB", path)
-    return Source(data.decode("utf-8"), name or path, os.path.abspath(path))
+    return Source(data.decode("utf-8"), name or path, os.path.abspath(path), title)
 
 
 def check(
-    source: Source, *, parameters: Mapping[str, object] | None = None, model: str | None = None
+    source: Source,
+    *,
+    parameters: Mapping[str, object] | None = None,
+    model: str | None = None,
+    include: Sequence[str] = (),
 ) -> Checked:
     """Everything up to the certificate. Findings are returned, never raised.
 
     `parameters` are compile-time parameters: numbers, booleans and lists, or strings in the
-    syntax of the language (`"[16, 32]"`).
+    syntax of the language (`"[16, 32]"`). `include` are folders in which imports are looked
+    for, behind the folder of the file that imports.
     """
     with collector_at_rest():
-        return _check(source, parameters or {}, model)
+        return _check(source, parameters or {}, model, tuple(include))
 
 
-def _check(source: Source, parameters: Mapping[str, object], model: str | None) -> Checked:
+def _check(
+    source: Source, parameters: Mapping[str, object], model: str | None, include: tuple[str, ...]
+) -> Checked:
     findings = Findings()
     if len(source.text) > LARGEST_SOURCE:  # of a file, `read_source` says so
         message = f"this program is larger than {LARGEST_SOURCE // 2**20} MiB"
@@ -78,16 +86,17 @@ def _check(source: Source, parameters: Mapping[str, object], model: str | None) 
         program,
         findings,
         parse=parse,
-        read=lambda path, name: read_source(path, name),
+        read=lambda path, name, title: read_source(path, name, title),
         bindings=bindings,
         model=model,
+        include=include,
     )
     certified = tuple(one for one in (certify(graph, findings) for graph in graphs) if one is not None)
     found = tuple(findings)
     if findings.errors:
         # what is unused may be so only because the line that uses it is wrong
         found = tuple(d for d in found if d.severity is Severity.ERROR)
-    return Checked(certified, found, (source, *imported), tuple(written.items()))
+    return Checked(certified, found, (source, *imported), tuple(written.items()), include)
 
 
 def compile(
@@ -96,19 +105,27 @@ def compile(
     parameters: Mapping[str, object] | None = None,
     model: str | None = None,
     standalone: bool = False,
+    include: Sequence[str] = (),
 ) -> str:
     """The generated module, as text.
 
     Raises ImplicitError with all diagnostics if the program is wrong. `standalone` inlines
-    what the module needs of the runtime, so that it depends on torch alone.
+    what the module needs of the runtime, so that it depends on torch alone. `include` are
+    folders in which imports are looked for.
     """
     from implicit_dsl.emit import emit
 
     source = text if isinstance(text, Source) else Source(text)
-    checked = check(source, parameters=parameters, model=model)
+    checked = check(source, parameters=parameters, model=model, include=include)
     findings = Findings(list(checked.diagnostics))
     findings.raise_errors()
-    return emit(checked.models, checked.sources, checked.parameters, standalone=standalone)
+    return emit(
+        checked.models,
+        checked.sources,
+        checked.parameters,
+        standalone=standalone,
+        include=checked.include,
+    )
 
 
 def _written(value: object) -> str:

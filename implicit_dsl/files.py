@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.source import Source
 
 STANDARD_INPUT = "<stdin>"
+INCLUDE_PATH = "IMPLICITC_PATH"  # the environment variable with further folders for imports
+
+
+def include_path(given: Sequence[str]) -> tuple[str, ...]:
+    """The folders in which imports are looked for: those given, then those of the environment.
+
+    Raises NotADirectoryError if one that was given is no folder. One of the environment may be missing.
+    """
+    for folder in given:
+        if not os.path.isdir(folder):
+            raise NotADirectoryError(20, "there is no such folder", folder)
+    more = os.environ.get(INCLUDE_PATH, "").split(os.pathsep)
+    return tuple(dict.fromkeys((*given, *(folder for folder in more if folder and os.path.isdir(folder)))))
 
 
 def cannot_read(name: str, error: OSError | UnicodeDecodeError, path: str | None = None) -> Diagnostic:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
 
@@ -43,6 +44,7 @@ class Node:
     declared: bool
     span: Span
     path: tuple[Label, ...] = ()
+    tokens: int = 0  # of an input of tokens, which its last axis counts
 
     @property
     def slots(self) -> Shape:
@@ -70,13 +72,22 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A tensor of the model. Its id is its key in the state_dict."""
+    """A tensor of the model. Its id is its key in the state_dict.
+
+    One that is `within` a set is a value of this shape, made of a trained tensor with that key.
+    """
 
     id: str
     shape: tuple[int, ...]
     trainable: bool
     initialiser: Initialiser | None  # None: the layer that holds it knows
     span: Span
+    within: MatrixSet | None = None
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The shape of the tensor that the module holds."""
+        return self.shape if self.within is None else self.within.free
 
 
 @dataclass(frozen=True, slots=True)

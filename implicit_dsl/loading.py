@@ -6,14 +6,14 @@ import hashlib
 import linecache
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import RLock
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from implicit_dsl.compiler import check, read_source
 from implicit_dsl.errors import Findings, ImplicitError
-from implicit_dsl.files import cannot_read
+from implicit_dsl.files import cannot_read, include_path
 from implicit_dsl.source import Source
 
 _HOME = "implicit_dsl._loaded"
@@ -36,23 +36,25 @@ def load(
     *,
     model: str | None = None,
     standalone: bool = False,
+    include: Sequence[str | os.PathLike[str]] = (),
     parameters: Mapping[str, object] | None = None,
     **more: object,
 ) -> ModuleType:
     """The generated module of a program in a file: `load("net.impl", n=200).Net()`.
 
-    Keywords are parameters of the model; one that is called `model`, `standalone` or
-    `parameters` goes into `parameters`. As long as the file and its imports stay the same,
-    the same module is returned. Its classes can be pickled within this process; for other
-    processes, compile to a file. Raises ImplicitError with all findings, and OSError if
-    there is no such file.
+    Keywords are parameters of the model; one that is called `model`, `standalone`, `include` or
+    `parameters` goes into `parameters`. `include` are folders in which imports are looked for,
+    behind that of the importing file and before those of the environment variable IMPLICITC_PATH.
+    As long as the file and its imports stay the same, the same module is returned. Its classes
+    can be pickled within this process; for other processes, compile to a file. Raises
+    ImplicitError with all findings, and OSError if there is no such file or folder.
     """
     file = os.fspath(path)
     try:
         source = read_source(file)
     except UnicodeDecodeError as error:
         raise ImplicitError([cannot_read(file, error)]) from None
-    return _load(source, model, standalone, {**(parameters or {}), **more})
+    return _load(source, model, standalone, include, {**(parameters or {}), **more})
 
 
 def loads(
@@ -61,23 +63,29 @@ def loads(
     *,
     model: str | None = None,
     standalone: bool = False,
+    include: Sequence[str | os.PathLike[str]] = (),
     parameters: Mapping[str, object] | None = None,
     **more: object,
 ) -> ModuleType:
     """The same for a program that is given as text. Imports start at the working directory."""
-    return _load(Source(text), model, standalone, {**(parameters or {}), **more})
+    return _load(Source(text), model, standalone, include, {**(parameters or {}), **more})
 
 
 def _load(
-    source: Source, model: str | None, standalone: bool, parameters: Mapping[str, object]
+    source: Source,
+    model: str | None,
+    standalone: bool,
+    include: Sequence[str | os.PathLike[str]],
+    parameters: Mapping[str, object],
 ) -> ModuleType:
+    folders = include_path([os.fspath(folder) for folder in include])
     given = tuple((name, repr(value)) for name, value in parameters.items())
     where = source.path or os.getcwd()
-    key = (where, source.name, source.text, model, standalone, given)
+    key = (where, source.name, source.text, model, standalone, folders, given)
     with _lock:
         kept = _cache.get(key)
         if kept is None or not all(map(_unchanged, kept.sources[1:])):
-            kept = _cache[key] = _made(source, model, standalone, parameters)
+            kept = _cache[key] = _made(source, model, standalone, folders, parameters)
         return kept.module
 
 
@@ -89,12 +97,18 @@ def _unchanged(source: Source) -> bool:
         return False
 
 
-def _made(source: Source, model: str | None, standalone: bool, parameters: Mapping[str, object]) -> _Loaded:
-    checked = check(source, parameters=parameters, model=model)
+def _made(
+    source: Source,
+    model: str | None,
+    standalone: bool,
+    include: tuple[str, ...],
+    parameters: Mapping[str, object],
+) -> _Loaded:
+    checked = check(source, parameters=parameters, model=model, include=include)
     Findings(list(checked.diagnostics)).raise_errors()
     from implicit_dsl.emit import emit
 
-    text = emit(checked.models, checked.sources, checked.parameters, standalone=standalone)
+    text = emit(checked.models, checked.sources, checked.parameters, standalone=standalone, include=include)
     return _Loaded(execute(text, _name(source, text, model)), checked.sources)
 
 

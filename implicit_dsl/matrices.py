@@ -143,7 +143,7 @@ class Tie:
 
 
 class Pattern(NamedTuple):
-    """Where a matrix has entries [entries]; positions of parallel terms may repeat."""
+    """Where a matrix has entries [entries]; positions of parallel terms, and of tied entries, may repeat."""
 
     rows: np.ndarray
     cols: np.ndarray
@@ -319,7 +319,9 @@ def refuse_above(limit: int, entries: int, each: int, name: str, shape: tuple[in
 
 
 def _keeps_all(summand: Summand) -> bool:
-    """Whether no monomial operator of the chain drops entries of the others."""
+    """Whether no monomial operator of the chain drops entries of the others, and none of these meet."""
+    if any(linear_rule(op).overlap(op) > 1 for op in summand.chain):
+        return False
     others = [op for op in summand.chain if not linear_rule(op).mixing]
     return all(count(op.source) == count(op.target) == linear_rule(op).entry_count(op) for op in others)
 

@@ -14,7 +14,8 @@ from typing import Any, TypeAlias
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.operators.base import Initialiser, Operator
-from implicit_dsl.shapes import Shape, Size, bind, count
+from implicit_dsl.sets import MatrixSet
+from implicit_dsl.shapes import Shape, Size, bind, bind_some, count
 
 Chain: TypeAlias = tuple[Operator, ...]
 BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
@@ -22,7 +23,11 @@ BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A named piece of u, x or y. `line` and `text` are where the source says it."""
+    """A named piece of u, x or y. `line` and `text` are where the source says it, which is the
+    program itself or an imported `file`.
+
+    An input of tokens t[n] has unit vectors along its last axis, [n, vocab], and says `tokens` = vocab.
+    """
 
     name: str
     shape: Shape
@@ -30,6 +35,13 @@ class Block:
     declared: bool = True
     line: int = 0
     text: str = ""
+    file: str = ""
+    tokens: int = 0
+
+    @property
+    def given(self) -> Shape:
+        """The shape of what stands for it in Python: tokens are numbers there, and unit vectors here."""
+        return self.shape[:-1] if self.tokens else self.shape
 
     @property
     def slots(self) -> Shape:
@@ -53,13 +65,24 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A parameter (or, if not trainable, a buffer). `id` is its key in the state_dict."""
+    """A parameter (or, if not trainable, a buffer). `id` is its key in the state_dict.
+
+    `shape` is that of the numbers in which the matrices are linear. One that is `within` a set is made of
+    a trained tensor with that key; members of linear sets are linear in it, of others in themselves.
+    """
 
     id: str
     shape: tuple[int, ...]
     trainable: bool = True
     initialiser: Initialiser | None = None
     line: int = 0
+    file: str = ""
+    within: MatrixSet | None = None
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The shape of the tensor that the module holds."""
+        return self.shape if self.within is None else self.within.free
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +92,7 @@ class Holder:
     name: str
     operator: Operator
     line: int = 0
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +195,7 @@ class ImplicitModel:
             (block.name, axis)
             for block in self.inputs
             for axis, size in enumerate(block.shape)
-            if isinstance(size, Size)
+            if size == Size(block.name, axis)
         )
 
     def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> ImplicitModel:
@@ -181,18 +205,23 @@ class ImplicitModel:
         """
         sizes: dict[tuple[str, int], int] = {}
         for block in self.inputs:
-            given = shapes.get(block.name, block.shape)
+            given = bind_some(block.shape, sizes)
+            if block.name in shapes:
+                given = (*shapes[block.name], *given[len(block.given) :])
             fits = len(given) == len(block.shape) and all(
                 isinstance(have, Size) or have == got for have, got in zip(block.shape, given)
             )
             if not fits:
-                raise ValueError(f"`{block.name}` has shape {block.shape}, which {given} does not fit")
+                given = given[: -1 if block.tokens else None]
+                raise ValueError(f"`{block.name}` has shape {block.given}, which {given} does not fit")
             for axis, size in enumerate(given):
                 if isinstance(size, Size):
                     raise ValueError(
                         f"axis {axis + 1} of `{block.name}` is free: give its shape, as {block.name}=(…)"
                     )
                 sizes[block.name, axis] = size
+            if bind(block.shape, sizes) != given:
+                raise ValueError(f"`{block.name}` has shape {tuple(given)}, which does not fit other inputs")
         unknown = set(shapes) - {block.name for block in self.inputs}
         if unknown:
             raise ValueError(f"there is no input `{min(unknown)}`")
@@ -217,7 +246,7 @@ class ImplicitModel:
     @property
     def parameter_count(self) -> int:
         """How many numbers are trained."""
-        return sum(count(tensor.shape) for tensor in self.tensors if tensor.trainable)
+        return sum(count(tensor.trained) for tensor in self.tensors if tensor.trainable)
 
     def tensor_ids(self, state: str) -> tuple[str, ...]:
         """The ids of the tensors in the equation of a state or output."""
@@ -231,7 +260,9 @@ class ImplicitModel:
         """
         return {
             "name": self.name,
-            "inputs": tuple((b.name, _shape_data(b.shape)) for b in self.inputs),
+            "inputs": tuple(
+                (b.name, _shape_data(b.shape), *((b.tokens,) if b.tokens else ())) for b in self.inputs
+            ),
             "states": tuple(
                 (b.name, _shape_data(b.shape), b.activation and _operator_data(b.activation))
                 for b in self.states
@@ -257,7 +288,7 @@ class ImplicitModel:
             data["name"],
             None,
             (),
-            tuple(Block(name, _shape(shape)) for name, shape in data["inputs"]),
+            tuple(Block(name, _shape(shape), tokens=sum(tokens)) for name, shape, *tokens in data["inputs"]),
             tuple(Block(name, _shape(s), op and _operator(op)) for name, s, op in data["states"]),
             tuple(Block(name, _shape(shape)) for name, shape in data["outputs"]),
             tuple(Term(to, source, tuple(map(_operator, chain))) for to, source, *chain in data["terms"]),

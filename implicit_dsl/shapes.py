@@ -67,7 +67,17 @@ def count(shape: Shape) -> int:
 
 def bind(shape: Shape, given: dict[tuple[str, int], int]) -> tuple[int, ...]:
     """The shape once the free axes of the inputs are given."""
-    return tuple(d if isinstance(d, int) else (given[d.source, d.axis] + d.add) // d.divide for d in shape)
+    return sizes(bind_some(shape, given))
+
+
+def bind_some(shape: Shape, given: dict[tuple[str, int], int]) -> Shape:
+    """The shape once some free axes of the inputs are given."""
+    return tuple(
+        d
+        if isinstance(d, int) or (d.source, d.axis) not in given
+        else (given[d.source, d.axis] + d.add) // d.divide
+        for d in shape
+    )
 
 
 def show(shape: Shape) -> str:

@@ -11,15 +11,17 @@ class Source:
 
     Immutable by convention; compared by identity, so that spans stay cheap to hash.
     `path` is where the text was read from (relative imports start there), or None
-    for standard input and for strings.
+    for standard input and for strings. `title` is what comments in generated files call an
+    imported file, the same on each machine; it is '' for the program itself.
     """
 
-    __slots__ = ("_starts", "name", "path", "text")
+    __slots__ = ("_starts", "name", "path", "text", "title")
 
-    def __init__(self, text: str, name: str = "<string>", path: str | None = None) -> None:
+    def __init__(self, text: str, name: str = "<string>", path: str | None = None, title: str = "") -> None:
         self.text = text
         self.name = name
         self.path = path
+        self.title = title
         self._starts: list[int] | None = None
 
     def __repr__(self) -> str:

@@ -131,9 +131,9 @@ class Pipe:
 
 @dataclass(frozen=True, slots=True)
 class Lambda:
-    """`x -> body`."""
+    """`x -> body`, `(x, y) -> body`. The parameters have to be names, which is checked later."""
 
-    parameter: Name
+    parameters: tuple[Expression, ...]
     body: Expression
     span: Span
 

@@ -25,7 +25,7 @@ def op(kind: str, source: Shape, held: str = "", **settings: Any) -> Operator:
 
 
 def conv(source: Shape, held: str, width: int, kernel: int, **settings: Any) -> Operator:
-    plain = {"stride": 1, "pad": 0, "dilation": 1, "groups": 1, "bias": True}
+    plain = {"stride": 1, "pad": 0, "dilation": 1, "groups": 1, "bias": True, "mode": "zeros"}
     return op("conv", source, held, width=(None, width), kernel=kernel, **(plain | settings))
 
 

@@ -7,6 +7,7 @@ fits both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -30,6 +31,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": lambda x: torch.where(x > 0, x, torch.expm1(x)),
     "hardtanh": F.hardtanh,
     "softsign": lambda x: x / (1 + x.abs()),
+    "abs": lambda x: torch.where(x < 0, -x, x),
+    "relu6": lambda x: F.relu(x) - F.relu(x - 6),
+    "hardswish": lambda x: x * F.hardtanh(x / 6 + 0.5, 0, 1),
+    "mish": lambda x: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
+    "selu": lambda x: 1.0507009873554805 * F.elu(x, 1.6732632423543772),
     "identity": lambda x: x,
 }
 
@@ -148,10 +154,11 @@ def expressions(draw: st.DrawFn, program: RandomProgram) -> Made:
     kinds = ["scale", "plus", "dense", "matrix", "flatten", "dropout", "cat", "slice", "offset"]
     if len(shape) > 1:
         kinds += ["conv", "conv", "pool", "global", "tied"]
-        kinds += ["upsample"]
+        kinds += ["upsample", "spread", "mirror", "adaptive", "interpolate"]
     if len(shape) == 2:
         kinds += ["matmul", "attend"]
     kinds += ["norm", "sum", "sum", "product", "product", "weigh", "softmax", "standardise", "expand"]
+    kinds += ["maximum", "prelu"]
     return draw(_MAKERS[draw(st.sampled_from(kinds))](program, source, shape))
 
 
@@ -190,7 +197,10 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     fits = all(size + 2 * pad >= 2 * (k - 1) + 1 for size, k in zip(shape[1:], kernel))
     dilation = draw(st.integers(1, 2)) if fits else 1
     bias = draw(st.booleans())
-    settings = f"stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}"
+    mode = draw(st.sampled_from(["zeros", "reflect", "circular", "replicate"]))
+    if pad >= min(shape[1:]):
+        mode = "zeros"
+    settings = f'stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}, mode = "{mode}"'
     text = f"Conv({width}, ({', '.join(map(str, kernel))},); {settings}, bias = {str(bias).lower()})"
     sizes = tuple((s + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for s, k in zip(shape[1:], kernel))
     if min(sizes) < 1:
@@ -199,10 +209,53 @@ def _conv(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
     name = _layer(
         program,
         text,
-        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias),  # type: ignore[arg-type]
+        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias, mode),  # type: ignore[arg-type]
         shape,
     )
     return _apply(draw, name, source), (width, *sizes), _run(name, source)
+
+
+@st.composite
+def _spread(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A transposed convolution."""
+    axes, channels = len(shape) - 1, shape[0]
+    groups = draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
+    width, kernel = groups * draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    stride, pad = draw(st.integers(1, 2)), draw(st.integers(0, kernel // 2))
+    more = draw(st.integers(0, stride - 1))
+    sizes = tuple((size - 1) * stride - 2 * pad + kernel + more for size in shape[1:])
+    if min(sizes) < 1 or torch.Size(sizes).numel() > 200:
+        return draw(_dense(program, source, shape))
+    bias = draw(st.booleans())
+    settings = f"stride = {stride}, pad = {pad}, output_pad = {more}, groups = {groups}"
+    text = f"ConvTranspose({width}, {kernel}; {settings}, bias = {str(bias).lower()})"
+    kind = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[axes]
+    name = _layer(
+        program, text, lambda: kind(channels, width, kernel, stride, pad, more, groups, bias), shape
+    )
+    return _apply(draw, name, source), (width, *sizes), _run(name, source)
+
+
+@st.composite
+def _mirror(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A convolution and its transpose, tied."""
+    axes, channels = len(shape) - 1, shape[0]
+    kernel, stride, width = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    pad = draw(st.integers(0, 1))
+    if min(shape[1:]) + 2 * pad < kernel:
+        return draw(_dense(program, source, shape))
+    text = f"Conv({width}, {kernel}; stride = {stride}, pad = {pad})"
+    kind = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
+    name = _layer(program, text, lambda: kind(channels, width, kernel, stride, pad), shape)
+
+    def run(module: Twin, values: Values) -> Tensor:
+        layer, x = getattr(module, name), values[source]
+        point = torch.zeros_like(x, requires_grad=True)
+        with torch.enable_grad():
+            made = layer(point)
+            return torch.autograd.grad(made, point, torch.tanh(layer(x)), create_graph=True)[0]
+
+    return f"({name}' * tanh({name}*{source}))", shape, run
 
 
 @st.composite
@@ -376,8 +429,11 @@ def _plus(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) ->
 
 
 def _global(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
-    return st.just(
-        (f"GlobalAvgPool() * {source}", shape[:1], lambda _, values: values[source].flatten(2).mean(2))
+    return st.sampled_from(
+        [
+            (f"GlobalAvgPool() * {source}", shape[:1], lambda _, values: values[source].flatten(2).mean(2)),
+            (f"GlobalMaxPool()({source})", shape[:1], lambda _, values: values[source].flatten(2).amax(2)),
+        ]
     )
 
 
@@ -433,7 +489,11 @@ def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) 
     heads = draw(st.sampled_from([h for h in (1, 2, 3) if shape[1] % h == 0]))
     causal = program.shapes[keys][0] == shape[0] and draw(st.booleans())
     width = shape[1] // heads
-    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()})"
+    text = f"attend({source}, {keys}, {values_}; heads = {heads}, causal = {str(causal).lower()}"
+    mask = draw(
+        st.sampled_from(["", *(n for n, s in program.shapes.items() if s == program.shapes[keys][:1])])
+    )
+    text += f", mask = max({mask}, 0))" if mask else ")"
 
     def run(module: Twin, values: Values) -> Tensor:
         made = []
@@ -442,7 +502,10 @@ def _attend(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) 
             scores = torch.einsum("btd,bsd->bts", q, k) / width**0.5
             if causal:
                 scores = scores + torch.full((shape[0], shape[0]), -torch.inf).triu(1)
-            made.append(torch.einsum("bts,bse->bte", torch.softmax(scores, -1), v))
+            if mask:
+                scores = scores.masked_fill((values[mask] <= 0)[:, None, :], -torch.inf)
+            weights = torch.softmax(scores, -1).nan_to_num()  # zeros where no key is left
+            made.append(torch.einsum("bts,bse->bte", weights, v))
         return torch.cat(made, -1)
 
     return text, shape, run
@@ -472,10 +535,45 @@ def _standardise(draw: st.DrawFn, program: RandomProgram, source: str, shape: Sh
     return applied, shape, _run(name, source)
 
 
-def _softmax(program: RandomProgram, source: str, shape: Shape) -> st.SearchStrategy[Made]:
-    return st.just(
-        (f"softmax({source})", shape, lambda _, values: torch.log_softmax(values[source], -1).exp())
+@st.composite
+def _softmax(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    dim = draw(st.integers(1, len(shape)))
+    setting = f"; dim = {dim}" if dim < len(shape) or draw(st.booleans()) else ""
+
+    def logarithm(_: Twin, values: Values) -> Tensor:
+        return values[source] - values[source].logsumexp(dim, keepdim=True)
+
+    if draw(st.booleans()):
+        return f"log_softmax({source}{setting})", shape, logarithm
+    return f"softmax({source}{setting})", shape, lambda _, values: logarithm(_, values).exp()
+
+
+@st.composite
+def _maximum(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """The larger or smaller of two values, of a value and a number, or of neighbouring channels."""
+    kind = draw(st.sampled_from(["values", "number", "maxout"]))
+    if kind == "maxout" and shape[0] % 2 == 0:
+        return (
+            f"maxout({source})",
+            (shape[0] // 2, *shape[1:]),
+            lambda _, values: torch.maximum(values[source][:, ::2], values[source][:, 1::2]),
+        )
+    if kind == "number":
+        return f"max({source}, 0.5)", shape, lambda _, values: values[source].clamp(min=0.5)
+    other = draw(st.sampled_from([name for name, size in program.shapes.items() if size == shape]))
+    return (
+        f"min({source}, {other})",
+        shape,
+        lambda _, values: torch.where(values[source] < values[other], values[source], values[other]),
     )
+
+
+@st.composite
+def _prelu(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    each = draw(st.booleans())
+    text = f"PReLU(; per_channel = {str(each).lower()})"
+    name = _layer(program, text, lambda: nn.PReLU(shape[0] if each else 1), shape)
+    return f"{name}({source})", shape, _run(name, source)
 
 
 @st.composite
@@ -492,6 +590,53 @@ def _upsample(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape
         return x
 
     return f"Upsample([{', '.join(map(str, factor))}]) * {source}", (shape[0], *sizes), run
+
+
+@st.composite
+def _interpolate(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Linear interpolation along each axis: the cells on both sides of a place, by their distances."""
+    times, corners = draw(st.integers(1, 3)), draw(st.booleans())
+    sizes = tuple(size * times for size in shape[1:])
+    if torch.Size(sizes).numel() > 200:
+        return draw(_global(program, source, shape))
+
+    def run(module: Twin, values: Values) -> Tensor:
+        x = values[source]
+        for axis, (size, wanted) in enumerate(zip(shape[1:], sizes), 2):
+            places = torch.arange(wanted, dtype=torch.float64)
+            if corners:
+                places = places * (size - 1) / max(1, wanted - 1)
+            else:
+                places = ((places + 0.5) / times - 0.5).clamp(0)
+            cells = torch.arange(size, dtype=torch.float64)
+            weights = (1 - (places.clamp(max=size - 1)[:, None] - cells).abs()).clamp(0).to(x)
+            x = torch.tensordot(x, weights, ([axis], [1])).movedim(-1, axis)
+        return x
+
+    mode = draw(st.sampled_from(["linear", ("linear", "bilinear")[len(shape) - 2]]))
+    text = f'Upsample({times}; mode = "{mode}", align_corners = {str(corners).lower()}) * {source}'
+    return text, (shape[0], *sizes), run
+
+
+@st.composite
+def _adaptive(draw: st.DrawFn, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Pooling to a size, window by window."""
+    sizes = tuple(draw(st.integers(1, 4)) for _ in shape[1:])
+    maximum = draw(st.booleans())
+
+    def run(module: Twin, values: Values) -> Tensor:
+        x = values[source]
+        for axis, (size, wanted) in enumerate(zip(shape[1:], sizes), 2):
+            parts = []
+            for i in range(wanted):
+                first, after = math.floor(i * size / wanted), math.ceil((i + 1) * size / wanted)
+                part = x.narrow(axis, first, after - first)
+                parts.append(part.amax(axis) if maximum else part.mean(axis))
+            x = torch.stack(parts, axis)
+        return x
+
+    text = f"Adaptive{'Max' if maximum else 'Avg'}Pool([{', '.join(map(str, sizes))}])"
+    return f"{text}({source})", (shape[0], *sizes), run
 
 
 @st.composite
@@ -513,10 +658,16 @@ _MAKERS = {
     "attend": _attend,
     "standardise": _standardise,
     "softmax": _softmax,
+    "maximum": _maximum,
+    "prelu": _prelu,
     "upsample": _upsample,
+    "interpolate": _interpolate,
+    "adaptive": _adaptive,
     "expand": _expand,
     "dense": _dense,
     "conv": _conv,
+    "spread": _spread,
+    "mirror": _mirror,
     "tied": _tied,
     "pool": lambda *given: st.one_of(_pool(*given), _halving(*given)),
     "norm": _norm,

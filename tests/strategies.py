@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, Operator
+from implicit_dsl.sets import LINEAR, LinearSet
 
 Draw = st.DrawFn
 Shape = tuple[int, ...]
@@ -70,27 +72,99 @@ def _matrix(draw: Draw) -> Case:
     )
 
 
-def _conv(draw: Draw) -> Case:
-    groups, axes = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    each, out = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+def linear_sets(draw: Draw) -> LinearSet:
+    """A linear set of matrices, of any shape that it allows."""
+    kind = draw(st.sampled_from(sorted(LINEAR)))
+    m, n = draw(st.integers(1, 5)), draw(st.integers(1, 5))
+    arguments: tuple[Any, ...] = ()
+    match kind:
+        case "Banded":
+            arguments = (draw(st.integers(-3, 1)), draw(st.integers(1, 3)))
+        case "BlockBanded":
+            blocks = tuple(draw(st.lists(st.integers(1, 2), min_size=1, max_size=3)))
+            m = n = sum(blocks)
+            arguments = (blocks, draw(st.integers(-2, 0)), draw(st.integers(0, 2)))
+        case "Sparse":
+            columns = st.sets(st.integers(0, n - 1)).map(lambda held: tuple(sorted(held)))
+            arguments = (tuple(draw(columns) for _ in range(m)),)
+        case "Symmetric" | "Circulant":
+            n = m
+        case "Skew":
+            m = n = m + 1
+    made = LINEAR[kind](m, n, *arguments)
+    assume(made.count > 0)  # the language refuses a set whose only member is zero
+    return made
+
+
+def _structured(draw: Draw) -> Case:
+    made, transposed = linear_sets(draw), draw(st.booleans())
+    kind = type(made).__name__
+    written = (kind, *(getattr(made, field.name) for field in fields(made)))
+    source = (*draw(shapes(0, 2)), made.rows if transposed else made.columns)
+    settings = {"set": written, "transposed": transposed, "name": "W"}
+    return _case(draw, "structured", settings, source, weight=(made.count,))
+
+
+def _windows(draw: Draw) -> tuple[dict[str, Any], Shape]:
+    """The windows of a convolution, and the sizes that they slide over."""
+    same, mode = draw(st.booleans()), draw(st.sampled_from(("zeros", "reflect", "circular", "replicate")))
     kernel, stride, pad, dilation, sizes = [], [], [], [], []
-    for _ in range(axes):
-        k, p, d = draw(st.integers(1, 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+    for _ in range(draw(st.integers(1, 3))):
+        k, p, d = draw(st.integers(1, 4 if same else 3)), draw(st.integers(0, 3)), draw(st.integers(1, 2))
+        reads = -(-d * (k - 1) // 2) if same else p
+        least = {"reflect": reads + 1, "circular": reads}.get(mode, 1)
         kernel.append(k)
-        stride.append(draw(st.integers(1, 3)))
+        stride.append(1 if same else draw(st.integers(1, 3)))
         pad.append(p)
         dilation.append(d)
-        sizes.append(max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
+        sizes.append(max(least, 1, 1 if same else d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 3)))
+    settings = {
+        "kernel": tuple(kernel),
+        "stride": tuple(stride),
+        "pad": "same" if same else tuple(pad),
+        "dilation": tuple(dilation),
+        "bias": draw(st.booleans()),
+        "mode": mode,
+    }
+    return settings, tuple(sizes)
+
+
+def _conv(draw: Draw) -> Case:
+    groups, each, out = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    settings, sizes = _windows(draw)
+    settings |= {"width": (None, groups * out), "groups": groups}
+    return _case(draw, "conv", settings, (groups * each, *sizes))
+
+
+def _conv_transpose(draw: Draw) -> Case:
+    groups, each, out = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    kernel, stride, pad, more, dilation, sizes = [], [], [], [], [], []
+    for _ in range(draw(st.integers(1, 3))):
+        k, s, d = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        kernel.append(k)
+        stride.append(s)
+        dilation.append(d)
+        more.append(draw(st.integers(0, max(s, d) - 1)))
+        pad.append(draw(st.integers(0, 2)))
+        least = -(-(2 * pad[-1] - d * (k - 1) - more[-1]) // s) + 1
+        sizes.append(max(1, least) + draw(st.integers(0, 2)))
     settings = {
         "width": (None, groups * out),
         "kernel": tuple(kernel),
         "stride": tuple(stride),
         "pad": tuple(pad),
+        "output_pad": tuple(more),
         "dilation": tuple(dilation),
         "groups": groups,
         "bias": draw(st.booleans()),
     }
-    return _case(draw, "conv", settings, (groups * each, *sizes))
+    return _case(draw, "conv_transpose", settings, (groups * each, *sizes))
+
+
+def _depthwise(draw: Draw) -> Case:
+    settings, sizes = _windows(draw)
+    settings["multiplier"] = draw(st.integers(1, 2))
+    return _case(draw, "depthwise_conv", settings, (draw(st.integers(1, 3)), *sizes))
 
 
 def _pool(kind: str) -> Callable[[Draw], Case]:
@@ -120,6 +194,22 @@ def _reshape(draw: Draw) -> Case:
     return _case(draw, "reshape", {"shape": draw(st.sampled_from(targets))}, source)
 
 
+def _permute(draw: Draw) -> Case:
+    source = draw(shapes(1, 4))
+    return _case(draw, "permute", {"axes": tuple(draw(st.permutations(range(len(source)))))}, source)
+
+
+def _pad(draw: Draw) -> Case:
+    source, mode = draw(shapes(2, 4)), draw(st.sampled_from(("zeros", "reflect", "circular", "replicate")))
+    most = {"reflect": -1, "circular": 0}
+    sides = [
+        tuple(draw(st.integers(0, min(3, size + most[mode]) if mode in most else 3)) for size in source[1:])
+        for _ in range(2)
+    ]
+    after = draw(st.sampled_from((sides[1], None)))
+    return _case(draw, "pad", {"pad": sides[0], "after": after, "mode": mode}, source)
+
+
 def _select(draw: Draw) -> Case:
     source, slices = draw(shapes(1, 3, size=6)), []
     for size in source:
@@ -144,7 +234,17 @@ def _offset(draw: Draw) -> Case:
 def _upsample(draw: Draw) -> Case:
     source = draw(shapes(2, 4, size=3))
     factor = tuple(draw(st.integers(1, 7)) for _ in source[1:])
-    return _case(draw, "upsample", {"factor": factor}, source)
+    mode = draw(st.sampled_from(("nearest", "linear", ("linear", "bilinear", "trilinear")[len(factor) - 1])))
+    corners = mode != "nearest" and draw(st.booleans())
+    return _case(draw, "upsample", {"factor": factor, "mode": mode, "align_corners": corners}, source)
+
+
+def _adaptive(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes(2, 4, size=6))
+        return _case(draw, kind, {"size": tuple(draw(st.integers(1, 6)) for _ in source[1:])}, source)
+
+    return build
 
 
 def _expand(draw: Draw) -> Case:
@@ -208,12 +308,55 @@ def _attend(draw: Draw) -> Case:
     d, e = (heads * draw(st.integers(1, 2)) for _ in range(2))
     t, s = (draw(st.integers(1, 4)) for _ in range(2))
     s, e = draw(st.sampled_from(((t if causal else s, e), (t, d))))
-    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e))
+    masks = draw(st.sampled_from(((), ((s,),), ((t, s),))))
+    return _joined(draw, "attend", {"heads": heads, "causal": causal}, (t, d), (s, d), (s, e), *masks)
 
 
-def _product(draw: Draw) -> Case:
-    shape = draw(shapes(0, 3))
-    return _joined(draw, "product", {}, shape, shape)
+def _over_axis(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes())
+        return _case(draw, kind, {"dim": draw(st.none() | st.integers(1, len(source)))}, source)
+
+    return build
+
+
+def _maxout(draw: Draw) -> Case:
+    pieces, target = draw(st.integers(1, 3)), draw(shapes())
+    dim = draw(st.integers(1, len(target)))
+    source = (*target[: dim - 1], pieces * target[dim - 1], *target[dim:])
+    return _case(draw, "maxout", {"pieces": pieces, "dim": dim}, source)
+
+
+def _prelu(draw: Draw) -> Case:
+    source, init = draw(shapes(0, 3)), draw(st.sampled_from((0.25, -0.5)))
+    return _case(draw, "prelu", {"per_channel": bool(source) and draw(st.booleans()), "init": init}, source)
+
+
+def _slopes(draw: Draw) -> Case:
+    source = draw(shapes(0, 3))
+    each = bool(source) and draw(st.booleans())
+    weight = source[:1] if each else (1,)
+    return _case(draw, "slopes", {"per_channel": each}, (2, *source), weight=weight)
+
+
+def _two(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        shape = draw(shapes(0, 3))
+        return _joined(draw, kind, {}, shape, shape)
+
+    return build
+
+
+def _embedding(draw: Draw) -> Case:
+    vocab, width = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    return _case(draw, "embedding", {"vocab": vocab, "width": width}, (*draw(shapes(0, 2)), vocab))
+
+
+def _lookup(draw: Draw) -> Case:
+    shape, transposed = draw(shapes(2, 2)), draw(st.booleans())
+    source = (*draw(shapes(0, 2)), shape[0] if transposed else shape[1])
+    settings = {"shape": shape, "transposed": transposed, "name": "E"}
+    return _case(draw, "lookup", settings, source, weight=shape)
 
 
 def _numbers() -> st.SearchStrategy[float]:
@@ -235,14 +378,24 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
     for kind, build in {
         "dense": _dense,
         "matrix": _matrix,
+        "embedding": _embedding,
+        "lookup": _lookup,
+        "structured": _structured,
         "conv": _conv,
+        "depthwise_conv": _depthwise,
+        "conv_transpose": _conv_transpose,
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
         "max_pool": _pool("max_pool"),
+        "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
+        "adaptive_max_pool": _adaptive("adaptive_max_pool"),
+        "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
         "batch_norm": _batch_norm,
         "dropout": _plain("dropout", p=st.sampled_from((0.0, 0.5))),
         "scale": _plain("scale", factor=_numbers()),
         "reshape": _reshape,
+        "permute": _permute,
+        "pad": _pad,
         "select": _select,
         "place": _place,
         "offset": _offset,
@@ -254,12 +407,28 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
         "tanh": _plain("tanh"),
         "sigmoid": _plain("sigmoid"),
-        "gelu": _plain("gelu"),
+        "gelu": _plain("gelu", approximate=st.booleans()),
         "silu": _plain("silu"),
         "softplus": _plain("softplus"),
         "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
         "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
         "softsign": _plain("softsign"),
+        "selu": _plain("selu"),
+        "mish": _plain("mish"),
+        "relu6": _plain("relu6"),
+        "hardswish": _plain("hardswish"),
+        "abs": _plain("abs"),
+        "clamp": lambda draw: _case(
+            draw,
+            "clamp",
+            draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
+            (4,),
+        ),
+        "prelu": _prelu,
+        "slopes": _slopes,
+        "maxout": _maxout,
+        "maximum": _two("maximum"),
+        "minimum": _two("minimum"),
         "upsample": _upsample,
         "expand": _expand,
         "diagonal": _diagonal,
@@ -268,8 +437,9 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "group_norm": _group_norm,
         "layer_norm": _last_norm("layer_norm"),
         "rms_norm": _last_norm("rms_norm"),
-        "softmax": lambda draw: _case(draw, "softmax", {}, draw(shapes())),
-        "product": _product,
+        "softmax": _over_axis("softmax"),
+        "log_softmax": _over_axis("log_softmax"),
+        "product": _two("product"),
         "matmul": _matmul,
         "attend": _attend,
     }.items()

@@ -181,7 +181,10 @@ SETTINGS = {
     "leaky_relu": ({"slope": 0.1}, {"slope": 2.0}, {"slope": -0.5}, {"slope": -3.0}, {"slope": 0.0}),
     "elu": ({"alpha": 0.5}, {"alpha": 1.0}, {"alpha": 2.5}, {"alpha": -1.5}),
     "hardtanh": ({"low": -1.0, "high": 1.0}, {"low": -0.2, "high": 6.0}),
+    "gelu": ({}, {"approximate": True}),
+    "clamp": ({"low": 0.5, "high": None},),
 }
+CALLS = {"clamp": "max(W*x + u, 0.5)"}  # of those that have no name of their own
 KINDS = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, Elementwise))
 
 
@@ -192,9 +195,9 @@ def test_one_number_is_proved_if_and_only_if_no_slope_reaches_one(kind: str) -> 
     assert isinstance(rule, Elementwise)
     z = np.concatenate([np.linspace(-12, 12, 24001), [-1e-9, 1e-9, -1e3, 1e3]])
     for settings in SETTINGS.get(kind, ({},)):
-        given = "".join(f"; {name} = {value}" if not k else f", {name} = {value}"
-                        for k, (name, value) in enumerate(settings.items()))  # fmt: skip
-        module = module_of(f"input u[1]\nparam W[1, 1]\nstate x[1] ~ {kind}(W*x + u{given})\noutput y = x")
+        given = "; " * bool(settings) + ", ".join(f"{k} = {v}".lower() for k, v in settings.items())
+        call = CALLS.get(kind, f"{kind}(W*x + u{given})")
+        module = module_of(f"input u[1]\nparam W[1, 1]\nstate x[1] ~ {call}\noutput y = x")
         slopes = rule.derivative(rule.operator(settings, (1,)), z)
         for a in (-40.0, -11.0, -3.0, -1.2, -0.9, -0.3, 0.2, 0.39, 0.88, 0.91, 0.999, 1.0, 1.2, 3.9, 4.1):
             proved = filled(module, W=[[a]]).certify().proved

@@ -93,6 +93,7 @@ from implicit_dsl.compiler import check  # noqa: E402
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS  # noqa: E402
 from implicit_dsl.operators.base import ActivationRule, Rule  # noqa: E402
 from implicit_dsl.resolve.builtins import BUILTINS  # noqa: E402
+from implicit_dsl.sets import SETS  # noqa: E402
 from implicit_dsl.source import Source  # noqa: E402
 
 PROGRAMS = [block for page in PAGES for block in blocks(page, "impl")]
@@ -168,14 +169,8 @@ def _signature(name: str, rule: Rule) -> str:
     required = [formal.name for formal in rule.formals if formal.required]
     if isinstance(rule, ActivationRule) and name[0].islower():
         required += rule.arguments
-    settings = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
+    settings = [f"{f.name} = {f.default_text}" for f in rule.formals if not f.required]
     return f"{name}({', '.join(required)}{'; ' if settings else ''}{', '.join(settings)})"
-
-
-def _value(default: object) -> str:
-    if default is None:
-        return "kernel"  # the stride of a pooling
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def test_the_table_of_operators_is_the_registry() -> None:
@@ -194,7 +189,15 @@ def test_the_table_of_activations_is_the_registry() -> None:
 def test_every_function_of_the_language_is_listed() -> None:
     listed = set(re.findall(r"`(\w+)[`(]", _section("Compile-time values")))
 
-    assert set(BUILTINS) - set(CONSTRUCTORS) - set(ACTIVATIONS) <= listed
+    assert set(BUILTINS) - set(CONSTRUCTORS) - set(ACTIVATIONS) - set(SETS) <= listed
+
+
+def test_every_set_is_in_its_table() -> None:
+    rows = [
+        line.split("|")[1] for line in _section("Sets of matrices").splitlines() if line.startswith("| `")
+    ]
+
+    assert sorted(re.findall(r"`(\w+)\(", "".join(rows))) == sorted(SETS)
 
 
 def test_every_initialiser_is_in_its_table() -> None:

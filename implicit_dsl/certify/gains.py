@@ -19,6 +19,8 @@ from implicit_dsl.operators.base import Operator
 
 MOST_WAYS = 4096  # through the linear states of one loop; beyond it nothing is proved by structure
 
+_MATRICES = ("matrix", "dense", "structured")  # full or not, on the last axis
+
 Axes: TypeAlias = tuple[int | None, ...]  # for each axis of a value, which axis of another one it is
 
 
@@ -111,38 +113,26 @@ def _way(graph: SignalGraph, edge: Edge) -> Way:
             tensors.append(_tensor(operator, weight, axes))
             axes = (None,) * len(operator.target)
         else:
-            kept = _kept(operator)
+            kept = linear_rule(operator).follows(operator)
             tensors = [replace(tensor, rows=_moved(tensor.rows, kept)) for tensor in tensors]
             axes = _composed(kept, axes)
         if operator.kind == "scale":
             sign = None if sign is None else sign * float(operator["factor"])
-        elif weight is None or operator.kind not in ("matrix", "dense"):
+        elif weight is None or operator.kind not in _MATRICES:
             sign = None
     return Way(edge.source, factor, tuple(tensors), edge, sign, axes)
 
 
 def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
     """The parameter of an operator; `axes` are those of its input in the source of its way."""
-    transposed = operator.kind == "matrix" and bool(operator["transposed"])
-    full = operator.kind in ("matrix", "dense")
+    transposed = linear_rule(operator).transposed(operator)
+    full = operator.kind in _MATRICES
     columns = len(operator.source) - 1 if full else 0
-    whole = full or (operator.kind == "conv" and operator["groups"] == 1)
-    return Tensor(id, transposed, len(operator.target) - 1 if full else 0, axes[columns] if whole else None)
-
-
-def _kept(operator: Operator) -> Axes:
-    """For each axis of what a constant operator gives, the axis of its input that it follows by index."""
-    target = len(operator.target)
-    match operator.kind:
-        case "scale" | "dropout":
-            return tuple(range(target))
-        case "avg_pool" | "upsample" | "global_avg_pool":
-            return (0, *(None,) * (target - 1))
-        case "expand":
-            kept = len(operator.source)
-            return (*range(kept), *(None,) * (target - kept))
-        case _:
-            return (None,) * target
+    whole = full or (operator.kind in ("conv", "conv_transpose") and operator["groups"] == 1)
+    rows = len(operator.target) - 1 if full else 0
+    if transposed and not whole:
+        return Tensor(id, transposed, None, None)  # axis 1 of the kernel counts the channels of one group
+    return Tensor(id, transposed, rows, axes[columns] if whole else None)
 
 
 def _composed(then: Axes, first: Axes) -> Axes:
@@ -186,16 +176,9 @@ def misaligned(graph: SignalGraph, found: Ways) -> Way | None:
 
 def _of_activation(node: Node) -> Axes:
     """For each axis of a state, the axis of its slots that it follows index by index."""
-    axes = len(node.shape)
-    if node.activation is None or activation_rule(node.activation).elementwise:
-        return tuple(range(axes))
-    match node.activation.kind:
-        case "max_pool":
-            return (0, *(None,) * (axes - 1))
-        case "softmax":
-            return (*range(axes - 1), None)
-        case _:
-            return (None,) * axes
+    if node.activation is None:
+        return tuple(range(len(node.shape)))
+    return activation_rule(node.activation).axes(node.activation)
 
 
 def matrix_of(found: Ways) -> Matrix | None:

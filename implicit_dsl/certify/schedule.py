@@ -124,7 +124,7 @@ def _preference(
 
 def _place(node: Node, rank: Mapping[str, int]) -> tuple[str, int, int]:
     """Where the equation of a state stands: states of a loop may be found in another order."""
-    return (node.span.source.name, node.span.start, rank[node.name])
+    return (node.span.source.title, node.span.start, rank[node.name])
 
 
 def _circular(network: nx.DiGraph[str]) -> set[str]:

@@ -115,7 +115,7 @@ def _emit(found: Checked, file: str, target: str, options: Namespace) -> int:
     from implicit_dsl.emit import emit
 
     models = found.models
-    text = emit(models, found.sources, found.parameters, standalone=options.standalone)
+    text = emit(models, found.sources, found.parameters, standalone=options.standalone, include=found.include)
     if target == "-":
         _to_standard_output(text)
         return 0

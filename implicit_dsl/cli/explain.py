@@ -8,7 +8,8 @@ from implicit_dsl import _resources
 from implicit_dsl.cli.options import Parser
 from implicit_dsl.cli.report import Refusal, bold, dim, write
 from implicit_dsl.operators import OPERATORS
-from implicit_dsl.operators.base import ActivationRule, Formal, Rule
+from implicit_dsl.operators.base import ActivationRule, Formal, LinearRule, Rule
+from implicit_dsl.sets import SETS, SetRule
 
 _EXAMPLES = """
 implicitc explain            # everything there is to read
@@ -19,7 +20,9 @@ implicitc explain Conv
 
 def main(words: Sequence[str]) -> int:
     """Print the page of a code, or what is known of an operator."""
-    parser = Parser("explain", "Tell about a message (E0303) or an operator (Conv).", _EXAMPLES)
+    parser = Parser(
+        "explain", "Tell about a message (E0303), an operator (Conv) or a set (Banded).", _EXAMPLES
+    )
     parser.add_argument("name", metavar="CODE|NAME", nargs="?", help="without it, a list of all")
     name = parser.read(words).name
     if name is None:
@@ -49,9 +52,9 @@ def _codes() -> tuple[str, ...]:
     return tuple(name.removesuffix(".md") for name in _resources.names("explain", ".md"))
 
 
-def _rules() -> dict[str, Rule]:
-    """Operators by the names of the language."""
-    return {name: rule for rule in OPERATORS.values() for name in rule.names}
+def _rules() -> dict[str, Rule | SetRule]:
+    """Operators and sets by the names of the language."""
+    return {**{name: rule for rule in OPERATORS.values() for name in rule.names}, **SETS}
 
 
 # --------------------------------------------------------------------------- pages
@@ -78,10 +81,10 @@ def _title(code: str) -> str:
 
 def _contents() -> str:
     codes = [f"  {bold(code)}  {_title(code)}" for code in _codes()]
-    groups = {"operators": False, "activations": True}
+    groups = {"operators": LinearRule, "activations": ActivationRule, "sets of matrices": SetRule}
     lines = [bold("messages"), *codes]
     for title, wanted in groups.items():
-        names = {n: rule for n, rule in _rules().items() if isinstance(rule, ActivationRule) is wanted}
+        names = {n: rule for n, rule in _rules().items() if isinstance(rule, wanted)}
         width = max(map(len, names))
         lines += ["", bold(title)]
         lines += [f"  {name:<{width}}  {_first_sentence(rule.doc)}" for name, rule in names.items()]
@@ -95,35 +98,35 @@ def _first_sentence(doc: str) -> str:
 # --------------------------------------------------------------------------- operators
 
 
-def _operator(name: str, rule: Rule) -> str:
-    aliases = [other for other in rule.names if other != name]
+def _operator(name: str, rule: Rule | SetRule) -> str:
+    aliases = [other for other in rule.names if other != name] if isinstance(rule, Rule) else []
     also = dim(f"  also {', '.join(aliases)}") if aliases else ""
     lines = [bold(_signature(name, rule)) + also, "", rule.doc]
     if rule.formals:
         width = max(len(formal.name) for formal in rule.formals)
-        rows = (f"  {formal.name:<{width}}  {formal.doc}{_default(formal)}" for formal in rule.formals)
+        rows = (f"  {f.name:<{width}}  {f.doc}{_choices(f)}{_default(f)}" for f in rule.formals)
         lines += ["", *rows]
     if rule.example:
         lines += ["", bold("example"), *(f"    {line}" for line in _program(rule.example))]
     return "\n".join(lines) + "\n"
 
 
-def _signature(name: str, rule: Rule) -> str:
+def _signature(name: str, rule: Rule | SetRule) -> str:
     required = [formal.name for formal in rule.formals if formal.required]
-    optional = [f"{f.name} = {_value(f.default)}" for f in rule.formals if not f.required]
+    optional = [f"{f.name} = {f.default_text}" for f in rule.formals if not f.required]
     if isinstance(rule, ActivationRule) and name[0].islower():
         required[:0] = rule.arguments
     return f"{name}({', '.join((*required, *optional))})"
 
 
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "…" if value is None else str(value)
+def _choices(formal: Formal) -> str:
+    if formal.kind != "choice":
+        return ""
+    return ": " + ", ".join(f'"{choice}"' for choice in formal.choices)
 
 
 def _default(formal: Formal) -> str:
-    return "" if formal.required or formal.default is None else f" ({_value(formal.default)} if not given)"
+    return "" if formal.required or formal.default is None else f" ({formal.default_text} if not given)"
 
 
 def _program(body: str) -> list[str]:

@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
         load_weights(module, options.weights)
     from implicit_dsl.runtime import System
 
-    shapes = {block.name: sizes(block.shape) for block in model.inputs}
+    shapes = {block.name: sizes(block.given) for block in model.inputs}
     try:
         _give(System.of(module, found.models[0].as_data(), shapes, options.order), options.output)
     except ValueError as error:  # too many entries

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from implicit_dsl.cli.report import Refusal
+from implicit_dsl.files import INCLUDE_PATH
 
 USAGE = 2
 
@@ -48,6 +49,14 @@ class Parser(argparse.ArgumentParser):
             help="give a parameter of the model a value (may be repeated)",
         )
         self.add_argument("--model", metavar="NAME", help="only this model of the file")
+        self.add_argument(
+            "-I",
+            dest="include",
+            metavar="DIR",
+            action="append",
+            default=[],
+            help=f"look for imports in this folder, too (may be repeated; then ${INCLUDE_PATH})",
+        )
 
     def sizes(self) -> None:
         self.add_argument(

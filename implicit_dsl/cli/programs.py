@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from implicit_dsl.cli.options import USAGE, unique
 from implicit_dsl.cli.report import Refusal, plural, show_findings
 from implicit_dsl.compiler import Checked, check, read_source
-from implicit_dsl.files import STANDARD_INPUT, cannot_read
+from implicit_dsl.files import STANDARD_INPUT, cannot_read, include_path
 from implicit_dsl.source import Source
 
 if TYPE_CHECKING:
@@ -28,7 +28,15 @@ def checked(file: str, options: Namespace) -> Checked:
         return Checked((), (cannot_read(name, error, path),), (), ())
     except ValueError as error:  # a zero byte in the name
         raise Refusal(f"`{file}` is no name of a file: {error}", code=USAGE) from None
-    return check(source, parameters=parameters, model=options.model)
+    return check(source, parameters=parameters, model=options.model, include=_include(options))
+
+
+def _include(options: Namespace) -> tuple[str, ...]:
+    """The folders of the include path. Raises Refusal if one of the command line is none."""
+    try:
+        return include_path(options.include)
+    except NotADirectoryError as error:
+        raise Refusal(f"`-I {error.filename}`: there is no such folder", code=USAGE) from None
 
 
 def _standard_input() -> Source:
@@ -75,7 +83,7 @@ def bound(model: ImplicitModel, options: Namespace) -> ImplicitModel:
 
 
 def _example(model: ImplicitModel, name: str) -> str:
-    shape = model.blocks[name].shape
+    shape = model.blocks[name].given
     return f"{name}=" + ",".join(str(size) if isinstance(size, int) else "32" for size in shape)
 
 

@@ -69,7 +69,7 @@ def _page(model: ImplicitModel, certified: Certified) -> str:
 def _row(role: str, block: Block, model: ImplicitModel) -> tuple[str, ...]:
     ids = () if role == "input" else model.tensor_ids(block.name)
     tensors = {tensor.id: tensor for tensor in model.tensors}
-    weights = sum(count(tensors[id].shape) for id in ids if tensors[id].trainable)
+    weights = sum(count(tensors[id].trained) for id in ids if tensors[id].trainable)
     shape = show(block.shape) if block.slots == block.shape else f"{show(block.slots)} → {show(block.shape)}"
     return (
         role if block.declared else "",
@@ -79,7 +79,7 @@ def _row(role: str, block: Block, model: ImplicitModel) -> tuple[str, ...]:
         block.phi if block.activation is not None else "",
         f"{weights:,}" if weights else "",
         _grouped(ids),
-        str(block.line) if block.line else "",
+        (f"{block.file}:" if block.file else "") + (str(block.line) if block.line else ""),
         block.text if block.declared else "",
     )
 

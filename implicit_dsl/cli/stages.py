@@ -184,7 +184,7 @@ def graph_data(graph: SignalGraph) -> dict[str, Any]:
             for edge in graph.edges
         ],
         "parameters": [
-            {"id": tensor.id, "shape": tensor.shape, "trainable": tensor.trainable}
+            {"id": tensor.id, "shape": tensor.trained, "trainable": tensor.trainable}
             for tensor in graph.parameters
         ],
     }

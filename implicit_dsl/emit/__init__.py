@@ -15,10 +15,10 @@ import jinja2
 from implicit_dsl import __version__, _resources
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
-from implicit_dsl.emit.members import attributes, initialisers
+from implicit_dsl.emit.members import attributes, initialisers, structures
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.solving import constraints, equilibria, runtime_names
-from implicit_dsl.emit.structure import structures
+from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
+from implicit_dsl.emit.structure import literals
 from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
 from implicit_dsl.header import source_digest, stamp
 from implicit_dsl.model import ImplicitModel
@@ -33,10 +33,11 @@ class _View:
     doc: list[str]
     attributes: list[str]
     initialisers: list[str]
+    structures: list[str]
     constraints: list[str]
     extended: bool
     projected: bool
-    parametrised: bool
+    effective: str
     loops: list[str]
     stats: list[str]
     arguments: str
@@ -62,11 +63,13 @@ def emit(
     parameters: tuple[tuple[str, str], ...] = (),
     *,
     standalone: bool = False,
+    include: tuple[str, ...] = (),
 ) -> str:
     """The text of the module that holds the models; the same input gives the same bytes.
 
     `sources` are the program and its imports, `parameters` what was bound at compile
-    time, both for the header. A `standalone` file needs torch alone.
+    time, `include` the folders of the include path, all for the header. A `standalone` file
+    needs torch alone.
     """
     names = Names.of(models, standalone)
     forwards = [Network(model, names) for model in models]
@@ -90,9 +93,10 @@ def emit(
         exports=", ".join(f'"{name}"' for view in views for name in _exported(view)),
         models=views,
         functions=carried.lines,
-        structures=structures(models),
+        structures=literals(models),
     )
-    return stamp(text, __version__, sources[0].name, digest, _command(sources, parameters, standalone))
+    command = _command(sources, parameters, standalone, include)
+    return stamp(text, __version__, sources[0].name, digest, command)
 
 
 def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
@@ -108,11 +112,12 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         name=model.name,
         doc=class_doc(model),
         attributes=attributes(model, forward.fusions.classes, forward.names),
-        initialisers=initialisers(model),
+        initialisers=initialisers(model, forward.names),
+        structures=structures(model, forward.names),
         constraints=made,
         extended="parametrize" in methods,
         projected="project" in methods,
-        parametrised="parametrize" in methods,
+        effective=effective(model, forward),
         loops=equilibria(model, forward),
         stats=[f'"{loop.name}": self.{forward.attributes[loop.name]}.stats,' for loop in model.loops],
         arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()) + given,
@@ -182,11 +187,19 @@ def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str
     return lines if standalone else [*lines, "", "from implicit_dsl import runtime"]
 
 
-def _command(sources: tuple[Source, ...], parameters: tuple[tuple[str, str], ...], standalone: bool) -> str:
-    """The command that writes this file again."""
+def _command(
+    sources: tuple[Source, ...],
+    parameters: tuple[tuple[str, str], ...],
+    standalone: bool,
+    include: tuple[str, ...],
+) -> str:
+    """The command that writes this file again. Absolute folders are of one machine, and not told."""
     words = ["implicitc compile", os.path.basename(sources[0].name)]
-    for name, value in parameters:
-        given = f"{name}={value}"
-        plain = all(c.isalnum() or c in "=.,_-" for c in given)
-        words.append(f"-P {given}" if plain else "-P '" + given.replace("'", "'\\''") + "'")
+    words += [f"-I {_shell(folder)}" for folder in include if not os.path.isabs(folder)]
+    words += [f"-P {_shell(f'{name}={value}')}" for name, value in parameters]
     return " ".join([*words, *(["--standalone"] if standalone else [])])
+
+
+def _shell(given: str) -> str:
+    plain = all(c.isalnum() or c in "=.,_-/" for c in given)
+    return given if plain else "'" + given.replace("'", "'\\''") + "'"

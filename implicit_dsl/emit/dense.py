@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from implicit_dsl.emit.loops import SweepPlan
-from implicit_dsl.model import Block, ImplicitModel, Loop, Term
-from implicit_dsl.operators.base import Expression, Operator
-from implicit_dsl.shapes import Shape
+from implicit_dsl.model import Block, ImplicitModel, Loop, Tensor, Term
+from implicit_dsl.operators import linear_rule
+from implicit_dsl.operators.base import Expression
+from implicit_dsl.shapes import Shape, count
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
-_LINEAR = ("dense", "matrix", "scale")
+_LINEAR = ("dense", "matrix", "structured", "scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class DensePlan:
     products: tuple[Product, ...]
     bias: tuple[str, ...]
     size: int
+    diagonals: frozenset[str]  # parameters whose text is that of the diagonal of a matrix
 
     def matrix(self, explicit: dict[str, str]) -> Expression:
         """M as Python."""
@@ -37,9 +39,11 @@ class DensePlan:
         text = ""
         lines: list[str] = []
         for product in self.products:
-            factors = [
-                explicit.get(id, f"self.{id}") + (".mT" if turned else "") for id, turned in product.tensors
-            ]
+            factors = []
+            for id, turned in product.tensors:
+                factor = explicit.get(id, f"self.{id}")
+                factor = f"torch.diag({factor})" if id in self.diagonals else factor
+                factors.append(factor + (".mT" if turned else ""))
             if not factors:
                 assert anchor is not None
                 like = explicit.get(anchor, f"self.{anchor}")
@@ -76,7 +80,9 @@ def dense_plan(model: ImplicitModel, loop: Loop, sweep: SweepPlan) -> DensePlan 
             return None
     if not _pays(model, products, block.shape):
         return None
-    return DensePlan(block.phi, slope, tuple(products), tuple(bias), block.shape[-1])
+    made = (tensor for tensor in model.tensors if tensor.within is not None)
+    diagonals = frozenset(t.id for t in made if t.within and t.within.linear and t.within.linear.is_diagonal)
+    return DensePlan(block.phi, slope, tuple(products), tuple(bias), block.shape[-1], diagonals)
 
 
 def _products(model: ImplicitModel, loop: Loop, block: Block, bias: list[str]) -> list[Product] | None:
@@ -119,7 +125,7 @@ def _chain(term: Term, bias: list[str], inner: bool) -> Product | None:
             continue
         weight = operator.parameter("weight")
         assert weight is not None
-        tensors.insert(0, (weight, _is_transposed(operator)))
+        tensors.insert(0, (weight, linear_rule(operator).transposed(operator)))
         offset = operator.parameter("bias")
         if offset is not None:
             if inner or factor != 1.0 or operator is not term.chain[-1]:
@@ -128,14 +134,18 @@ def _chain(term: Term, bias: list[str], inner: bool) -> Product | None:
     return Product(factor, tuple(tensors))
 
 
-def _is_transposed(operator: Operator) -> bool:
-    return operator.kind == "matrix" and bool(operator["transposed"])
-
-
 def _pays(model: ImplicitModel, products: list[Product], shape: Shape) -> bool:
     """Whether M is not dearer to apply than its factors, such as those of low rank."""
-    shapes = {tensor.id: tensor.shape for tensor in model.tensors}
     n = shape[-1]
     assert isinstance(n, int)
-    apart = sum(shapes[id][0] * shapes[id][1] for product in products for id, _ in product.tensors)
+    costs = {tensor.id: _cost(tensor) for tensor in model.tensors}
+    apart = sum(costs[id] for product in products for id, _ in product.tensors)
     return 2 * apart >= n * n
+
+
+def _cost(tensor: Tensor) -> int:
+    """How many multiplications a matrix takes for one vector."""
+    within = tensor.within
+    if within is not None and within.linear is not None:
+        return within.linear.count if within.linear.is_diagonal else count(within.shape)
+    return count(tensor.shape)

@@ -19,13 +19,10 @@ class Network(Forward):
     """Writes `forward` of a model that may have loops, and a function for each sweep."""
 
     def __init__(self, model: ImplicitModel, names: Names) -> None:
-        parametrised = {
-            id: f'weights["{id}"]'
-            for constraint in model.constraints
-            if constraint.method == "parametrize"
-            for id in constraint.tensors
-        }
-        super().__init__(model, names, parametrised)
+        ids = [tensor.id for tensor in model.tensors if tensor.within is not None]
+        ids += [id for made in model.constraints if made.method == "parametrize" for id in made.tensors]
+        self.made = {id: f'weights["{id}"]' for id in ids}  # weights that are made of parameters
+        super().__init__(model, names, dict(self.made))
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
@@ -43,14 +40,16 @@ class Network(Forward):
 
     def preparations(self) -> list[str]:
         """What `forward` does before the first state: weights that are made of others, first guesses."""
+        making = ["weights = self.effective_weights()"] if self.made else []
         if not self.model.loops:
-            return []
+            return making
         lines = []
         if any(constraint.method == "project" for constraint in self.model.constraints):
             lines.append(f"{self.names('require')}(self, self.constraints)")
-        if self.explicit:
-            lines.append("weights = self.effective_weights()")
-        first = next(iter(self.inputs.values()))
+        lines += making
+        first = self.first_input
+        if self.model.inputs[0].tokens:  # gives the batch, but no dtype
+            first = f"{self.real}.new_empty(({first}.shape[0],))"
         shapes = {
             name: shape_text(self.model.blocks[name].shape, self.inputs)
             for loop in self.model.loops
@@ -88,10 +87,10 @@ class Network(Forward):
             else:
                 self._incoming[made.name] = self._values[made.name]
             self._values.setdefault(made.name, self._incoming[made.name])
-        first = next(iter(self.inputs.values()))
         for mask in sweep.masks:
             variable = self._variable(mask.id)
-            ones = f"{first}.new_ones({shape_text(mask.shape, self.inputs, (f'{first}.shape[0]',))})"
+            shape = shape_text(mask.shape, self.inputs, (f"{self.first_input}.shape[0]",))
+            ones = f"{self.real}.new_ones({shape})"
             self._assign(variable, Expression(f"F.dropout({ones}, {mask.p!r}, self.training)"), "")
             self.explicit[mask.id] = variable
         for scaled in sweep.scaled:
@@ -273,7 +272,8 @@ def _statistics_of(sweep: SweepPlan) -> set[str]:
 
 def convolves_images(sweep: SweepPlan) -> bool:
     """Whether a loop convolves images, which is faster with their channels last in memory."""
-    return any(op.kind == "conv" and len(op.source) == 3 for term in sweep.model.terms for op in term.chain)
+    chained = (operator for term in sweep.model.terms for operator in term.chain)
+    return any(op.kind in ("conv", "conv_transpose") and len(op.source) == 3 for op in chained)
 
 
 def _attributes(model: ImplicitModel) -> dict[str, str]:

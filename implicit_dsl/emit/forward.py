@@ -57,6 +57,18 @@ class Forward:
         self._taken.add(variable)
         return variable
 
+    @property
+    def first_input(self) -> str:
+        """An input, which gives the batch."""
+        return next(iter(self.inputs.values()))
+
+    @property
+    def real(self) -> str:
+        """A tensor of real numbers, which gives dtype and device: an input, or else a parameter."""
+        real = (name for block, name in zip(self.model.inputs, self.inputs.values()) if not block.tokens)
+        tensor = next((f"self.{tensor.id}" for tensor in self.model.tensors if tensor.trainable), None)
+        return next(real, tensor or f"{self.first_input}.float()")
+
     # ------------------------------------------------------------------ what surrounds the body
 
     def checks(self) -> list[str]:
@@ -64,24 +76,47 @@ class Forward:
         lines: list[str] = []
         for block in self.model.inputs:
             name = self.inputs[block.name]
-            wrong = [f"{name}.ndim != {len(block.shape) + 1}"]
-            sizes = known(block.shape)
+            wrong = [f"{name}.ndim != {len(block.given) + 1}"]
+            sizes = known(block.given)
             if sizes:
                 wrong.append(f"{name}.shape[1:] != {sizes!r}")
             elif sizes is None:
                 wrong += [
                     f"{name}.shape[{axis}] != {size}"
-                    for axis, size in enumerate(block.shape, 1)
+                    for axis, size in enumerate(block.given, 1)
                     if not isinstance(size, Size)
                 ]
             lines.append(f"if {' or '.join(wrong)}:")
-            message = f"`{block.name}` has shape {{tuple({name}.shape)}}, but must be {batched(block.shape)}"
+            message = f"`{block.name}` has shape {{tuple({name}.shape)}}, but must be {batched(block.given)}"
             lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
+            if block.tokens:
+                lines.append(f"if {name}.dtype not in (torch.int64, torch.int32):")
+                message = f"`{block.name}` holds tokens, of int64 or int32, but is of {{{name}.dtype}}"
+                lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
+        for block in self.model.inputs:
+            for axis, size in enumerate(block.shape):
+                if isinstance(size, Size) and size != Size(block.name, axis):
+                    lines += self._shared_size(block.name, axis, size)
         first, *others = self.inputs.values()
         for other in others:
             lines.append(f"if {other}.shape[0] != {first}.shape[0]:")
             lines.append(f'    raise ValueError("`{first}` and `{other}` have batches of different size")')
         return lines
+
+    def _shared_size(self, name: str, axis: int, size: Size) -> list[str]:
+        """An axis that is as long as a free one of another input."""
+        own, other = self.inputs[name], self.inputs[size.source]
+        at, there = axis + 1, size.axis + 1
+        return [
+            f"if {own}.shape[{at}] != {other}.shape[{there}]:",
+            *(
+                "    " + line
+                for line in fitted(
+                    f'raise ValueError(f"axis {at} of `{name}` is {{{own}.shape[{at}]}}, but '
+                    f'axis {there} of `{size.source}` is {{{other}.shape[{there}]}}")'
+                )
+            ),
+        ]
 
     def fields(self) -> dict[str, str]:
         """The names of several outputs in the tuple that is returned."""
@@ -187,7 +222,7 @@ class Forward:
         slots: dict[int, list[Term]] = {}
         for term in terms:
             slots.setdefault(term.chain[-1]["start"], []).append(replace(term, chain=term.chain[:-1]))
-        shapes = zip(rule.arguments, rule.slots(activation))
+        shapes = zip((*rule.arguments, *rule.optional), rule.slots(activation))
         parts = [Block(f"{block.name}_{name}", shape) for name, shape in shapes]
         return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots))]
 
@@ -244,9 +279,9 @@ class Forward:
         total = self._plain_sum(terms)
         if all(term.source is None for term in terms):
             # nothing here has a batch axis, so a batch of zeros brings it in
-            batch = f"{next(iter(self.inputs.values()))}.shape[0]"
+            batch = f"{self.first_input}.shape[0]"
             sizes = ", ".join([batch, *map(str, block.slots)])
-            zeros = f"{next(iter(self.inputs.values()))}.new_zeros(({sizes}{',' if not block.slots else ''}))"
+            zeros = f"{self.real}.new_zeros(({sizes}{',' if not block.slots else ''}))"
             return Expression(f"{zeros} + {total.atom}", tight=False)
         return total
 
@@ -265,7 +300,8 @@ class Forward:
             text = value.text if value.tight or self._is_product(term) else value.atom
             summands.append(f"{sign}{text}" if not summands else f"{sign or '+'} {text}")
         lines = ("(", *(f"    {text}" for text in summands), ")") if named else ()
-        return Expression(" ".join(summands), tight=False, lines=lines)
+        fresh = len(terms) > 1 and any(term.source is not None for term in terms)
+        return Expression(" ".join(summands), tight=False, lines=lines, fresh=fresh)
 
     def _is_product(self, term: Term) -> bool:
         last = term.chain[-1] if term.chain else None
@@ -318,9 +354,8 @@ class Forward:
         value = self._apply(first, Expression("1"))
         if any(operator.kind != "scale" for operator in others):
             # what follows acts behind the batch axis, which a constant does not have
-            first_input = next(iter(self.inputs.values()))
             if first.kind == "constant":
-                value = Expression(f"{first_input}.new_full({(1, *first.target)!r}, {first['value']!r})")
+                value = Expression(f"{self.real}.new_full({(1, *first.target)!r}, {first['value']!r})")
             else:
                 value = Expression(f"{value.atom}[None]")
         for operator in others:
@@ -339,12 +374,13 @@ class Forward:
         return {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
 
     def _apply(self, operator: Operator, value: Expression) -> Expression:
-        layer = ""
-        if any(id in self.explicit for _, id in operator.parameters):
-            return linear_rule(operator).emit_with(operator, value, self._texts(operator))
-        if operator.parameters:
-            layer = "self." + operator.parameters[0][1].split(".")[0]
-        return linear_rule(operator).emit(operator, value, layer)
+        rule = linear_rule(operator)
+        if not operator.parameters:
+            return rule.emit(operator, value, "")
+        # a `param` stands for itself, and the transpose of a layer takes the weight of that
+        if rule.holder(operator) is None or any(id in self.explicit for _, id in operator.parameters):
+            return rule.emit_with(operator, value, self._texts(operator))
+        return rule.emit(operator, value, "self." + operator.parameters[0][1].split(".")[0])
 
 
 def _count_uses(model: ImplicitModel) -> dict[str, int]:

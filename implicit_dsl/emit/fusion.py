@@ -59,7 +59,7 @@ def find_fusions(model: ImplicitModel) -> Fusions:
 
 
 def layered(model: ImplicitModel) -> frozenset[str]:
-    """The normalisations that only their own factors read: one call of their layer does both."""
+    """The activations that only their own parameters read, as in normalisations: their layer does both."""
     readers: dict[str | None, list[Term]] = {}
     for term in model.terms:
         readers.setdefault(term.source, []).append(term)
@@ -67,9 +67,10 @@ def layered(model: ImplicitModel) -> frozenset[str]:
     found = set()
     for block in model.states:
         phi, reading = block.activation, readers.get(block.name, [])
-        if phi is None or activation_rule(phi).affine(phi) is None or block.name in iterated:
+        affine = None if phi is None else activation_rule(phi).affine(phi)
+        if affine is None or block.name in iterated:
             continue
-        if len(reading) == 1 and reading[0].chain and reading[0].chain[0].kind == "affine":
+        if len(reading) == 1 and reading[0].chain and reading[0].chain[0].kind == affine.kind:
             found.add(block.name)
     return frozenset(found)
 
@@ -106,13 +107,18 @@ def _halves(block: Block) -> bool:
 def _single_channel(operator: Operator) -> bool:
     """Whether a layer is a convolution of images with one channel."""
     image = operator.kind == "conv" and len(operator.source) == 3 and operator.source[0] == 1
-    return image and bool(operator["dilation"] == (1, 1))
+    return image and bool(operator["dilation"] == (1, 1)) and _pads_evenly(operator)
+
+
+def _pads_evenly(operator: Operator) -> bool:
+    """Whether a convolution pads with zeros, as many on both sides."""
+    return operator.get("mode", "zeros") == "zeros" and operator.get("after", None) is None
 
 
 def _few_and_large(operator: Operator) -> bool:
     """Whether a convolution of images has few output channels and a large kernel, and is else plain."""
     if operator.kind != "conv" or len(operator.source) != 3 or operator["groups"] != 1:
         return False
-    plain = operator["stride"] == operator["dilation"] == (1, 1)
+    plain = operator["stride"] == operator["dilation"] == (1, 1) and _pads_evenly(operator)
     few = count(operator.target[:1]) <= _FEW_CHANNELS
     return plain and few and min(operator["kernel"]) >= _LARGE_KERNEL

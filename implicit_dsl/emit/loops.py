@@ -171,7 +171,9 @@ def _with_scaled_kernels(term: Term, scaled: dict[tuple[str, float], ScaledKerne
     chain: list[Operator] = []
     for operator in term.chain:
         before = chain[-1] if chain else None
-        if operator.kind == "scale" and before is not None and before.kind == "conv" and not before["bias"]:
+        convolved = before is not None and before.kind in ("conv", "conv_transpose") and not before["bias"]
+        if operator.kind == "scale" and convolved:
+            assert before is not None
             ((role, kernel),) = before.parameters
             factor = float(operator["factor"])
             number = 1 + sum(made.kernel == kernel for made in scaled.values())

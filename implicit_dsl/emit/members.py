@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import fitted
+from implicit_dsl.emit.wording import INDENT, fitted, place
 from implicit_dsl.model import ImplicitModel, Tensor
 from implicit_dsl.operators import OPERATORS
+from implicit_dsl.sets import MatrixSet
 
 _FACTORY = "device=device, dtype=dtype"
 
@@ -23,6 +24,7 @@ def attributes(model: ImplicitModel, classes: dict[str, str], names: Names) -> l
         if name in done:
             continue
         done.add(name)
+        thing = holders.get(name, tensor)
         if name in holders:
             operator = holders[name].operator
             made = OPERATORS[operator.kind].holder(operator)
@@ -32,19 +34,41 @@ def attributes(model: ImplicitModel, classes: dict[str, str], names: Names) -> l
             separator = "" if made.endswith("()") else ", "
             value = f"{made[:-1]}{separator}{_FACTORY})"
         else:
-            value = f"nn.Parameter(torch.empty({tensor.shape!r}, {_FACTORY}))"
-        lines += fitted(f"self.{name} = {value}", f"  # line {tensor.line}")
+            value = f"nn.Parameter(torch.empty({tensor.trained!r}, {_FACTORY}))"
+        lines += fitted(f"self.{name} = {value}", f"  # {place(thing)}")
     return lines
 
 
-def initialisers(model: ImplicitModel) -> list[str]:
+def structures(model: ImplicitModel, names: Names) -> list[str]:
+    """What `__init__` assigns to `self.structures`: the sets that parameters are in."""
+    held = [(tensor.id, tensor.within) for tensor in model.tensors if tensor.within is not None]
+    if not held:
+        return []
+    lines = [f"self.structures: dict[str, {names('Structure')}] = {{"]
+    for id, within in held:
+        lines += ["    " + line for line in fitted(f'"{id}": {structure(within, names)}', ",", INDENT + 4)]
+    return [*lines, "}"]
+
+
+def structure(within: MatrixSet, names: Names) -> str:
+    """A set as the runtime makes it: `runtime.Banded(4, 4, -1, 1)`."""
+    return f"{names(within.kind)}({', '.join(map(repr, within.arguments))})"
+
+
+def initialisers(model: ImplicitModel, names: Names) -> list[str]:
     """How the parameters start that no layer holds."""
-    return [line for tensor in model.tensors if (line := _initialiser(tensor))]
+    lines: list[str] = []
+    for tensor in model.tensors:
+        if tensor.initialiser is None:
+            continue
+        lines.append(_initialiser(tensor))
+        if tensor.within is not None and tensor.within.kind == "Nonneg":
+            lines.append(f"{names('start_nonneg_')}(self.{tensor.id})")
+    return lines
 
 
 def _initialiser(tensor: Tensor) -> str:
-    if tensor.initialiser is None:
-        return ""
+    assert tensor.initialiser is not None
     weight, numbers = f"self.{tensor.id}", tensor.initialiser.numbers
     number = numbers[0] if numbers else 1.0
     match tensor.initialiser.name:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from implicit_dsl.demands import BackwardDemand, SolverDemand, applying
 from implicit_dsl.emit.equilibria import Network, convolves_images
 from implicit_dsl.emit.loops import function_name
+from implicit_dsl.emit.members import structure
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import INDENT, fitted, quoted
+from implicit_dsl.emit.wording import INDENT, fitted, place, quoted
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.model import ImplicitModel, Loop
+from implicit_dsl.sets import MatrixSet
 
 _SOLVERS = {
     "auto": "Auto",
@@ -43,7 +47,7 @@ def equilibria(model: ImplicitModel, network: Network) -> list[str]:
         kind = "DenseEquilibrium" if loop.name in network.dense else "Equilibrium"
         given = ", ".join(_arguments(model, network, loop))
         made = f"self.{network.attributes[loop.name]} = {network.names(kind)}({given})"
-        lines += fitted(made, f"  # line {model.blocks[loop.name].line}")
+        lines += fitted(made, f"  # {place(model.blocks[loop.name])}")
     return lines
 
 
@@ -101,13 +105,25 @@ def constraints(model: ImplicitModel, names: Names) -> list[str]:
     listed = [constraint for constraint in model.constraints if constraint.uses]
     if not listed:
         return []
+    within = {tensor.id: tensor.within for tensor in model.tensors if tensor.within is not None}
     lines = ["self.constraints = ("]
     for constraint in listed:
-        lines += ["    " + line for line in _constraint(constraint, names)]
+        lines += ["    " + line for line in _constraint(constraint, within, names)]
     return [*lines, ")"]
 
 
-def _constraint(constraint: Constraint, names: Names) -> list[str]:
+def effective(model: ImplicitModel, network: Network) -> str:
+    """What `effective_weights` returns; '' if no weight is made of others."""
+    if not network.made:
+        return ""
+    members = f"{network.names('members')}(self, self.structures)"
+    made = f"{network.names('effective_weights')}(self, self.constraints)"
+    if not any(constraint.method == "parametrize" and constraint.uses for constraint in model.constraints):
+        return members
+    return f"{{**{members}, **{made}}}" if any(t.within is not None for t in model.tensors) else made
+
+
+def _constraint(constraint: Constraint, within: Mapping[str, MatrixSet], names: Names) -> list[str]:
     blocks = [
         f"{names('Block')}({quoted(use.row)}, {quoted(use.column)}, {quoted(use.tensor)}, "
         f"{use.axis}, {use.factor!r})"
@@ -122,6 +138,9 @@ def _constraint(constraint: Constraint, names: Names) -> list[str]:
     if constraint.fixed:
         listed = ", ".join(f"{quoted(row)}: {used!r}" for row, used in constraint.fixed)
         given.append(f"fixed={{{listed}}}")
+    held = [f"{quoted(id)}: {structure(within[id], names)}" for id in constraint.tensors if id in within]
+    if held:
+        given.append(f"within={names('Within')}({{{', '.join(held)}}})")
     if constraint.method != "project":
         given.append(f"method={quoted(constraint.method)}")
     made = f"{names(_CONSTRAINTS[constraint.criterion])}({', '.join(given)},)"
@@ -129,11 +148,14 @@ def _constraint(constraint: Constraint, names: Names) -> list[str]:
 
 
 def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
-    """What the loops of a module use of the runtime, by name."""
+    """What a module uses of the runtime, beside what `forward` calls, by name."""
+    within = [tensor.within for tensor in model.tensors if tensor.within is not None]
+    names = ["members", "Structure", *(held.kind for held in within)] if within else []
+    names += ["start_nonneg_"] if any(held.kind == "Nonneg" for held in within) else []
     if not model.loops:
-        return []
+        return names
     plain = Names(standalone=True)
-    names = ["first_guesses", "Stats"]
+    names += ["first_guesses", "Stats"]
     for loop in model.loops:
         names.append("DenseEquilibrium" if loop.name in network.dense else "Equilibrium")
         text = _solver(plain, applying(model.demands.solvers, loop), loop)
@@ -148,6 +170,8 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     held = [constraint for constraint in model.constraints if constraint.uses]
     if held:
         names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]
+        inside = {tensor.id for tensor in model.tensors if tensor.within is not None}
+        names += ["Within"] if any(inside & set(constraint.tensors) for constraint in held) else []
     methods = {constraint.method for constraint in held}
     names += ["require", "project_"] if "project" in methods else []
     names += ["effective_weights", "add_parameters"] if "parametrize" in methods else []

@@ -11,7 +11,7 @@ _INTRODUCTION = [
 ]
 
 
-def structures(models: tuple[ImplicitModel, ...]) -> list[str]:
+def literals(models: tuple[ImplicitModel, ...]) -> list[str]:
     """The lines that assign `_STRUCTURES`."""
     lines = [*_INTRODUCTION, "_STRUCTURES: dict[str, dict[str, Any]] = {"]
     for model in models:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.header import one_line
-from implicit_dsl.model import Block, ImplicitModel, Loop
+from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor
 from implicit_dsl.shapes import Shape, show
 
 WIDTH = 110
@@ -33,9 +33,14 @@ def _closed(line: str) -> str:
     return line[:-1] + '\\"' if line.endswith('"') and not line.endswith('\\"') else line
 
 
+def place(thing: Block | Holder | Tensor) -> str:
+    """`line 9`, or `blocks.impl:9` if it was imported from there."""
+    return f"{one_line(thing.file)}:{thing.line}" if thing.file else f"line {thing.line}"
+
+
 def comment(block: Block) -> str:
     """Where a state comes from: its line of the source, shortened to fit."""
-    text = f"# line {block.line}: {one_line(block.text[:WIDTH])}"
+    text = f"# {place(block)}: {one_line(block.text[:WIDTH])}"
     return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"
 
 
@@ -116,7 +121,7 @@ def batched(shape: Shape) -> str:
 
 def forward_doc(model: ImplicitModel, inputs: dict[str, str]) -> str:
     """`\"\"\"u [batch, 1, 32, 32] -> y [batch, 10]\"\"\"`."""
-    left = ", ".join(f"{inputs[block.name]} {batched(block.shape)}" for block in model.inputs)
+    left = ", ".join(f"{inputs[block.name]} {batched(block.given)}" for block in model.inputs)
     right = ", ".join(f"{block.name} {batched(block.shape)}" for block in model.outputs)
     text = f'"""{left} -> {right}"""'
     return (
@@ -132,11 +137,12 @@ def class_doc(model: ImplicitModel) -> list[str]:
     rows += [("state", block) for block in model.states if block.declared]
     rows += [("output", block) for block in model.outputs]
     wide = max(len(block.name) for _, block in rows)
-    shapes = max(len(show(block.shape)) for _, block in rows)
+    shapes = max(len(show(block.given)) for _, block in rows)
     table = []
     for role, block in rows:
-        phi = "" if block.activation is None else block.phi
-        table.append(f"{role:<6}  {block.name:<{wide}}  {show(block.shape):<{shapes}}  {phi}".rstrip())
+        said = "" if block.activation is None else block.phi
+        said = f"tokens below {block.tokens:,}" if block.tokens else said
+        table.append(f"{role:<6}  {block.name:<{wide}}  {show(block.given):<{shapes}}  {said}".rstrip())
     hidden = sum(not block.declared for block in model.states)
     if hidden:
         table.append(f"and {hidden} state{'s' if hidden > 1 else ''} of nested operations")

@@ -1,42 +1,20 @@
 """The operators of the language: the open set. One family, one file; see `base` for what a family says.
 
-`OPERATORS` maps the kind of an operator to its rule, `CONSTRUCTORS` and `ACTIVATIONS`
-the names of the language to the rules that they make.
+Every module of this package that has `RULES` is part of the registry. `OPERATORS` maps the kind of an
+operator to its rule, `CONSTRUCTORS` and `ACTIVATIONS` the names of the language to the rules
+that they make.
 """
 
 from __future__ import annotations
 
-from implicit_dsl.operators import (
-    activations,
-    affine,
-    attention,
-    convolution,
-    dense,
-    monomial,
-    normalisation,
-    norms,
-    offsets,
-    pooling,
-    products,
-    resampling,
-    slots,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule
 
-_RULES: tuple[Rule, ...] = (
-    *dense.RULES,
-    *convolution.RULES,
-    *pooling.RULES,
-    *resampling.RULES,
-    *normalisation.RULES,
-    *norms.RULES,
-    *affine.RULES,
-    *monomial.RULES,
-    *slots.RULES,
-    *offsets.RULES,
-    *activations.RULES,
-    *products.RULES,
-    *attention.RULES,
+_MODULES = sorted(module.name for module in iter_modules(__path__))
+_RULES: tuple[Rule, ...] = tuple(
+    rule for name in _MODULES for rule in getattr(import_module(f"{__name__}.{name}"), "RULES", ())
 )
 
 OPERATORS: dict[str, Rule] = {rule.kind: rule for rule in _RULES}

@@ -1,4 +1,4 @@
-"""Softmax and scaled dot-product attention (Vaswani et al. 2017)."""
+"""Scaled dot-product attention (Vaswani et al. 2017)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
-    ActivationRule,
     Expression,
     Formal,
     Operator,
@@ -19,7 +18,8 @@ from implicit_dsl.operators.base import (
 )
 from implicit_dsl.operators.products import product_of_bounds
 from implicit_dsl.operators.slots import SeveralSlots, joined
-from implicit_dsl.shapes import Shape, count, show
+from implicit_dsl.operators.softmax import softmax, softmax_moved
+from implicit_dsl.shapes import Shape, count, known, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,63 +27,12 @@ else:
     np = lazy_module("numpy")
 
 
-def _softmax(z: np.ndarray) -> np.ndarray:
-    powers = np.exp(z - z.max(-1, keepdims=True))
-    return np.asarray(powers / powers.sum(-1, keepdims=True))
-
-
-def _softmax_moved(change: np.ndarray) -> np.ndarray:
-    """¼ (|Δ_i| + max_{j≠i} |Δ_j|) ≥ |Δp_i|, over the last axis.
-
-    For Δp_i = p_i ((1 − p_i) Δ_i − Σ_{j≠i} p_j Δ_j) along the segment, where p_i (1 − p_i) ≤ ¼ and the
-    p_j of the sum make up 1 − p_i. Attained at p_i = ½.
-    """
-    last = change.shape[-1]
-    if last < 2:
-        return np.zeros_like(change)
-    ordered = np.sort(change, axis=-1)
-    largest, second = ordered[..., -1:], ordered[..., -2:-1]
-    first = np.arange(last) == change.argmax(-1)[..., None]  # one of them, where several are largest
-    return np.asarray(0.25 * (change + np.where(first, second, largest)))
-
-
-class Softmax(ActivationRule):
-    kind = "softmax"
-    names = ("softmax",)
-    elementwise = False
-    doc = "exp(z) ÷ Σ exp(z) over the last axis. Its ∞-norm Lipschitz constant is ½."
-    example = "input u[3, 5]\nstate p[3, 5] ~ softmax(u)\noutput y[3, 5] = p"
-
-    def operator(self, settings: Settings, source: Shape) -> Operator:
-        if not source:
-            raise ShapeError("softmax needs an axis, and its input is a number")
-        return Operator(self.kind, source, source)
-
-    def monotone(self, operator: Operator) -> bool:
-        return False
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return _softmax(z)
-
-    def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
-        p = _softmax(z)
-        return np.asarray(p * (g - (p * g).sum(-1, keepdims=True)))
-
-    def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
-        return _softmax_moved(change)
-
-    def gain(self, operator: Operator) -> float:
-        return 0.5
-
-    def range(self, operator: Operator) -> tuple[float, float]:
-        return 0.0, 1.0
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.softmax({z.text}, -1)")
-
-
 class Attend(SeveralSlots):
-    """softmax(q kᵀ ÷ √(d ÷ heads)) v for each head, with q [t, d], k [s, d] and v [s, e]."""
+    """softmax(q kᵀ ÷ √(d ÷ heads)) v for each head, with q [t, d], k [s, d] and v [s, e].
+
+    A mask m [s] or [t, s] is a fourth argument: keys with m = 0 are left out, and a query that attends
+    to none gives zeros. In m it is a step, with the derivative zero and without a Lipschitz constant.
+    """
 
     kind = "attend"
     names = ("attend",)
@@ -93,14 +42,17 @@ class Attend(SeveralSlots):
             "heads", "integer", "the last axes are split into so many, each attending by itself", default=1
         ),
         Formal("causal", "flag", "each position attends to itself and those before it", default=False),
+        Formal(
+            "mask", "value", "keys where it is 0 are left out: [s], or [t, s] for each query", shown="none"
+        ),
     )
     doc = "Attention of queries [t, d] to keys [s, d] with values [s, e]: `attend(q, k, v; heads = 4)`."
-    example = "input q[4, 6], k[5, 6], v[5, 8]\noutput y[4, 8] = attend(q, k, v; heads = 2)"
+    example = "input q[4, 6], k[5, 6], v[5, 8], m[5]\noutput y[4, 8] = attend(q, k, v; heads = 2, mask = m)"
 
     def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
-        q, k, v = sources
+        q, k, v, *masks = sources
         heads, causal = settings["heads"], settings["causal"]
-        if any(len(shape) != 2 for shape in sources) or q[1] != k[1] or k[0] != v[0]:
+        if any(len(shape) != 2 for shape in (q, k, v)) or q[1] != k[1] or k[0] != v[0]:
             raise ShapeError(
                 "attend takes queries [t, d], keys [s, d] and values [s, e], "
                 f"but these are {show(q)}, {show(k)} and {show(v)}",
@@ -121,17 +73,33 @@ class Attend(SeveralSlots):
                 f"causal attention needs as many queries as keys, but there are {q[0]} and {k[0]}",
                 argument="causal",
             )
+        for mask in masks:
+            if mask not in (k[:1], (q[0], k[0])):
+                raise ShapeError(
+                    f"a mask has one number for each key, {show(k[:1])}, or for each query and key, "
+                    f"{show((q[0], k[0]))}, but this is {show(mask)}",
+                    show(mask),
+                    "mask",
+                )
         source = joined(sources)
         chosen: dict[str, Setting] = {"causal": causal, "heads": heads}
-        if not q == k == v:
-            chosen |= {"keys": count(k[:1]), "width": count(q[1:])}
-        return Operator(self.kind, source, (q[0], v[1]), tuple(chosen.items()))
+        if masks or not q == k == v:
+            chosen |= {"width": count(q[1:])}
+            chosen |= {} if k[0] == q[0] and known(k) is None else {"keys": count(k[:1])}
+        if masks:
+            chosen["mask"] = "keys" if masks[0] == k[:1] else "pairs"
+        return Operator(self.kind, source, (q[0], v[1]), tuple(sorted(chosen.items())))
 
     def slots(self, operator: Operator) -> tuple[Shape, ...]:
-        if len(operator.source) == 3:
+        settings: Settings = dict(operator.settings)
+        if "width" not in settings:
             return (operator.source[1:],) * 3
-        (queries, features), keys, width = operator.target, operator["keys"], operator["width"]
-        return (queries, width), (keys, width), (keys, features)
+        (queries, features), width = operator.target, settings["width"]
+        keys = settings.get("keys", queries)  # free ones are as many as the queries
+        found: tuple[Shape, ...] = ((queries, width), (keys, width), (keys, features))
+        if "mask" in settings:
+            found += ((keys,),) if settings["mask"] == "keys" else ((queries, keys),)
+        return found
 
     def _heads(self, operator: Operator, part: np.ndarray) -> np.ndarray:
         """[batch, positions, features] as [batch, heads, positions, features of a head]."""
@@ -145,45 +113,71 @@ class Attend(SeveralSlots):
     def _factor(self, operator: Operator) -> float:
         return 1 / math.sqrt(count(self.slots(operator)[0][1:]) // operator["heads"])
 
-    def _seen(self, operator: Operator) -> np.ndarray:
-        """[queries, keys]: which keys each query attends to."""
-        q, k, _ = self.slots(operator)
-        seen = np.ones((count(q[:1]), count(k[:1])), bool)
+    def _seen(self, operator: Operator, masks: Sequence[np.ndarray] = ()) -> np.ndarray:
+        """[1 or batch, 1, queries, keys]: which keys each query attends to."""
+        q, k, *_ = self.slots(operator)
+        seen = np.ones((1, 1, count(q[:1]), count(k[:1])), bool)
+        for mask in masks:
+            seen = seen & (mask != 0).reshape(len(mask), 1, -1, seen.shape[-1])
         return np.tril(seen) if operator["causal"] else seen
 
-    def _weights(self, operator: Operator, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    def _weights(self, operator: Operator, q: np.ndarray, k: np.ndarray, seen: np.ndarray) -> np.ndarray:
         scores = self._factor(operator) * q @ k.swapaxes(-1, -2)
-        return _softmax(np.where(self._seen(operator), scores, -np.inf))
+        some = seen.any(-1, keepdims=True)
+        return np.where(some, softmax(np.where(seen, scores, np.where(some, -np.inf, 0.0))), 0.0)
 
     def value(self, operator: Operator, *parts: np.ndarray) -> np.ndarray:
-        q, k, v = (self._heads(operator, part) for part in parts)
-        return self._merged(self._weights(operator, q, k) @ v)
+        q, k, v = (self._heads(operator, part) for part in parts[:3])
+        return self._merged(self._weights(operator, q, k, self._seen(operator, parts[3:])) @ v)
 
     def pulled(self, operator: Operator, parts: list[np.ndarray], g: np.ndarray) -> tuple[np.ndarray, ...]:
-        q, k, v, g = (self._heads(operator, part) for part in (*parts, g))
-        P = self._weights(operator, q, k)
+        masks = parts[3:]
+        q, k, v, g = (self._heads(operator, part) for part in (*parts[:3], g))
+        P = self._weights(operator, q, k, self._seen(operator, masks))
         dP = g @ v.swapaxes(-1, -2)
         dS = self._factor(operator) * P * (dP - (P * dP).sum(-1, keepdims=True))
         pulled = (dS @ k, dS.swapaxes(-1, -2) @ q, P.swapaxes(-1, -2) @ g)
         dq, dk, dv = (self._merged(part) for part in pulled)
-        return dq, dk, dv
+        return dq, dk, dv, *(np.zeros_like(mask) for mask in masks)
 
     def moved(self, operator: Operator, changes: list[np.ndarray], most: list[np.ndarray]) -> np.ndarray:
-        # |Δ(Pv)| ≤ |ΔP| |v| + P' |Δv|, and a row of P' is a mean
-        dq, dk, dv, q, k, v = (self._heads(operator, part) for part in (*changes, *most))
+        # |Δ(Pv)| ≤ |ΔP| |v| + P' |Δv|, and a row of P' is a mean, or zero; which keys a mask leaves does
+        # not matter for these bounds, as long as it stays the same
+        dq, dk, dv, q, k, v = (self._heads(operator, part) for part in (*changes[:3], *most[:3]))
         dS = product_of_bounds(np.matmul, dq, k.swapaxes(-1, -2))
         dS = self._factor(operator) * (dS + product_of_bounds(np.matmul, q, dk.swapaxes(-1, -2)))
         seen = self._seen(operator)
-        dP = np.where(seen, _softmax_moved(np.where(seen, dS, 0.0)), 0.0)
+        dP = np.where(seen, softmax_moved(np.where(seen, dS, 0.0)), 0.0)
         means = np.maximum.accumulate(dv, -2) if operator["causal"] else dv.max(-2, keepdims=True)
-        return self._merged(product_of_bounds(np.matmul, dP, v) + means)
+        made = self._merged(product_of_bounds(np.matmul, dP, v) + means)
+        for mask in changes[3:]:
+            switched = mask.reshape(len(mask), -1).max(1) > 0
+            made = np.where(switched[:, None, None], np.inf, made)
+        return made
+
+    def _masked(self, operator: Operator, mask: Expression) -> str:
+        """The mask as booleans [batch, (heads,) queries, keys], True where a key is attended to."""
+        keys, heads = dict(operator.settings)["mask"] == "keys", operator["heads"] > 1
+        index = ", ".join([":", *["None"] * (keys + heads)])
+        text = f"({mask.atom} != 0)[{index}]" if keys or heads else f"{mask.atom} != 0"
+        if not operator["causal"]:
+            return text
+        if not keys:
+            return f"torch.tril({text})"
+        (queries, *_) = operator.target
+        size = queries if isinstance(queries, int) else f"{mask.atom}.shape[1]"
+        whole = ", ".join(["-1"] * (1 + heads) + [str(size), "-1"])
+        return f"torch.tril({text}.expand({whole}))"
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
-        heads, given = operator["heads"], [part.text for part in parts]
+        heads, given = operator["heads"], [part.text for part in parts[:3]]
         merged = [".transpose(1, 2)", ".flatten(2)"] if heads > 1 else []
         if merged:  # as a function: the method has no types
             given = [f"torch.unflatten({part}, -1, ({heads}, -1)).transpose(1, 2)" for part in given]
-        given += ["is_causal=True"] if operator["causal"] else []
+        if len(parts) > 3:
+            given.append(f"attn_mask={self._masked(operator, parts[3])}")
+        elif operator["causal"]:
+            given.append("is_causal=True")
         call = "F.scaled_dot_product_attention("
         lines: tuple[str, ...] = (call, *(f"    {argument}," for argument in given), ")")
         if merged:
@@ -191,4 +185,4 @@ class Attend(SeveralSlots):
         return Expression(f"{call}{', '.join(given)}){''.join(merged)}", lines=lines)
 
 
-RULES: tuple[Rule, ...] = (Softmax(), Attend())
+RULES: tuple[Rule, ...] = (Attend(),)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.shapes import Shape
+from implicit_dsl.shapes import Shape, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +44,10 @@ class Operator:
                 return value
         raise KeyError(name)
 
+    def get(self, name: str, default: Any) -> Any:
+        """The setting called `name`, or a default: what most operators of a kind do not say."""
+        return dict(self.settings).get(name, default)
+
     def parameter(self, role: str) -> str | None:
         """The id of the parameter in a role, or None (a convolution without bias)."""
         for key, value in self.parameters:
@@ -57,7 +61,10 @@ class Formal:
     """One argument of a constructor.
 
     `kind` says what may be given: `width` (`16` or `6 => 16`), `size` (≥ 1, or one for
-    each axis), `pad` (≥ 0, or one for each axis), `integer`, `number`, `flag`.
+    each axis), `pad` (≥ 0, or one for each axis), `integer` (≥ 1), `axis` (from 1), `index` (any whole
+    number), `number`, `flag`, `list`, or one of the strings in `choices`. These are also taken by a `pad` or
+    `size` that has some. `value`: one more argument of an activation, which may be left out and is
+    given by name.
     """
 
     name: str
@@ -65,6 +72,17 @@ class Formal:
     doc: str
     default: Any = None
     required: bool = False
+    choices: tuple[str, ...] = ()
+    shown: str = ""  # what stands for a default of None
+
+    @property
+    def default_text(self) -> str:
+        """The default as it would be written."""
+        if isinstance(self.default, bool):
+            return "true" if self.default else "false"
+        if isinstance(self.default, str):
+            return f'"{self.default}"'
+        return self.shown if self.default is None else str(self.default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +148,24 @@ class Entries:
 class Expression:
     """A piece of generated Python. `tight` text can be called or indexed as it stands.
 
-    `lines` is how it is written where `text` is too long for one line (empty: no other way).
+    `lines` is how it is written where `text` is too long for one line (empty: no other way). `fresh`: a new
+    tensor that nothing else holds, whose values its own gradient does not need, so that what is applied
+    to it may overwrite it.
     """
 
     text: str
     tight: bool = True
     lines: tuple[str, ...] = ()
+    fresh: bool = False
 
     @property
     def atom(self) -> str:
         return self.text if self.tight else f"({self.text})"
+
+    @property
+    def in_place(self) -> str:
+        """What the name of a function of PyTorch ends with, if it may overwrite this."""
+        return "_" if self.fresh else ""
 
 
 def per_channel(shape: Shape) -> str:
@@ -154,6 +180,7 @@ class Rule(ABC):
     kind: ClassVar[str]
     names: ClassVar[tuple[str, ...]] = ()
     formals: ClassVar[tuple[Formal, ...]] = ()
+    takes_tokens: ClassVar[bool] = False  # its source has one more axis, of unit vectors
     doc: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
@@ -200,12 +227,45 @@ class LinearRule(Rule):
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The linear part on x [batch, *source] -> [batch, *target], without making the matrix."""
 
+    def transposed(self, operator: Operator) -> bool:
+        """Whether the rows of the matrix are counted by axis 1 of its weight, and the columns by axis 0."""
+        return False
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        """The operator of the transposed matrix with the weight of this one, without its id.
+
+        None if the language has none. Raises ShapeError if these sizes have none.
+        """
+        return None
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        """The operator that gives `target`, if the settings say what it takes, or another use of its layer.
+
+        Raises ShapeError if they do not.
+        """
+        name = self.names[0]
+        raise ShapeError(
+            f"what this {name} takes is not known here, so neither is what its transpose gives",
+            f"on {show(target)}",
+            help="apply it itself in a line before"
+            + (f", or write `{name}(… => {settings['width'][1]}, …)`" if "width" in settings else ""),
+        )
+
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        """For each axis of what a constant operator gives, the axis of its input that it follows by index."""
+        return (None,) * len(operator.target)
+
+    def overlap(self, operator: Operator) -> int:
+        """How many triplets of `entries` may meet at one place of the matrix, at most."""
+        return 1
+
     def absolute(
         self, operator: Operator, weights: Mapping[str, torch.Tensor]
     ) -> tuple[Operator, Mapping[str, torch.Tensor]]:
         """The operator whose matrix is the entrywise absolute value: its own majorant.
 
-        |op u − op v| ≤ |op| |u − v|, with equality possible, so this is the best one.
+        |op u − op v| ≤ |op| |u − v|, with equality possible, so this is the best one. Where triplets
+        meet (`overlap`), it is the sum of their absolute values: a majorant, and not the best one.
         """
         return operator, {role: w.abs() for role, w in weights.items()}
 
@@ -249,6 +309,11 @@ class ActivationRule(Rule):
     homogeneous: ClassVar[bool] = False
     has_useful_majorant: ClassVar[bool] = True
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The arguments that may be left out, given by name behind the others."""
+        return tuple(formal.name for formal in self.formals if formal.kind == "value")
+
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return Operator(self.kind, source, source, tuple(sorted(settings.items())))
 
@@ -264,6 +329,11 @@ class ActivationRule(Rule):
     def affine(self, operator: Operator) -> Operator | None:
         """What is applied behind φ with the parameters of this layer, without their ids."""
         return None
+
+    def axes(self, operator: Operator) -> tuple[int | None, ...]:
+        """For each axis of the state, the axis of its slots that it follows index by index; None: none."""
+        kept = len(operator.target)
+        return tuple(range(kept)) if self.elementwise else (None,) * kept
 
     def monotone(self, operator: Operator) -> bool:
         """Whether φ(u) ≤ φ(v) for all u ≤ v."""

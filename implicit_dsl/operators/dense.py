@@ -27,7 +27,7 @@ else:
     torch = lazy_module("torch")
 
 
-def _kronecker(operator: Operator, transposed: bool) -> tuple[Entries, ...]:
+def kronecker(operator: Operator, transposed: bool) -> tuple[Entries, ...]:
     """I ⊗ W: the same matrix for each position of the leading axes."""
     inputs, outputs = count(operator.source[-1:]), count(operator.target[-1:])
     positions = np.arange(count(operator.source[:-1]), dtype=np.int32)[:, None, None]
@@ -87,11 +87,28 @@ class Dense(LinearRule):
         bias = "" if operator["bias"] else ", bias=False"
         return f"nn.Linear({operator.source[-1]}, {operator['width']}{bias})"
 
+    def transpose(self, operator: Operator) -> Operator | None:
+        return Operator("matrix", operator.target, operator.source, (("transposed", True),))
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        inputs, width = settings["width"]
+        if like is not None:
+            inputs = like.source[-1]
+        if inputs is None:
+            return super().onto(settings, target, like)
+        if target[-1:] != (width,):
+            raise ShapeError(
+                f"this Dense gives {width} features, and its transpose is applied to {show(target)}",
+                f"takes {width} features",
+                "width",
+            )
+        return self.operator(settings, (*target[:-1], inputs))
+
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source) * int(operator["width"])
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
-        return _kronecker(operator, transposed=False)
+        return kronecker(operator, transposed=False)
 
     def offset_count(self, operator: Operator) -> int:
         return count(operator.target) if operator["bias"] else 0
@@ -110,7 +127,7 @@ class Dense(LinearRule):
 
     def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
         bias = f", {weights['bias']}" if "bias" in weights else ""
-        return Expression(f"F.linear({x.text}, {weights['weight']}{bias})")
+        return Expression(f"F.linear({x.text}, {weights['weight']}{bias})", fresh=True)
 
     def emit_offset(self, operator: Operator, weights: Mapping[str, str]) -> Expression | None:
         return Expression(weights["bias"]) if "bias" in weights else None
@@ -137,11 +154,18 @@ class Matrix(LinearRule):
         chosen = (("transposed", settings["transposed"]),)
         return Operator(self.kind, source, (*source[:-1], outputs), chosen)
 
+    def transposed(self, operator: Operator) -> bool:
+        return bool(operator["transposed"])
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        turned = (("transposed", not operator["transposed"]),)
+        return Operator(self.kind, operator.target, operator.source, turned)
+
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source) * count(operator.target[-1:])
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
-        return _kronecker(operator, operator["transposed"])
+        return kronecker(operator, operator["transposed"])
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         W = weights["weight"]

@@ -68,6 +68,9 @@ class Scale(Monomial):
     def factor(self, operator: Operator) -> float:
         return float(operator["factor"])
 
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        return tuple(range(len(operator.target)))
+
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return x * self.factor(operator)
 
@@ -122,6 +125,33 @@ class Reshape(Monomial):
             if len(operator.source) == 1
             else f"{x.atom}.flatten(1).unflatten(1, {operator.target!r})"
         )
+
+
+class Permute(Monomial):
+    kind = "permute"
+    names = ("permute", "transpose")
+    doc = "`permute(x, 2, 3, 1)`: the axes in another order; `transpose(x)`: the last two exchanged."
+    example = "input u[2, 3, 4]\noutput y[4, 2, 3] = permute(u, 3, 1, 2), z[2, 4, 3] = transpose(u)"
+
+    def operator(self, settings: Settings, source: Shape) -> Operator:
+        axes = settings["axes"]
+        return Operator(self.kind, source, tuple(source[axis] for axis in axes), (("axes", axes),))
+
+    def columns(self, operator: Operator) -> np.ndarray:
+        return np.asarray(_positions(operator.source).transpose(operator["axes"]).reshape(-1))
+
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        return tuple(operator["axes"])
+
+    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return x.permute(0, *(axis + 1 for axis in operator["axes"]))
+
+    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
+        axes = operator["axes"]
+        moved = [axis for axis, old in enumerate(axes) if axis != old]
+        if len(moved) == 2:
+            return Expression(f"{x.atom}.transpose({moved[0] + 1}, {moved[1] + 1})")
+        return Expression(f"{x.atom}.permute({', '.join(str(axis + 1) for axis in (-1, *axes))})")
 
 
 class Select(Monomial):
@@ -205,4 +235,4 @@ class Place(Monomial):
         return Expression(f"F.pad({x.text}, {sides!r})")
 
 
-RULES: tuple[Rule, ...] = (Scale(), Reshape(), Select(), Place())
+RULES: tuple[Rule, ...] = (Scale(), Reshape(), Permute(), Select(), Place())

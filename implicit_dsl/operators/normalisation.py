@@ -162,6 +162,9 @@ class Dropout(LinearRule):
             )
         return Operator(self.kind, source, source, (("p", settings["p"]),))
 
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        return tuple(range(len(operator.target)))
+
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source)
 

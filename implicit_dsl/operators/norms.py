@@ -177,7 +177,9 @@ class GroupNorm(Normalisation):
         return f"nn.GroupNorm({operator['groups']}, {operator.source[0]}{_eps(operator)}{flag})"
 
     def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
-        return Expression(f"F.group_norm({z.text}, {operator['groups']}{_learned(weights)}{_eps(operator)})")
+        return Expression(
+            f"F.group_norm({z.text}, {operator['groups']}{_learned(weights)}{_eps(operator)})", fresh=True
+        )
 
 
 class _LastAxis(Normalisation):
@@ -211,7 +213,7 @@ class LayerNorm(_LastAxis):
 
     def emit_affine(self, operator: Operator, z: Expression, weights: Mapping[str, str]) -> Expression:
         shape = f"({operator.source[-1]},)"
-        return Expression(f"F.layer_norm({z.text}, {shape}{_learned(weights)}{_eps(operator)})")
+        return Expression(f"F.layer_norm({z.text}, {shape}{_learned(weights)}{_eps(operator)})", fresh=True)
 
 
 class RMSNorm(_LastAxis):

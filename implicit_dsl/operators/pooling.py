@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
@@ -36,7 +36,7 @@ else:
 
 _FORMALS = (
     Formal("kernel", "size", "size of the windows: one number, or one for each axis", required=True),
-    Formal("stride", "size", "step of the windows; by default they do not overlap", default=None),
+    Formal("stride", "size", "step of the windows; by default they do not overlap", shown="kernel"),
     Formal("pad", "pad", "cells added on both sides, at most half a window", default=0),
 )
 
@@ -88,6 +88,9 @@ class AvgPool(LinearRule):
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return _pool(self, settings, source)
+
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        return (0, *(None,) * (len(operator.target) - 1))
 
     def entry_count(self, operator: Operator) -> int:
         geometry = (operator["kernel"], operator["stride"], operator["pad"])
@@ -150,6 +153,9 @@ class GlobalAvgPool(LinearRule):
             )
         return Operator(self.kind, source, source[:1])
 
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        return (0,)
+
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source)
 
@@ -177,7 +183,7 @@ class MaxPool(ActivationRule):
 
     kind = "max_pool"
     names = ("MaxPool",)
-    formals = _FORMALS
+    formals: ClassVar[tuple[Formal, ...]] = _FORMALS
     elementwise = False
     homogeneous = True
     doc = (
@@ -189,9 +195,16 @@ class MaxPool(ActivationRule):
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return _pool(self, settings, source)
 
+    def axes(self, operator: Operator) -> tuple[int | None, ...]:
+        return (0, *(None,) * (len(operator.target) - 1))
+
+    def windows(self, operator: Operator) -> tuple[np.ndarray, np.ndarray | None]:
+        """For each output and tap the position that it reads, and which are inside (None: all)."""
+        return _windows(operator)
+
     def _gather(self, operator: Operator, z: np.ndarray, outside: float) -> np.ndarray:
         """The windows of z [batch, *source] as [batch, channels, outputs, taps]."""
-        positions, inside = _windows(operator)
+        positions, inside = self.windows(operator)
         flat = z.reshape(len(z), count(operator.source[:1]), count(operator.source[1:]))
         if inside is None:
             return np.asarray(flat[:, :, positions])
@@ -202,7 +215,7 @@ class MaxPool(ActivationRule):
         return np.asarray(gathered.max(-1).reshape(len(z), *operator.target))
 
     def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
-        positions, _ = _windows(operator)
+        positions, _ = self.windows(operator)
         winner = self._gather(operator, z, -np.inf).argmax(-1)  # the first of several, as in PyTorch
         taken = np.take_along_axis(positions[None, None], winner[..., None], -1)[..., 0]
         planes, area = winner.shape[0] * winner.shape[1], count(operator.source[1:])

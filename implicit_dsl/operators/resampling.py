@@ -1,10 +1,12 @@
-"""Values repeated along axes: to a finer grid, or over new axes."""
+"""Values repeated along axes or interpolated: to a finer grid, or over new axes."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from fractions import Fraction
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
@@ -17,6 +19,8 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.convolution import short
+from implicit_dsl.operators.separable import Along, Separable
 from implicit_dsl.operators.windows import channels_and_axes, per_axis
 from implicit_dsl.shapes import Shape, count, known, show, sizes
 
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
     torch = lazy_module("torch")
+
+
+_LINEAR = ("linear", "bilinear", "trilinear")  # what PyTorch calls it on 1, 2 and 3 axes
 
 
 class Repeating(LinearRule):
@@ -48,22 +55,25 @@ class Repeating(LinearRule):
         return 1.0
 
 
-class Upsample(Repeating):
+class Upsample(Separable):
+    """`nearest`: each cell repeated. `linear`: between the two nearest cells along each axis, whose places
+    are their centres, or with `align_corners` such that the first and the last cell stay where they are."""
+
     kind = "upsample"
     names = ("Upsample",)
     formals = (
-        Formal(
-            "factor",
-            "size",
-            "how often each cell is repeated: one number, or one for each axis",
-            required=True,
-        ),
+        Formal("factor", "size", "how much finer: one number, or one for each axis", required=True),
+        Formal("mode", "choice", "how cells are filled", default="nearest", choices=("nearest", *_LINEAR)),
+        Formal("align_corners", "flag", "of linear modes: keep the first and the last cell", default=False),
     )
-    doc = "A finer grid on the axes behind the channels, each cell repeated: `nn.Upsample`, nearest."
-    example = "input u[3, 4, 5]\noutput y[3, 8, 10] = Upsample(2) * u"
+    doc = (
+        "A finer grid on the axes behind the channels: `nn.Upsample`. Each cell is repeated, "
+        "or with `linear` (`bilinear` on 2 axes, `trilinear` on 3) values are interpolated."
+    )
+    example = 'input u[3, 4, 5]\noutput y[3, 8, 10] = Upsample(2; mode = "bilinear") * u'
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
-        axes = channels_and_axes(source, "Upsample")
+        axes, mode = channels_and_axes(source, "Upsample"), settings["mode"]
         factor = per_axis(settings["factor"], axes, "the factor", "factor")
         behind = known(source[1:])
         if behind is None:
@@ -71,26 +81,61 @@ class Upsample(Repeating):
                 f"Upsample needs to know the sizes behind the channels, and its input is {show(source)}",
                 show(source),
             )
+        if mode not in ("nearest", "linear", _LINEAR[axes - 1]):
+            raise ShapeError(
+                f"the mode `{mode}` is for {_LINEAR.index(mode) + 1} axes behind the channels, "
+                f"and the input {show(source)} has {axes}",
+                mode,
+                "mode",
+                help=f'write `mode = "{_LINEAR[axes - 1]}"`, or `"linear"` for any number of axes',
+            )
+        if mode == "nearest" and settings["align_corners"]:
+            raise ShapeError(
+                "`align_corners` is about linear modes, and this one repeats cells",
+                "without effect",
+                "align_corners",
+                help='write `mode = "linear"`, or leave it out',
+            )
         finer = tuple(size * times for size, times in zip(behind, factor))
-        return Operator(self.kind, source, (source[0], *finer), (("factor", factor),))
+        chosen: dict[str, Any] = {"factor": factor}
+        if mode != "nearest":
+            chosen |= {"align_corners": settings["align_corners"], "mode": "linear"}
+        return Operator(self.kind, source, (source[0], *finer), tuple(sorted(chosen.items())))
 
-    def columns(self, operator: Operator) -> np.ndarray:
-        places = np.arange(count(operator.source)).reshape(sizes(operator.source))
-        for axis, times in enumerate(operator["factor"], 1):
-            places = places.repeat(times, axis)
-        return np.asarray(places.reshape(-1))
-
-    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        for axis, times in enumerate(operator["factor"], 2):
-            x = x.repeat_interleave(times, axis)
-        return x
+    def along(self, operator: Operator, axis: int) -> Along:
+        inputs, factor = sizes(operator.source)[axis], operator["factor"][axis - 1]
+        if operator.get("mode", "nearest") == "nearest":
+            return tuple((row, row // factor, 1.0) for row in range(inputs * factor))
+        return _linear(inputs, factor, operator["align_corners"])
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         factor = operator["factor"]
-        shown = str(factor[0]) if len(set(factor)) == 1 else repr(factor)
-        # `nearest` rounds 1/factor, and so a position now and then; `nearest-exact` reads at cell centres
-        mode = "nearest" if all(times & (times - 1) == 0 for times in factor) else "nearest-exact"
-        return Expression(f'F.interpolate({x.text}, scale_factor={shown}, mode="{mode}")')
+        if operator.get("mode", "nearest") == "nearest":
+            # `nearest` rounds 1/factor, and so a position now and then; `nearest-exact` reads at cell centres
+            mode = "nearest" if all(times & (times - 1) == 0 for times in factor) else "nearest-exact"
+            return Expression(f'F.interpolate({x.text}, scale_factor={short(factor)}, mode="{mode}")')
+        options = f'mode="{_LINEAR[len(factor) - 1]}"'
+        options += ", align_corners=True" if operator["align_corners"] else ""
+        return Expression(f"F.interpolate({x.text}, scale_factor={short(factor)}, {options})")
+
+
+@lru_cache(maxsize=256)
+def _linear(inputs: int, factor: int, corners: bool) -> Along:
+    """Two neighbours of each place with their weights, rounded once; one where it is a cell's."""
+    made: list[tuple[int, int, float]] = []
+    outputs = inputs * factor
+    for row in range(outputs):
+        if corners:
+            place = Fraction(row * (inputs - 1), max(1, outputs - 1))
+        else:
+            place = max(Fraction(0), Fraction(2 * row + 1 - factor, 2 * factor))
+        left = int(place)
+        share = place - left
+        if share == 0 or left == inputs - 1:
+            made.append((row, left, 1.0))
+        else:
+            made += [(row, left, float(1 - share)), (row, left + 1, float(share))]
+    return tuple(made)
 
 
 class Expand(Repeating):
@@ -111,6 +156,10 @@ class Expand(Repeating):
                 f"{show(target)} has a free size, along which nothing can be repeated", show(target)
             )
         return Operator(self.kind, source, target)
+
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        kept = len(operator.source)
+        return (*range(kept), *(None,) * (len(operator.target) - kept))
 
     def columns(self, operator: Operator) -> np.ndarray:
         return np.arange(count(operator.target)) // count(operator.target[len(operator.source) :])

@@ -1,13 +1,14 @@
 """Activations of several arguments: z holds the arguments one after another, each in a slot of its own.
 
-Arguments of one shape are stacked, [k, *shape], others are flattened and joined.
+Arguments of one shape are stacked, [k, *shape], others are flattened and joined; those with free sizes
+are joined along the last axis, if they have the others in common.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
@@ -33,17 +34,33 @@ def joined(shapes: Sequence[Shape]) -> Shape:
     first = shapes[0]
     if all(shape == first for shape in shapes):
         return (len(shapes), *first)
-    for shape in shapes:
-        if known(shape) is None:
-            raise ShapeError(
-                f"a value of shape {show(shape)} has a free size, and another argument has another shape",
-                show(shape),
-            )
-    return (sum(count(shape) for shape in shapes),)
+    if all(known(shape) is not None for shape in shapes):
+        return (sum(count(shape) for shape in shapes),)
+    widths = _widths(shapes)
+    if widths is not None:
+        return (*max(shapes, key=len)[:-1], sum(widths))
+    free = next(shape for shape in shapes if known(shape) is None)
+    raise ShapeError(
+        f"a value of shape {show(free)} has a free size, and another argument has another shape", show(free)
+    )
+
+
+def _widths(shapes: Sequence[Shape]) -> list[int] | None:
+    """How many columns each takes beside the others, if they have all axes but the last in common.
+
+    A value without the last axis is one column.
+    """
+    before = max(shapes, key=len)[:-1]
+    widths = [1 if shape == before else shape[-1] if shape[:-1] == before else None for shape in shapes]
+    found = [width for width in widths if isinstance(width, int)]
+    return found if len(found) == len(shapes) else None
 
 
 class Slot(Monomial):
-    """The value as one of several arguments, zeros in the places of the others."""
+    """The value as one of several arguments, zeros in the places of the others.
+
+    `start`: its number where arguments are stacked, else its first entry, or its first column.
+    """
 
     kind = "slot"
     doc = "One of the arguments of a product: `a .* b`, `matmul(a, b)`, `attend(q, k, v)`."
@@ -52,38 +69,55 @@ class Slot(Monomial):
     def operator(self, settings: Settings, source: Shape) -> Operator:
         index, shapes = settings["index"], settings["slots"]
         target = joined(shapes)
-        start = index if target[1:] == source else sum(count(shape) for shape in shapes[:index])
-        return Operator(self.kind, source, target, (("start", start),))
+        if all(shape == source for shape in shapes):
+            return Operator(self.kind, source, target, (("start", index),))
+        if len(target) == 1:
+            return Operator(self.kind, source, target, (("start", sum(map(count, shapes[:index]))),))
+        start = sum((_widths(shapes) or [])[:index])
+        return Operator(self.kind, source, target, (("columns", True), ("start", start)))
 
-    def _first(self, operator: Operator) -> int:
-        """The first entry of its slot."""
-        stacked = operator.target[1:] == operator.source
-        return int(operator["start"]) * (count(operator.source) if stacked else 1)
+    def _columns(self, operator: Operator) -> int:
+        """How many columns it takes beside others; 0 if it does not stand beside them."""
+        if len(operator.settings) == 1:
+            return 0
+        return 1 if len(operator.source) < len(operator.target) else count(operator.source[-1:])
+
+    def _own(self, operator: Operator, whole: Any) -> Any:
+        """Its part of an array [..., *target]."""
+        start, source, width = operator["start"], operator.source, self._columns(operator)
+        if operator.target[1:] == source and not width:
+            return whole[(..., start, *(slice(None),) * len(source))]
+        return whole[..., start : start + (width or count(source))]
 
     def columns(self, operator: Operator) -> np.ndarray:
-        places, first, size = (
-            np.full(count(operator.target), -1),
-            self._first(operator),
-            count(operator.source),
-        )
-        places[first : first + size] = np.arange(size)
+        places = np.full(count(operator.target), -1)
+        own = self._own(operator, np.arange(len(places)).reshape(sizes(operator.target)))
+        places[own.reshape(-1)] = np.arange(count(operator.source))
         return places
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        whole = x.new_zeros((len(x), count(operator.target)))
-        whole.narrow(1, self._first(operator), count(operator.source)).copy_(
-            x.reshape(len(x), count(operator.source))
-        )
-        return whole.reshape(len(x), *sizes(operator.target))
+        whole = x.new_zeros((len(x), *sizes(operator.target)))
+        own = self._own(operator, whole)
+        own.copy_(x.reshape(own.shape))
+        return whole
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         # alone; the arguments of an activation are emitted without being joined
-        start, total = operator["start"], count(operator.target[:1])
-        if operator.target[1:] == operator.source:
-            sides = (0, 0) * len(operator.source) + (start, total - start - 1)
-            return Expression(f"F.pad({x.atom}.unsqueeze(1), {sides!r})")
-        behind = total - start - count(operator.source)
+        start, target, width = operator["start"], operator.target, self._columns(operator)
+        if width:
+            column = ".unsqueeze(-1)" if len(operator.source) < len(target) else ""
+            sides = (start, count(target[-1:]) - start - width)
+            return Expression(f"F.pad({x.atom}{column}, {sides!r})")
+        if target[1:] == operator.source:
+            around = (0, 0) * len(operator.source) + (start, count(target[:1]) - start - 1)
+            return Expression(f"F.pad({x.atom}.unsqueeze(1), {around!r})")
+        behind = count(target) - start - count(operator.source)
         return Expression(f"F.pad({x.atom}.flatten(1), {(start, behind)!r})")
+
+
+def _beside(operator: Operator, shapes: Sequence[Shape]) -> bool:
+    """Whether the arguments of an activation stand beside each other along the last axis."""
+    return len(operator.source) > 1 and any(shape != shapes[0] for shape in shapes)
 
 
 class SeveralSlots(ActivationRule):
@@ -117,8 +151,13 @@ class SeveralSlots(ActivationRule):
 
     def parts(self, operator: Operator, z: np.ndarray) -> list[np.ndarray]:
         """The arguments in z [batch, *source]."""
+        shapes = self.slots(operator)
         flat, made, start = z.reshape(len(z), -1), [], 0
-        for shape in self.slots(operator):
+        if _beside(operator, shapes):
+            widths = _widths(shapes) or []
+            cut = np.split(z, np.cumsum(widths)[:-1], -1)
+            return [part.reshape(len(z), *sizes(shape)) for part, shape in zip(cut, shapes)]
+        for shape in shapes:
             made.append(flat[:, start : start + count(shape)].reshape(len(z), *sizes(shape)))
             start += count(shape)
         return made
@@ -128,6 +167,11 @@ class SeveralSlots(ActivationRule):
 
     def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
         pulled = self.pulled(operator, self.parts(operator, z), g)
+        shapes = self.slots(operator)
+        if _beside(operator, shapes):
+            widths = _widths(shapes) or []
+            columns = [part.reshape(*z.shape[:-1], width) for part, width in zip(pulled, widths)]
+            return np.concatenate(columns, axis=-1)
         return np.concatenate([part.reshape(len(z), -1) for part in pulled], axis=1).reshape(z.shape)
 
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
@@ -143,7 +187,12 @@ class SeveralSlots(ActivationRule):
     def emit(self, operator: Operator, z: Expression) -> Expression:
         """On arguments that are joined already."""
         shapes, parts, start = self.slots(operator), [], 0
-        for number, shape in enumerate(shapes):
+        for width, shape in zip(_widths(shapes) or [], shapes) if _beside(operator, shapes) else ():
+            column = len(shape) < len(operator.source)
+            index = f"{start}" if column else f"{start}:{start + width}"
+            parts.append(Expression(f"{z.atom}[..., {index}]"))
+            start += width
+        for number, shape in enumerate(shapes) if not parts else ():
             if operator.source[1:] == shape:
                 parts.append(Expression(f"{z.atom}[:, {number}]"))
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
@@ -14,6 +15,7 @@ else:
     np = lazy_module("numpy")
 
 Axes = tuple[int, ...]
+MODES = ("zeros", "reflect", "circular", "replicate")  # what stands in the cells of the padding
 
 
 def per_axis(value: int | Axes, axes: int, what: str, argument: str) -> Axes:
@@ -40,6 +42,56 @@ def channels_and_axes(source: Shape, what: str) -> int:
     return axes
 
 
+def margins(before: Axes, after: Axes) -> Axes:
+    """The argument of `F.pad`: the last axis first, both sides of each."""
+    return tuple(cells for sides in zip(reversed(before), reversed(after)) for cells in sides)
+
+
+def check_margins(source: Shape, what: str, pad: Axes, mode: str, argument: str = "pad") -> None:
+    """Raises ShapeError if the padding would read further out than the input goes."""
+    for size, p in zip(source[1:], pad):
+        if not isinstance(size, int) or mode in ("zeros", "replicate"):
+            continue
+        most = size - 1 if mode == "reflect" else size
+        if p > most:
+            reads = (
+                f"the border is not repeated: {size} - 1 = {most}"
+                if mode == "reflect"
+                else f"the axis is read once around: {most}"
+            )
+            raise ShapeError(
+                f"{what} cannot pad an axis of {size} by {p} in the mode `{mode}`",
+                f"at most {most}",
+                argument,
+                notes=(f"{reads} cells on each side",),
+            )
+
+
+def read_at(places: np.ndarray, extent: int, mode: str) -> np.ndarray:
+    """Which cell of an axis each place reads, for places outside of 0 … extent − 1, too."""
+    match mode:
+        case "reflect":
+            last = extent - 1
+            return np.asarray(last - np.abs(last - np.abs(places)))
+        case "circular":
+            return places % extent
+        case "replicate":
+            return places.clip(0, extent - 1)
+        case _:
+            return places
+
+
+def overlap(source: Shape, kernel: Axes, pad: Axes, dilation: Axes, mode: str) -> int:
+    """How many entries of a kernel may read the same cell for the same output, at most."""
+    if mode == "zeros":
+        return 1
+    extents = (count((size,)) for size in source[1:])
+    return prod(
+        1 if not p or (mode == "circular" and d * (k - 1) < extent) else k
+        for extent, k, p, d in zip(extents, kernel, pad, dilation)
+    )
+
+
 def slide(source: Shape, what: str, kernel: Axes, stride: Axes, pad: Axes, dilation: Axes) -> Shape:
     """The sizes behind the channels after the windows have slid. Raises ShapeError if none fits."""
     sizes: list[Dim] = []
@@ -58,9 +110,17 @@ def slide(source: Shape, what: str, kernel: Axes, stride: Axes, pad: Axes, dilat
 
 
 def inside_count(
-    source: Shape, target: Shape, kernel: Axes, stride: Axes, pad: Axes, dilation: Axes | None = None
+    source: Shape,
+    target: Shape,
+    kernel: Axes,
+    stride: Axes,
+    pad: Axes,
+    dilation: Axes | None = None,
+    mode: str = "zeros",
 ) -> int:
     """How many pairs (output position, kernel position) read inside the input: a product over the axes."""
+    if mode != "zeros":
+        return count(target[1:]) * prod(kernel)
     pairs = 1
     for size, out, k, s, p, d in zip(
         source[1:], target[1:], kernel, stride, pad, dilation or (1,) * len(kernel)
@@ -73,21 +133,22 @@ def inside_count(
 
 
 def window_indices(
-    source: Shape, target: Shape, kernel: Axes, stride: Axes, pad: Axes, dilation: Axes
+    source: Shape, target: Shape, kernel: Axes, stride: Axes, pad: Axes, dilation: Axes, mode: str = "zeros"
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """For each output position (row-major) and kernel position: which input position it reads.
 
     Returns the positions [outputs, kernel entries], and which of them lie inside the
-    input (None if all do: no padding).
+    input (None if all do: no padding, or one that reads inside).
     """
     positions, inside = np.zeros((1, 1), dtype=np.int32), None
     for size, out, k, s, p, d in zip(source[1:], target[1:], kernel, stride, pad, dilation):
         extent = count((size,))
         along = (np.arange(count((out,)), dtype=np.int32) * s - p)[:, None] + np.arange(k, dtype=np.int32) * d
+        along = read_at(along, extent, mode)
         # outer sum over the axes already done, outputs with outputs and kernel with kernel
         grid = (positions * extent)[:, None, :, None] + along[None, :, None, :]
         shape = (grid.shape[0] * grid.shape[1], -1)
-        if p or inside is not None:
+        if mode == "zeros" and (p or inside is not None or along[-1, -1] >= extent):
             fits = ((along >= 0) & (along < extent))[None, :, None, :]
             before = np.ones(positions.shape, bool) if inside is None else inside
             inside = (before[:, None, :, None] & fits).reshape(shape)

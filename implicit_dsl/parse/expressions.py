@@ -115,7 +115,12 @@ class Expressions:
         return syntax.Comparison(tuple(values[::2]), operators, self.span(start, end))
 
     def lambda_(self, values: Values, start: int, end: int) -> syntax.Lambda:
-        return syntax.Lambda(self.to_name(values[0]), values[1], self.span(start, end))
+        given, body = values
+        if isinstance(given, syntax.Sequence):
+            parameters = given.items
+        else:
+            parameters = (self.to_name(given) if isinstance(given, Token) else given,)
+        return syntax.Lambda(parameters, body, self.span(start, end))
 
     def pair(self, values: Values, start: int, end: int) -> syntax.Pair:
         return syntax.Pair(values[0], values[1], self.span(start, end))

@@ -158,7 +158,7 @@ def svg(graph: SignalGraph) -> str:
 
 def _numbers(graph: SignalGraph) -> str:
     states = sum(node.role is Role.STATE for node in graph.nodes)
-    trained = sum(prod(parameter.shape) for parameter in graph.parameters if parameter.trainable)
+    trained = sum(prod(parameter.trained) for parameter in graph.parameters if parameter.trainable)
     return f"{states} {'state' if states == 1 else 'states'}  ·  {grouped(trained)} parameters"
 
 

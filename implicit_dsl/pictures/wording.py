@@ -50,10 +50,14 @@ def operator_name(operator: Operator) -> str:
             return "flatten" if len(operator.target) == 1 else "reshape"
         case "matrix":
             return "matrix, transposed" if operator["transposed"] else "matrix"
+        case "structured":
+            return f"{operator['set'][0]}{', transposed' if operator['transposed'] else ''}"
         case "offset" | "constant":
             return "+"
     rule = OPERATORS.get(operator.kind)
     name = rule.names[0] if rule is not None and rule.names else operator.kind
+    if operator.get("tied", False):
+        name = "Conv transposed," if operator.kind == "conv_transpose" else "ConvTranspose transposed,"
     settings = dict(operator.settings)
     kernel, stride = settings.get("kernel"), settings.get("stride")
     if isinstance(kernel, tuple):

@@ -8,7 +8,7 @@ and `lift` (values to states).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MethodType
 
 from implicit_dsl import syntax as s
@@ -21,6 +21,7 @@ from implicit_dsl.resolve.definitions import force, introduce
 from implicit_dsl.resolve.expressions import evaluate
 from implicit_dsl.resolve.imports import Loader, Parse, Read, open_module, run_constants
 from implicit_dsl.resolve.model import resolve_model
+from implicit_dsl.resolve.places import Places
 from implicit_dsl.resolve.problem import Exhausted, Problem, did_you_mean, problem
 from implicit_dsl.resolve.scope import Module
 from implicit_dsl.resolve.values import TemplateValue
@@ -35,22 +36,24 @@ def resolve(
     read: Read,
     bindings: Mapping[str, s.Expression] | None = None,
     model: str | None = None,
+    include: Sequence[str] = (),
 ) -> tuple[tuple[SignalGraph, ...], tuple[Source, ...]]:
     """The graph of each model of a program (or of one), and the imported sources.
 
-    `bindings` are compile-time parameters by name; each must be one of a model's. What is
-    wrong goes to `findings`, and a model with errors gives no graph.
+    `bindings` are compile-time parameters by name; each must be one of a model's. `include`
+    are folders in which imports are looked for beside that of the program. What is wrong goes
+    to `findings`, and a model with errors gives no graph.
     """
     path = program.source.path
     root = os.path.dirname(os.path.abspath(path)) if path else os.getcwd()
-    loader = Loader(parse, read, findings)
+    loader = Loader(parse, read, findings, Places(root, tuple(include)))
     if path:
-        loader.active.append(os.path.realpath(path))
+        loader.active[os.path.realpath(path)] = program.source.name
     graphs: list[SignalGraph] = []
     before = len(findings.found)
     with collector_at_rest():
         try:
-            module = open_module(loader, program, root)
+            module = open_module(loader, program)
             text = sum(len(source.text) for source in (program.source, *loader.sources))
             budget = Budget(MOST_STEPS + STEPS_PER_CHARACTER * text)
             run_constants(_context(findings, budget), module)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.mismatch import check_kept
-from implicit_dsl.resolve.problem import Problem, problem
+from implicit_dsl.resolve.problem import later, problem
+from implicit_dsl.resolve.refusals import (
+    check_entries,
+    not_linear,
+    origin_label,
+    shape_problem,
+    tie_problem,
+    width_problem,
+)
 from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.shapes import Shape, count, show
@@ -22,50 +28,6 @@ from implicit_dsl.source import Span
 
 MOST_ENTRIES = 2**40  # of one tensor or one state; more is a slip, not a network
 MOST_AXES = 16
-
-
-def origin_label(wire: Wire, span: Span) -> tuple[Label, ...]:
-    """Where the shape of a value comes from, unless that is the place already shown."""
-    there = wire.span
-    if there.source is span.source and (
-        (there.start <= span.start and span.end <= there.end)
-        or (span.start <= there.start and there.end <= span.end)
-    ):
-        return ()
-    declared = wire.declared or wire.kind == "input"
-    return (Label(there, f"{'declared' if declared else 'has shape'} {show(wire.shape)}"),)
-
-
-def _shape_problem(error: ShapeError, blame: Span, *wires: Wire) -> Problem:
-    return problem(
-        "E0201" if len(wires) == 1 or error.argument else "E0204",
-        error.message,
-        blame,
-        error.text,
-        labels=tuple(label for wire in wires for label in origin_label(wire, blame)),
-        notes=error.notes,
-        help=error.help,
-    )
-
-
-_BEFORE_ARROW = re.compile(r"(?:\w+\s*=(?!>)\s*)?(.+?)\s*=>", re.DOTALL)
-
-
-def _width_problem(error: ShapeError, layer: Layer, place: Span, wire: Wire) -> Problem:
-    """A width `in => out` whose first part is not what the input has: that part alone is shown."""
-    found = _shape_problem(error, place, wire).diagnostic
-    match = _BEFORE_ARROW.match(place.text)
-    if match is None:  # the width has a name, and was written elsewhere
-        return Problem(found)
-    span = place.source.span(place.start + match.start(1), place.start + match.end(1))
-    before, behind = (
-        place.source.span(*ends).text for ends in ((layer.span.start, span.start), (span.end, layer.span.end))
-    )
-    out = behind.lstrip().removeprefix("=>").lstrip()
-    help = f"write `{before}{error.takes}{behind}`, or `{before}{out}` to take that of the input"
-    help = error.help if "\n" in help else help
-    fixes = replacing(span, str(error.takes)) if span.text.isdecimal() else ()
-    return Problem(replace(found, span=span, help=help, fixes=fixes))
 
 
 def check_size(shape: Shape, span: Span, what: str = "a value") -> None:
@@ -86,7 +48,7 @@ def linear(context: Context, kind: str, settings: Settings, wire: Wire, span: Sp
     try:
         operator = OPERATORS[kind].operator(settings, wire.shape)
     except ShapeError as error:
-        raise _shape_problem(error, span, wire) from None
+        raise shape_problem(error, span, wire) from None
     check_size(operator.target, span)
     return context.wire("linear", operator.target, span, (wire,), operator)
 
@@ -103,20 +65,37 @@ def activate(
     try:
         operator = rule.join(settings, tuple(wire.shape for wire in wires))
     except ShapeError as error:
-        raise _shape_problem(error, blame.get(error.argument, span), *dict.fromkeys(wires)) from None
+        raise shape_problem(error, blame.get(error.argument, span), *dict.fromkeys(wires)) from None
     check_size(operator.target, span)
     return context.wire("activation", operator.target, span, wires, operator)
 
 
+def by_kind(
+    context: Context, kind: str, wires: tuple[Wire, ...], span: Span, settings: Settings | None = None
+) -> Wire:
+    """An activation without a name of its own in the language."""
+    rule = OPERATORS[kind]
+    assert isinstance(rule, ActivationRule)
+    return activate(context, rule, settings or {}, wires, span, {})
+
+
 def multiply(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left .* right: a state of its own, as it is not linear."""
-    rule = OPERATORS["product"]
-    assert isinstance(rule, ActivationRule)
-    return activate(context, rule, {}, (left, right), span, {})
+    return by_kind(context, "product", (left, right), span)
+
+
+def as_value(context: Context, value: Any, span: Span) -> Wire:
+    """A value of the network; a `param` is one, too. Raises Problem."""
+    if isinstance(value, Wire):
+        return value
+    if isinstance(value, ParameterValue):
+        return offset(context, value, span)
+    raise problem("E0207", "a value of the network or a number is needed here", span, describe(value))
 
 
 def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:
     """parameter .* wire, which is linear."""
+    check_entries(parameter, span)
     shape = parameter.tensor.shape
     if shape != wire.shape:
         raise problem(
@@ -134,12 +113,27 @@ def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -
 def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     """A layer on a wire; its second use shares the weights of the first."""
     try:
-        operator = layer.rule.operator(layer.settings, wire.shape)
+        operator = layer.rule.operator(layer.settings, _unit_vectors(layer, wire, span))
     except ShapeError as error:
         place = layer.blame.get(error.argument, span)
         if error.takes is not None:
-            raise _width_problem(error, layer, place, wire) from None
-        raise _shape_problem(error, place, wire) from None
+            raise width_problem(error, layer, place, wire) from None
+        raise shape_problem(error, place, wire) from None
+    ids = _tied(context, layer, operator, wire, span)
+    if isinstance(layer.rule, LinearRule):
+        return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
+    assert isinstance(layer.rule, ActivationRule)
+    state = context.wire("activation", operator.target, span, (wire,), operator)
+    affine = layer.rule.affine(operator)
+    if affine is None:
+        return state
+    return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
+
+
+def _tied(
+    context: Context, layer: Layer, operator: Operator, wire: Wire, span: Span
+) -> tuple[tuple[str, str], ...]:
+    """The parameters of one use of a layer, made at the first. Raises Problem if they do not fit."""
     check_size(operator.target, span)
     specs = layer.rule.parameters(operator)
     for spec in specs:
@@ -153,33 +147,25 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
         if specs:
             context.layers.append(layer)
     elif [t.shape for t in layer.tensors] != [s.shape for s in specs]:
-        raise _tie_problem(layer, specs[0].shape, wire, span)
-    ids = tuple((spec.role, tensor.id) for spec, tensor in zip(specs, layer.tensors))
-    if isinstance(layer.rule, LinearRule):
-        return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
-    assert isinstance(layer.rule, ActivationRule)
-    state = context.wire("activation", operator.target, span, (wire,), operator)
-    affine = layer.rule.affine(operator)
-    if affine is None:
-        return state
-    return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
+        raise tie_problem(layer, specs[0].shape, wire, span)
+    if operator not in layer.uses:
+        layer.uses.append(operator)
+    return tuple((spec.role, tensor.id) for spec, tensor in zip(specs, layer.tensors))
 
 
-def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:
-    assert layer.first_use is not None and layer.operator is not None
-    return problem(
-        "E0503",
-        "this layer is used on inputs of two shapes, so its weights cannot be shared",
-        span,
-        f"here on {show(wire.shape)}: weights {show(shape)}",
-        labels=(
-            Label(
-                layer.first_use,
-                f"here on {show(layer.operator.source)}: weights {show(layer.tensors[0].shape)}",
-            ),
-        ),
-        help="a layer that is used twice is tied; write two layers instead",
-    )
+def _unit_vectors(layer: Layer, wire: Wire, span: Span) -> Shape:
+    """The shape that a layer takes: tokens are unit vectors for what takes them."""
+    if not layer.rule.takes_tokens:
+        return wire.shape
+    if not wire.tokens:
+        raise problem(
+            "E0207",
+            f"{layer.rule.names[0]} takes tokens, and this is {describe(wire)}",
+            span,
+            labels=origin_label(wire, span),
+            help="declare the input with the set that it is from: `input t[n] in Tokens(1000)`",
+        )
+    return (*wire.shape, wire.tokens)
 
 
 def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
@@ -229,19 +215,6 @@ def spine(matrix: MatrixExpression) -> list[Any]:
     return [left, *reversed(parts)]
 
 
-def not_linear(layer: Layer, fixes: tuple[Fix, ...] = ()) -> Problem:
-    """`*` before a layer that is an activation."""
-    name = layer.rule.names[0]
-    return problem(
-        "E0307",
-        f"`*` applies a linear operator, and {name} is not linear",
-        layer.span,
-        "an activation",
-        help=f"write `{layer.span.text}(…)`, or `… |> {layer.span.text}`",
-        fixes=fixes,
-    )
-
-
 def _apply_parameter(
     context: Context, matrix: ParameterValue, transposed: bool, wire: Wire, span: Span
 ) -> Wire:
@@ -254,11 +227,27 @@ def _apply_parameter(
             labels=(Label(matrix.span, "declared here"),),
             help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
         )
+    within = matrix.tensor.within
+    if transposed and within is not None and within.symmetry:
+        turned = _apply_parameter(context, matrix, False, wire, span)
+        return scale(context, within.symmetry, turned, span)
     settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
+    kind, source = ("lookup", (*wire.shape, wire.tokens)) if wire.tokens else ("matrix", wire.shape)
+    if within is not None and within.linear is not None:
+        if wire.tokens:
+            raise problem(
+                "E0207",
+                f"`{matrix.name}` is in {within.name}(…), and tokens need a matrix with rows of its own",
+                span,
+                labels=origin_label(wire, span),
+                help="write a `param` without a set, or `Embedding(vocab, width)`",
+            )
+        settings["set"] = (within.kind, *within.arguments)
+        kind = "structured"
     try:
-        operator = OPERATORS["matrix"].operator(settings, wire.shape)
+        operator = OPERATORS[kind].operator(settings, source)
     except ShapeError as error:
-        problem_ = _shape_problem(error, span, wire)
+        problem_ = shape_problem(error, span, wire)
         labels = (*problem_.diagnostic.labels, Label(matrix.span, f"declared {show(shape)} here"))
         raise problem(
             "E0201", error.message, span, error.text, labels=labels, notes=error.notes, help=error.help
@@ -282,8 +271,46 @@ def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blam
         case MatrixExpression("product", parts):
             turned = tuple(MatrixExpression("transpose", (part,), 0.0, blame) for part in reversed(parts))
             return apply_matrix(context, MatrixExpression("product", turned, 0.0, inner.span), wire, span)
+        case Layer():
+            return _apply_layer_transposed(context, inner, wire, span, blame)
         case _:
-            raise problem("E0900", "the transpose of a layer is not supported in this version", blame)
+            raise problem("E0207", f"{describe(inner)} has no transpose", blame)
+
+
+def _apply_layer_transposed(context: Context, layer: Layer, wire: Wire, span: Span, blame: Span) -> Wire:
+    """The transposed matrix of a layer, tied to it and without its bias.
+
+    What it gives is what the layer took where it gave this shape, or what its settings say.
+    """
+    rule = layer.rule
+    if not isinstance(rule, LinearRule):
+        raise not_linear(layer)
+    fitting = [use for use in layer.uses if use.target == wire.shape]
+    if len(fitting) > 1:
+        raise problem(
+            "E0201",
+            f"this layer was applied to {show(fitting[0].source)} and to {show(fitting[1].source)}, "
+            "so it is not known which of them its transpose gives",
+            blame,
+            labels=(Label(layer.span, "two inputs of this layer give one shape"),),
+        )
+    if type(rule).transpose is LinearRule.transpose:
+        raise later(f"the transpose of {rule.names[0]}", blame)
+    try:
+        use = fitting[0] if fitting else rule.onto(layer.settings, wire.shape, layer.operator)
+        turned = rule.transpose(use)
+    except ShapeError as error:
+        raise shape_problem(error, layer.blame.get(error.argument, blame), wire) from None
+    if turned is None:
+        raise later(f"the transpose of {_named(layer, use)}", blame)
+    ids = dict(_tied(context, layer, use, wire, span))
+    weights = (("weight", ids["weight"]),) if "weight" in ids else ()
+    return context.wire("linear", turned.target, span, (wire,), replace(turned, parameters=weights))
+
+
+def _named(layer: Layer, use: Operator) -> str:
+    mode = use.get("mode", "zeros")
+    return layer.rule.names[0] + ("" if mode == "zeros" else f' with `mode = "{mode}"`')
 
 
 def finite(value: float, span: Span) -> float:
@@ -312,6 +339,7 @@ def constant(context: Context, value: float, shape: Shape, span: Span) -> Wire:
 
 def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
     """A `param` as a value."""
+    check_entries(parameter, span)
     shape = parameter.tensor.shape
     operator = OPERATORS["offset"].operator({"shape": shape}, ())
     operator = Operator(

@@ -13,6 +13,7 @@ from implicit_dsl.resolve.problem import Problem, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import PairValue, TemplateValue, describe
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.sets import SetRule
 from implicit_dsl.source import Span
 from implicit_dsl.syntax import Name
 
@@ -50,7 +51,9 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
 # --------------------------------------------------------------------------- operators
 
 
-def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tuple[Settings, dict[str, Span]]:
+def settings_of(
+    rule: Rule | SetRule, name: str, arguments: Arguments, span: Span
+) -> tuple[Settings, dict[str, Span]]:
     """The settings of an operator, checked, and where each was written. Raises Problem."""
     formals = {formal.name: formal for formal in rule.formals}
     given: dict[str, tuple[Any, Span]] = {}
@@ -71,6 +74,8 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
         given[keyword] = (value, place)
     settings: Settings = {}
     for formal in rule.formals:
+        if formal.kind == "value" and formal.name not in given:
+            continue
         if formal.name in given:
             settings[formal.name] = _setting(formal, name, *given[formal.name])
         elif formal.required:
@@ -85,8 +90,14 @@ def settings_of(rule: Rule, name: str, arguments: Arguments, span: Span) -> tupl
     return settings, {key: place for key, (_, place) in given.items()}
 
 
-def _no_such_argument(rule: Rule, name: str, keyword: str, place: Span) -> Problem:
-    foreign = {"padding": "pad", "kernel_size": "kernel", "out_channels": "width", "negative_slope": "slope"}
+def _no_such_argument(rule: Rule | SetRule, name: str, keyword: str, place: Span) -> Problem:
+    foreign = {
+        "padding": "pad",
+        "padding_mode": "mode",
+        "kernel_size": "kernel",
+        "out_channels": "width",
+        "negative_slope": "slope",
+    }
     known = [formal.name for formal in rule.formals]
     meant = foreign.get(keyword, "") or did_you_mean(keyword, known)
     text = f"did you mean `{meant}`?" if meant in known else ""
@@ -105,22 +116,18 @@ def _word(place: Span, keyword: str) -> Span:
     return place.source.span(place.start, place.start + len(keyword))
 
 
-def signature(rule: Rule, name: str) -> str:
+def signature(rule: Rule | SetRule, name: str) -> str:
     """`Conv(width, kernel; stride = 1, …)`."""
     required = [formal.name for formal in rule.formals if formal.required]
-    optional = [f"{f.name} = {_shown(f.default)}" for f in rule.formals if not f.required]
+    optional = [f"{f.name} = {f.default_text}" for f in rule.formals if not f.required]
     inside = ", ".join(required) + ("; " if required and optional else "") + ", ".join(optional)
     return f"{name}({inside})"
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "kernel" if value is None else str(value)
-
-
 def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
     """One argument as its kind demands."""
+    if formal.choices and isinstance(value, str):
+        return _chosen(value, name, formal, span)
     match formal.kind:
         case "width":
             left, right = (value.left, value.right) if isinstance(value, PairValue) else (None, value)
@@ -129,19 +136,44 @@ def _setting(formal: Formal, name: str, value: Any, span: Span) -> Any:
         case "size":
             return _each(value, name, formal, span, 1)
         case "pad":
-            if isinstance(value, str):
-                raise problem("E0900", f'`pad = "{value}"` is not supported in this version', span)
             return _each(value, name, formal, span, 0)
-        case "integer":
+        case "integer" | "axis":
             return _whole(value, name, formal, span, 1)
+        case "value":
+            raise problem(
+                "E0104", f"`{formal.name}` is given where `{name}` is applied to its other arguments", span
+            )
+        case "index":
+            return _whole(value, name, formal, span, -MOST)
+        case "list":
+            return value  # its rule says what may stand in it
         case "number" if (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         ):
             return float(value)
         case "flag" if isinstance(value, bool):
             return value
-    wanted = {"number": "a number", "flag": "`true` or `false`"}[formal.kind]
+    wanted = {"number": "a number", "flag": "`true` or `false`", "choice": _listed(formal)}[formal.kind]
     raise problem("E0205", f"`{formal.name}` of `{name}` must be {wanted}", span, describe(value))
+
+
+def _chosen(value: str, name: str, formal: Formal, span: Span) -> str:
+    """One of the strings that an argument may be."""
+    if value in formal.choices:
+        return value
+    meant = did_you_mean(value, list(formal.choices))
+    number = {"pad": "a number or ", "size": "a number or "}.get(formal.kind, "")
+    raise problem(
+        "E0205",
+        f"`{formal.name}` of `{name}` must be {number}{_listed(formal)}",
+        span,
+        f'did you mean `"{meant}"`?' if meant else "",
+    )
+
+
+def _listed(formal: Formal) -> str:
+    listed = ", ".join(f'`"{choice}"`' for choice in formal.choices)
+    return listed if len(formal.choices) == 1 else f"one of {listed}"
 
 
 def _each(value: Any, name: str, formal: Formal, span: Span, least: int) -> int | tuple[int, ...]:

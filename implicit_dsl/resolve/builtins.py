@@ -8,8 +8,8 @@ from typing import Any
 
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
 from implicit_dsl.operators.base import Initialiser
-from implicit_dsl.resolve import apply
-from implicit_dsl.resolve.arguments import MOST, Arguments, arity
+from implicit_dsl.resolve import apply, axes
+from implicit_dsl.resolve.arguments import MOST, Arguments, arity, settings_of
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import Environment
@@ -20,11 +20,14 @@ from implicit_dsl.resolve.values import (
     Constructor,
     MatrixExpression,
     ParameterValue,
+    SetValue,
+    TokensValue,
     describe,
     is_matrix,
     short,
 )
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.sets import SETS, SetRule
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
 
@@ -204,6 +207,12 @@ def _identity_matrix(context: Context, arguments: Arguments, span: Span, environ
     return MatrixExpression("identity", (), _whole(arguments, 0, "the size", 1), span)
 
 
+def _tokens(context: Context, arguments: Arguments, span: Span, environment: Environment) -> TokensValue:
+    arguments.no_keywords("Tokens")
+    arity("Tokens", arguments, 1, 1, span)
+    return TokensValue(_whole(arguments, 0, "the number of tokens", 1))
+
+
 def _unreachable(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
     raise problem("E0104", "`ifelse` takes a condition and two values", span)
 
@@ -226,6 +235,34 @@ def _arithmetic(name: str, count: int | None, function: Callable[..., Any]) -> R
     return run
 
 
+def _extremum(name: str, function: Callable[..., Any]) -> Run:
+    """`max` and `min`: of numbers a number, of values of the network entry by entry."""
+    of_numbers = _arithmetic(name, None, function)
+
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+        items = _spread(context, arguments, span)
+        if not any(isinstance(item, Wire) for item in items):
+            return of_numbers(context, arguments, span, environment)
+        arguments.no_keywords(name)
+        numbers = [apply.finite(item, span) for item in items if _is_number(item)]
+        found, *others = (apply.as_value(context, item, span) for item in items if not _is_number(item))
+        for wire in others:
+            found = apply.by_kind(context, f"{name}imum", (found, wire), span)
+        if not numbers:
+            return found
+        bound = {"low": None, "high": None, "low" if name == "max" else "high": function(numbers)}
+        return apply.by_kind(context, "clamp", (found,), span, bound)
+
+    return run
+
+
+def _absolute(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
+        arguments.no_keywords("abs")
+        return apply.by_kind(context, "abs", (_wire(context, arguments, "abs"),), span)
+    return _arithmetic("abs", 1, abs)(context, arguments, span, environment)
+
+
 def _initialiser(name: str, most: int, least: int = 0) -> Run:
     def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Initialiser:
         arguments.no_keywords(name)
@@ -246,15 +283,18 @@ _FUNCTIONS: dict[str, Run] = {
     "cat": _cat,
     "flatten": _flatten,
     "reshape": _reshape,
+    "permute": axes.permute,
+    "transpose": axes.transpose,
     "expand": _expand,
     "chain": _chain,
     "I": _identity_matrix,
     "ifelse": _unreachable,
+    "Tokens": _tokens,
     "div": _arithmetic("div", 2, lambda a, b: a // b),
     "mod": _arithmetic("mod", 2, lambda a, b: a % b),
-    "max": _arithmetic("max", None, max),
-    "min": _arithmetic("min", None, min),
-    "abs": _arithmetic("abs", 1, abs),
+    "max": _extremum("max", max),
+    "min": _extremum("min", min),
+    "abs": _absolute,
     "sqrt": _arithmetic("sqrt", 1, math.sqrt),
     "exp": _arithmetic("exp", 1, math.exp),
     "log": _arithmetic("log", 1, math.log),
@@ -271,7 +311,17 @@ _FUNCTIONS: dict[str, Run] = {
     "orthogonal": _initialiser("orthogonal", 0),
 }
 
+
+def _set(rule: SetRule) -> Run:
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> SetValue:
+        settings, blame = settings_of(rule, rule.name, arguments, span)
+        return SetValue(rule, settings, blame, span)
+
+    return run
+
+
 BUILTINS: dict[str, Any] = {
+    **{name: Builtin(name, _set(rule)) for name, rule in SETS.items()},
     **{name: Builtin(name, run) for name, run in _FUNCTIONS.items()},
     **{name: Activation(name, rule) for name, rule in ACTIVATIONS.items()},
     **{name: Constructor(name, rule) for name, rule in CONSTRUCTORS.items()},
@@ -284,7 +334,6 @@ LATER = frozenset(
         "prev",
         "last",
         "reverse",
-        "permute",
         "opnorm",
         "norm",
         "spectral",
@@ -293,18 +342,6 @@ LATER = frozenset(
         "maxabs",
         "vcat",
         "hcat",
-        "ConvTranspose",
-        "Pad",
         "InstanceNorm",
-        "Embedding",
-        "Tokens",
-        "AdaptiveAvgPool",
-        "selu",
-        "mish",
-        "relu6",
-        "hardswish",
-        "log_softmax",
-        "prelu",
-        "maxout",
     ]
 )

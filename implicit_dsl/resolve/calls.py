@@ -157,18 +157,22 @@ def _activation(
 ) -> Wire | Activation:
     """φ on a value; with settings alone, the activation that has them."""
     name, rule = function.name, function.rule
-    given = Arguments([], [], arguments.keywords)
     if arguments.keywords and not arguments.values:
-        settings, _ = settings_of(rule, name, given, span)
+        settings, _ = settings_of(rule, name, arguments, span)
         return Activation(name, rule, settings)
     count = len(rule.arguments)
     arity(name, arguments, count, count, span)
-    wires = tuple(wire_of(context, arguments, number, span) for number in range(count))
-    settings, blame = settings_of(rule, name, given, span)
+    named = {key: given for key, given in arguments.keywords.items() if key in rule.optional}
+    extra = Arguments([value for value, _ in named.values()], [place for _, place in named.values()], {})
+    wires = [wire_of(context, arguments, number, span) for number in range(count)]
+    wires += [wire_of(context, extra, number, span) for number in range(len(named))]
+    given = {key: value for key, value in arguments.keywords.items() if key not in named}
+    settings, blame = settings_of(rule, name, Arguments([], [], given), span)
     if function.settings is not None:
-        given.no_keywords(name)
+        Arguments([], [], given).no_keywords(name)
         settings = function.settings
-    return apply.activate(context, rule, settings, wires, span, blame)
+    blame |= {key: place for key, (_, place) in named.items()}
+    return apply.activate(context, rule, settings, tuple(wires), span, blame)
 
 
 def _call_function(
@@ -263,9 +267,10 @@ def _instance(
     if value.template.base is not None and value.template.kind == "block":
         raise later("`extends` of a block", value.template.header)
     bound = bind_template(context, value, arguments, node.span)
-    name = _direct_name(context, node, owner)
+    name, label = _direct_name(context, node, owner), context.target()
     if not name:
-        name = _invented_name(context, identifier(value.template.name.name).lower(), node, owner)
-    instance = Instance(value, bound, name, node.span)
+        label = identifier(value.template.name.name).lower()
+        name = _invented_name(context, label, node, owner)
+    instance = Instance(value, bound, name, label, node.span)
     owner.instance.sites[site] = instance
     return instance

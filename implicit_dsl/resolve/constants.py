@@ -9,7 +9,7 @@ from implicit_dsl.fixes import replacing
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import DeclaredShape, Environment
-from implicit_dsl.resolve.values import describe
+from implicit_dsl.resolve.values import TokensValue, describe
 from implicit_dsl.resolve.wires import Wire
 
 MOST = 2**31 - 1
@@ -63,6 +63,22 @@ def size(context: Context, expression: s.Expression, environment: Environment) -
     if not 1 <= value <= MOST:
         raise problem("E0205", f"a size must be between 1 and {MOST}", expression.span, f"this is {value}")
     return value
+
+
+def vocabulary(context: Context, expression: s.Expression | None, environment: Environment) -> int:
+    """How many tokens the set behind an input has; 0 if there is no set, so that it is of real numbers."""
+    if expression is None:
+        return 0
+    value = context.evaluate(expression, environment)
+    if not isinstance(value, TokensValue):
+        raise problem(
+            "E0207",
+            "an input is from a set of tokens, or of real numbers",
+            expression.span,
+            describe(value),
+            help="write `in Tokens(1000)`, or leave it out",
+        )
+    return value.count
 
 
 def sizes(context: Context, shape: DeclaredShape) -> tuple[int | None, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
+from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.problem import Exhausted, problem
 from implicit_dsl.resolve.scope import Environment, Noted
@@ -167,6 +168,21 @@ class Context:
     ) -> Wire:
         """A new value of the network, in the equation under evaluation."""
         self.step(span, WIRE)
+        if operator is None or not OPERATORS[operator.kind].takes_tokens:
+            for source in sources:
+                refuse_tokens(source, span)
         return self.network.add(
             Wire(kind, shape, span, sources, operator, hint=self.full_target(), path=self.frames)
+        )
+
+
+def refuse_tokens(wire: Wire, span: Span) -> None:
+    """Raises Problem for an input of tokens, which are no numbers to compute with."""
+    if wire.tokens:
+        raise problem(
+            "E0207",
+            f"`{wire.name}` holds tokens, which have to be embedded first",
+            span,
+            labels=(Label(wire.span, f"in Tokens({wire.tokens})"),) if wire.span != span else (),
+            help=f"write `Embedding({wire.tokens}, width)({wire.name})`",
         )

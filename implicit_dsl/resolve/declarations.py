@@ -38,6 +38,17 @@ def check_variable(name: s.Name) -> None:
         check_name(name)
 
 
+def formals(arguments: tuple[s.Expression, ...]) -> tuple[str, ...]:
+    """The arguments of a function. Raises Problem unless they are different names."""
+    names: list[str] = []
+    for argument in arguments:
+        if not isinstance(argument, s.Name) or (argument.name in names and argument.name != "_"):
+            raise problem("E0308", "the arguments of a function are different names", argument.span)
+        check_variable(argument)
+        names.append(argument.name)
+    return tuple(names)
+
+
 def family(
     context: Context, declaration: s.Declaration, environment: Environment
 ) -> Iterable[tuple[Key, Environment]]:
@@ -102,14 +113,20 @@ def declare(
     if kind in ("state", "output") and declaration.value is None:
         return []
     relation = {"state": "~", "output": "="}.get(kind, kind)
-    return [enter(body, key, relation, declaration.value, environment, declaration.name.span)]
+    made = enter(body, key, relation, declaration.value, environment, declaration.name.span)
+    made.member = declaration.member
+    return [made]
 
 
 def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
     """What can be said of a declaration before anything is evaluated. Raises Problem."""
     kind, name, span = declaration.kind, declaration.name.name, declaration.name.span
-    if declaration.member is not None:
-        raise later("a set behind `in`", declaration.member.span)
+    if declaration.member is not None and kind != "param":
+        raise problem(
+            "E0504",
+            f"a set behind `in` is for a `param`, and `{name}` is {_AN.get(kind, 'a state')}",
+            declaration.member.span,
+        )
     if kind == "output" and outer.local:
         raise problem("E0309", "an output is declared outside of loops", span)
     if kind == "param" and declaration.shape is None:
@@ -149,8 +166,6 @@ def _declare_input(body: Body, declaration: s.Declaration, environment: Environm
     name, span = declaration.name.name, declaration.name.span
     if declaration.value is not None:
         raise problem("E0302", f"`{name}` is an input, and has no definition", declaration.span)
-    if declaration.member is not None:
-        raise later("a set behind `in`", declaration.member.span)
     if declaration.shape is None and not body.state_path:
         raise problem("E0205", f"input `{name}` needs a shape", span, help=f"write `input {name}[n]`")
     bound = body.definitions.get((name,))

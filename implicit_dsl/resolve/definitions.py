@@ -10,14 +10,23 @@ from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.constants import sizes
-from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.context import Context, refuse_tokens
 from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import check_declared
 from implicit_dsl.resolve.order import needed_first
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
 from implicit_dsl.resolve.scope import DeclaredShape
-from implicit_dsl.resolve.values import Definition, Function, Outputs, ParameterValue, describe, outputs_hint
-from implicit_dsl.resolve.wires import Tensor, Wire
+from implicit_dsl.resolve.sets import constrained, parameter
+from implicit_dsl.resolve.values import (
+    Definition,
+    Function,
+    LowRank,
+    Outputs,
+    ParameterValue,
+    describe,
+    outputs_hint,
+)
+from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import Shape, show
 
 DEEP = 12  # definitions within definitions, from which on they are put in order first
@@ -140,6 +149,7 @@ def _equation(context: Context, definition: Definition) -> Wire:
         apply.check_size(tuple(s for s in expected if s is not None), declared.span, "a state")
     value = context.evaluate(definition.expression, definition.environment)
     drive = _as_wire(context, definition, value)
+    refuse_tokens(drive, definition.expression.span)
     if declared is not None:
         check_declared(context, definition, declared, drive)
     wire = definition.wire
@@ -168,6 +178,8 @@ def _named(context: Context, definition: Definition) -> Any:
         )
     if is_output or declared is not None:
         value = _as_wire(context, definition, value)
+        if is_output and body is not None and not body.state_path:
+            refuse_tokens(value, definition.expression.span)
     if declared is not None:
         check_declared(context, definition, declared, value)
     if isinstance(value, Wire) and body is not None and not (is_output and not body.state_path):
@@ -177,14 +189,14 @@ def _named(context: Context, definition: Definition) -> Any:
     return value
 
 
-def _parameter(context: Context, definition: Definition) -> ParameterValue:
+def _parameter(context: Context, definition: Definition) -> ParameterValue | LowRank:
     """`param W[m, n] = glorot()`: a tensor of the instance, made once."""
     body = definition.body
     declared = _declared(definition)
     assert body is not None and declared is not None
     site = ("param", *definition.key, definition.environment.tag)
     if site in body.instance.sites:
-        value: ParameterValue = body.instance.sites[site]
+        value: ParameterValue | LowRank = body.instance.sites[site]
         return value
     shape: list[int] = []
     for size, expression in zip(sizes(context, declared), declared.sizes):
@@ -193,14 +205,11 @@ def _parameter(context: Context, definition: Definition) -> ParameterValue:
         shape.append(size)
     apply.check_size(tuple(shape), declared.span, "a parameter")
     initialiser = _initialiser(context, definition, tuple(shape))
-    prefix = f"{body.instance.name}_" if body.instance.name else ""
-    if definition.local:
-        id = context.invent(prefix + definition.label, definition.span)
+    made: ParameterValue | LowRank
+    if definition.member is not None:
+        made = constrained(context, definition, tuple(shape), initialiser)
     else:
-        id = context.claim(prefix + definition.shown, definition.span)
-    tensor = Tensor(id, tuple(shape), True, initialiser, definition.span)
-    context.tensors.append(tensor)
-    made = ParameterValue(tensor, definition.shown, definition.span)
+        made = parameter(context, definition, tuple(shape), initialiser)
     body.instance.sites[site] = made
     return made
 

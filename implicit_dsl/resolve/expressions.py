@@ -17,10 +17,11 @@ from implicit_dsl.resolve.arithmetic import calculate, compare, is_number
 from implicit_dsl.resolve.calls import call_value, check_elementwise, evaluate_call
 from implicit_dsl.resolve.constants import items, truth
 from implicit_dsl.resolve.context import WIRE, Context
-from implicit_dsl.resolve.declarations import check_variable
+from implicit_dsl.resolve.declarations import check_variable, formals
 from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
 from implicit_dsl.resolve.problem import later, problem, quoted
+from implicit_dsl.resolve.refusals import not_linear
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.slips import as_call, turned
 from implicit_dsl.resolve.values import (
@@ -82,9 +83,8 @@ def evaluate(context: Context, expression: s.Expression, environment: Environmen
         case s.Transpose():
             return _transpose(context, expression, environment)
         case s.Lambda():
-            check_variable(expression.parameter)
-            name = expression.parameter.name
-            return Function("->", (name,), expression.body, environment, expression.span)
+            names = formals(expression.parameters)
+            return Function("->", names, expression.body, environment, expression.span)
         case s.Interval():
             raise later("the interval `a..b`", expression.span, "it is the time span of an `ode`")
         case s.Colon() | s.Axis():
@@ -231,7 +231,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
                 fixes=as_call(node) if _callable(left) and not isinstance(left, TemplateValue) else (),
             )
         if isinstance(left, Layer) and not isinstance(left.rule, LinearRule):
-            raise apply.not_linear(left, as_call(node))
+            raise not_linear(left, as_call(node))
         return apply.apply_matrix(context, left, right, node.span)
     raise problem(
         "E0306",

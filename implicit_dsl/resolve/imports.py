@@ -1,13 +1,13 @@
 """Files and what stands at their top: imports, constants, functions, models and blocks.
 
-Imports stay below the folder of the program that is compiled, so that untrusted text
-cannot read files elsewhere.
+Which files may be read is said in `places`, so that untrusted text cannot read others.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.resolve.context import MOST_FOUND, Context
 from implicit_dsl.resolve.declarations import check_name
+from implicit_dsl.resolve.places import STD, Found, Places
 from implicit_dsl.resolve.problem import (
     Exhausted,
     Poisoned,
@@ -31,7 +32,7 @@ from implicit_dsl.resolve.values import Definition, Namespace, TemplateValue
 from implicit_dsl.source import Source, Span
 
 Parse = Callable[[Source], tuple[s.Program, tuple[Diagnostic, ...]]]
-Read = Callable[[str, str], Source]
+Read = Callable[[str, str, str], Source]
 
 
 DEEPEST_IMPORTS = 32
@@ -40,62 +41,63 @@ MOST_FILES = 1000
 
 @dataclass(slots=True)
 class Loader:
-    """Reads each imported file once. `read(path, name)` gives its text, or raises OSError or
+    """Reads each imported file once. `read(path, name, title)` gives its text, or raises OSError or
     UnicodeDecodeError; `parse` is the parser."""
 
     parse: Parse
     read: Read
     findings: Findings
+    places: Places
     modules: dict[str, Module] = field(default_factory=dict)
-    active: list[str] = field(default_factory=list)
+    active: dict[str, str] = field(default_factory=dict)  # files being read: path -> name
     sources: list[Source] = field(default_factory=list)
 
-    def load(self, path: str, name: str, root: str, span: Span) -> Module:
-        """The module in a file. Raises Problem if it cannot be had."""
-        if path in self.active:
-            raise problem(
-                "E0802", f"`{name}` imports itself", span, help="move what both files need into a third"
-            )
-        if path in self.modules:
-            return self.modules[path]
+    def load(self, found: Found, shown: str, span: Span) -> Module:
+        """The module in a file that an import calls `shown`. Raises Problem if it cannot be had."""
+        if found.path in self.active:
+            raise self._circle(found, shown, span)
+        if found.path in self.modules:
+            return self.modules[found.path]
         if len(self.active) > DEEPEST_IMPORTS:
             raise problem("E0107", f"imports are nested more than {DEEPEST_IMPORTS} deep", span)
         if len(self.modules) >= MOST_FILES:
             raise problem("E0107", f"this program imports more than {MOST_FILES} files", span)
-        try:
-            source = self.read(path, name)
-        except FileNotFoundError:
-            raise problem("E0801", f"there is no file `{name}`", span, help=_neighbours(path)) from None
-        except OSError as error:
-            reason = (error.strerror or "it cannot be read").lower()
-            raise problem("E0801", f"`{name}` cannot be read", span, reason) from None
-        except UnicodeDecodeError:
-            raise problem("E0801", f"`{name}` is not a text file in UTF-8", span) from None
+        source = self._text(found, shown, span)
         program, diagnostics = self.parse(source)
         self.sources.append(source)
         for diagnostic in diagnostics:
             self.findings.add(diagnostic)
-        self.active.append(path)
+        self.active[found.path] = found.name
         try:
-            self.modules[path] = open_module(self, program, root)
+            self.modules[found.path] = open_module(self, program)
         finally:
-            self.active.pop()
-        return self.modules[path]
+            del self.active[found.path]
+        return self.modules[found.path]
+
+    def _text(self, found: Found, shown: str, span: Span) -> Source:
+        try:
+            if not stat.S_ISREG(os.stat(found.path).st_mode):
+                # a pipe or a device might never end; a folder is no program
+                raise problem("E0801", f"`{shown}` is not a regular file", span)
+            return self.read(found.path, found.name, found.title)
+        except OSError as error:
+            reason = (error.strerror or "it cannot be read").lower()
+            raise problem("E0801", f"`{shown}` cannot be read", span, reason) from None
+        except UnicodeDecodeError:
+            raise problem("E0801", f"`{shown}` is not a text file in UTF-8", span) from None
+
+    def _circle(self, found: Found, shown: str, span: Span) -> Problem:
+        """A file that is imported while it is being read: how it came to that."""
+        names = list(self.active.values())
+        circle = names[list(self.active).index(found.path) :]
+        notes = (f"{' imports '.join(circle)} imports {circle[0]}",) if len(circle) > 1 else ()
+        help = "move what both files need into a third" if notes else "its own names are there without it"
+        return problem("E0802", f"`{shown}` imports itself", span, notes=notes, help=help)
 
 
-def _neighbours(path: str) -> str:
-    folder, wanted = os.path.split(path)
-    try:
-        names = sorted(name[:-5] for name in os.listdir(folder) if name.endswith(".impl"))
-    except OSError:
-        return ""
-    meant = did_you_mean(wanted[:-5], names)
-    return f"did you mean `{meant}.impl`?" if meant else ""
-
-
-def open_module(loader: Loader, program: s.Program, root: str) -> Module:
+def open_module(loader: Loader, program: s.Program) -> Module:
     """The names at the top of a file, its imports loaded. Problems are reported."""
-    module = Module(program.source, program, root=root, lost=_lost(loader.findings, program.source))
+    module = Module(program.source, program, lost=_lost(loader.findings, program.source))
     environment = Environment(None, module)
     for statement in program.body:
         try:
@@ -188,17 +190,16 @@ def _claim(module: Module, name: s.Name, value: object) -> None:
 
 
 def _import(loader: Loader, module: Module, statement: s.Import) -> None:
-    assert module.root is not None
+    found = loader.places.find(module.source, statement.path, statement.span)
     if isinstance(statement.path, tuple):
-        if statement.path[0] == "std":
-            raise later("the library `std`", statement.span)
-        written = "/".join(statement.path) + ".impl"
-        binding = statement.path[-1]
+        written, binding = ".".join(statement.path), statement.path[-1]
+        if statement.path[0] == STD:
+            _warn_shadowed(loader, module, statement.path, statement.span)
+        else:
+            written = "/".join(statement.path) + ".impl"
     else:
-        written = statement.path
-        binding = os.path.splitext(os.path.basename(written))[0]
-    path = _inside(module, written, statement.span)
-    imported = loader.load(path, written, module.root, statement.span)
+        written, binding = statement.path, ""
+    imported = loader.load(found, written, statement.span)
     if statement.names:
         for item in statement.names:
             _import_name(loader, module, imported, written, item)
@@ -233,27 +234,19 @@ def _import_name(loader: Loader, module: Module, imported: Module, written: str,
     _claim(module, item.alias, value)
 
 
-def _inside(module: Module, written: str, span: Span) -> str:
-    """The absolute path of an import. Raises Problem unless it stays below the root."""
-    assert module.root is not None
-    base = os.path.dirname(module.source.path) if module.source.path else module.root
-    root = os.path.realpath(module.root)
-    if os.path.isabs(written) or not written.isprintable() or not written.endswith(".impl"):
-        raise problem(
-            "E0803",
-            f"`{written}` cannot be imported" if written.isprintable() else "this file cannot be imported",
-            span,
-            help="write the relative path of an `.impl` file",
+def _warn_shadowed(loader: Loader, module: Module, path: tuple[str, ...], span: Span) -> None:
+    """`std` is always the library; whoever has a folder of that name should hear of it."""
+    beside = loader.places.beside(module.source, path)
+    if beside:
+        loader.findings.add(
+            Diagnostic(
+                "W0801",
+                f"`{'.'.join(path)}` is the library's file, and not `{beside}`",
+                span,
+                "`std` always means the library",
+                help=f'write `import "{beside}"` to read that one, or give its folder another name',
+            )
         )
-    path = os.path.realpath(os.path.join(base, written))
-    if not path.startswith(os.path.join(root, "")):
-        raise problem(
-            "E0803",
-            f"`{written}` lies outside of the folder of the program",
-            span,
-            help="imports stay below the folder of the file that is compiled",
-        )
-    return path
 
 
 def run_constants(context: Context, module: Module) -> None:

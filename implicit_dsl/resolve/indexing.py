@@ -10,8 +10,18 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import no_equation, scoped, use
 from implicit_dsl.resolve.problem import Poisoned, did_you_mean, instead, problem
+from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment, Key
-from implicit_dsl.resolve.values import Definition, Namespace, Outputs, PairValue, describe, short, show_key
+from implicit_dsl.resolve.values import (
+    Definition,
+    LowRank,
+    Namespace,
+    Outputs,
+    PairValue,
+    describe,
+    short,
+    show_key,
+)
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
@@ -130,7 +140,7 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
             "E0206",
             f"{show(wire.shape)} takes {_indices(len(wire.shape))}, and here {_are(len(node.subscripts))}",
             node.span,
-            labels=apply.origin_label(wire, node.span),
+            labels=origin_label(wire, node.span),
             help="write `:` for a whole axis",
         )
     slices: list[Any] = []
@@ -203,5 +213,11 @@ def evaluate_field(context: Context, node: s.Field, environment: Environment) ->
             f"did you mean `{meant}`?" if meant else "",
             help=f"it has {have}",
             fixes=instead(node.name.span, meant),
+        )
+    if isinstance(value, LowRank):
+        if name in ("left", "right"):
+            return value.parts[name == "right"]
+        raise problem(
+            "E0101", f"`{value.name}` has no `{name}`", node.name.span, help="it has `left` and `right`"
         )
     raise problem("E0207", f"{describe(value)} has no parts with names", node.span)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.resolve.apply import offset, origin_label
+from implicit_dsl.resolve.apply import offset
 from implicit_dsl.resolve.arguments import Arguments, arity
-from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.constants import sizes, vocabulary
 from implicit_dsl.resolve.context import BLOCK, DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
+from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
 from implicit_dsl.resolve.statements import run_body
 from implicit_dsl.resolve.values import Definition, Instance, Outputs, ParameterValue, describe, show_key
@@ -29,6 +30,8 @@ def apply_instance(
     name = template.name.name
     arguments.no_keywords(name)
     inputs = [d for d in template.body if isinstance(d, Declaration) and d.kind == "input"]
+    if instance.template.module.lost and len(inputs) != len(arguments.values):
+        raise Poisoned  # a line that could not be read may have had them
     arity(name, arguments, len(inputs), len(inputs), span)
     owner = environment.owner
     depth = 1 if owner is None else owner.depth + 1
@@ -51,10 +54,7 @@ def apply_instance(
 def _state_path(context: Context, instance: Instance) -> str:
     """What the names of the new states begin with: the equation, then the block."""
     target = context.full_target()
-    template_name = instance.template.template.name.name
-    own = instance.name.rsplit("_", 1)[-1] if instance.name.endswith(template_name.lower()) else ""
-    short = own or (template_name[:1].lower() + template_name[1:])
-    return context.unique(f"{target}.{short}" if target else short)
+    return context.unique(f"{target}.{instance.label}" if target else instance.label)
 
 
 def _bind_input(
@@ -80,6 +80,15 @@ def _bind_input(
         (name,), "input", None, inner, declaration.name.span, body, "done", value, label=name
     )
     body.definitions[(name,)] = definition
+    wanted = vocabulary(context, declaration.member, inner)
+    if wanted and value.tokens != wanted:
+        given = f"tokens in Tokens({value.tokens})" if value.tokens else "real numbers"
+        raise problem(
+            "E0201",
+            f"input `{name}` takes tokens in Tokens({wanted}), but is given {given}",
+            place,
+            labels=(Label(declaration.name.span, "declared here"), *origin_label(value, place)),
+        )
     if declaration.shape is None:
         return
     declared = DeclaredShape(declaration.shape, inner, declaration.name.span, "input")

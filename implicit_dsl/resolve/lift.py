@@ -74,7 +74,9 @@ class _Lift:
         """How a value is read, and the states that this takes."""
         match wire.kind:
             case "input":
-                self.nodes.append(Node(wire.name, Role.INPUT, wire.shape, None, True, wire.span))
+                shape = (*wire.shape, wire.tokens) if wire.tokens else wire.shape
+                made = Node(wire.name, Role.INPUT, shape, None, True, wire.span, tokens=wire.tokens)
+                self.nodes.append(made)
                 self.forms[wire] = _read(wire.name, wire.span)
             case "constant":
                 assert wire.operator is not None

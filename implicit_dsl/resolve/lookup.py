@@ -109,6 +109,8 @@ _FOREIGN = {
     "BatchNorm1d": "BatchNorm",
     "BatchNorm2d": "BatchNorm",
     "LeakyReLU": "leaky_relu",
+    "prelu": "PReLU",
+    "swish": "silu",
     "Sequential": "chain",
     "Chain": "chain",
     "concat": "cat",

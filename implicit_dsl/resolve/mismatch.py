@@ -100,7 +100,9 @@ def _advice(expected: Expected, value: Wire) -> tuple[tuple[str, ...], str]:
     operator = value.operator
     if operator is not None and operator.kind in ("conv", "avg_pool", "max_pool"):
         return _windows(expected, operator, value.sources[0])
-    if operator is not None and operator.kind in ("dense", "matrix"):
+    if operator is not None and operator.kind == "conv_transpose":
+        return _spread(expected, operator, value.sources[0])
+    if operator is not None and operator.kind in ("dense", "matrix", "structured"):
         return _width(expected, operator, value)
     total = known(shape)
     if total and None not in expected and len(shape) > 1 and expected == (count(shape),):
@@ -119,23 +121,56 @@ def _width(expected: Expected, operator: Operator, value: Wire) -> tuple[tuple[s
     return (), ""
 
 
-def _windows(expected: Expected, operator: Operator, source: Wire) -> tuple[tuple[str, ...], str]:
-    """What convolution and pooling do to the first axis that is wrong."""
+def _first_wrong(expected: Expected, operator: Operator) -> int | None:
+    """The first axis behind the channels that is wrong, if the size that it comes from is known."""
     shape = operator.target
     if len(expected) != len(shape):
+        return None
+    wrong = [i for i, (e, s) in enumerate(zip(expected, shape)) if i and e is not None and e != s]
+    return wrong[0] if wrong and isinstance(operator.source[wrong[0]], int) else None
+
+
+def _spread(expected: Expected, operator: Operator, source: Wire) -> tuple[tuple[str, ...], str]:
+    """What transposed convolution does to the first axis that is wrong."""
+    axis = _first_wrong(expected, operator)
+    if axis is None:
         return (), ""
-    wrong = [i for i, (e, s) in enumerate(zip(expected, shape)) if e is not None and e != s]
-    axis = next((i for i in wrong if i > 0), 0)
+    names = ("kernel", "stride", "pad", "output_pad", "dilation")
+    kernel, stride, pad, more, dilation = (operator[name][axis - 1] for name in names)
+    place = f"`{source.name}` " if source.name else ""
+    note = (
+        f"({operator.source[axis]} - 1)*{stride} - 2*{pad} + {dilation}*({kernel} - 1) + {more} + 1 = "
+        f"{operator.target[axis]} along axis {axis + 1}, from {place}{show(operator.source)}, "
+        f"kernel {kernel}, stride {stride}, pad {pad}, output_pad {more}, dilation {dilation}"
+    )
+    wanted, given = expected[axis], operator.target[axis]
+    assert wanted is not None and isinstance(given, int)
+    lacking = wanted - given + more
+    alike = all(len(set(values)) == 1 for values in (operator.source[1:], expected[1:], operator["kernel"]))
+    if operator.get("tied", False) or not alike or not 0 <= lacking < max(stride, dilation):
+        return (note,), ""
+    shown = show_expected(
+        (operator.target[0] if isinstance(operator.target[0], int) else None, *expected[1:])
+    )
+    return (note,), f"`output_pad = {lacking}` gives {shown}"
+
+
+def _windows(expected: Expected, operator: Operator, source: Wire) -> tuple[tuple[str, ...], str]:
+    """What convolution and pooling do to the first axis that is wrong."""
+    shape, axis = operator.target, _first_wrong(expected, operator)
+    if axis is None:
+        return (), ""
     size = operator.source[axis]
-    if axis == 0 or not isinstance(size, int):
-        return (), ""
+    assert isinstance(size, int)
     kernel, stride, pad = (operator[name][axis - 1] for name in ("kernel", "stride", "pad"))
     dilation = operator["dilation"][axis - 1] if operator.kind == "conv" else 1
+    after = operator.get("after", operator["pad"])[axis - 1]
+    cells = f"2*{pad}" if after == pad else f"{pad} + {after}"
     window = str(kernel) if dilation == 1 else f"({dilation}*({kernel} - 1) + 1)"
     step = f" dilation {dilation}," if dilation != 1 else ""
     place = f"`{source.name}` " if source.name else ""
     note = (
-        f"({size} + 2*{pad} - {window}) ÷ {stride} + 1 = {shape[axis]} along axis {axis + 1}, "
+        f"({size} + {cells} - {window}) ÷ {stride} + 1 = {shape[axis]} along axis {axis + 1}, "
         f"from {place}{show(operator.source)}, kernel {kernel},{step} pad {pad}, stride {stride}"
     )
     target = expected[axis]

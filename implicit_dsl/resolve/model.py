@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from implicit_dsl import syntax as s
@@ -10,10 +11,11 @@ from implicit_dsl.demands import Demands
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
+from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.annotations import demands, read
 from implicit_dsl.resolve.apply import check_size
 from implicit_dsl.resolve.arguments import Arguments, bind_template
-from implicit_dsl.resolve.constants import sizes
+from implicit_dsl.resolve.constants import size, sizes, vocabulary
 from implicit_dsl.resolve.context import DEEPEST_BLOCKS, Context
 from implicit_dsl.resolve.declarations import check_name
 from implicit_dsl.resolve.lift import lift
@@ -22,9 +24,17 @@ from implicit_dsl.resolve.mismatch import fits
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, too_deep
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment
 from implicit_dsl.resolve.statements import run_body
-from implicit_dsl.resolve.values import Definition, Instance, TemplateValue, describe, short, show_key
+from implicit_dsl.resolve.values import (
+    Builtin,
+    Definition,
+    Instance,
+    TemplateValue,
+    describe,
+    short,
+    show_key,
+)
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Dim, Size
+from implicit_dsl.shapes import Size
 from implicit_dsl.source import Span
 
 Parts = list[tuple[tuple[s.Statement, ...], Environment]]
@@ -69,7 +79,7 @@ def _resolve(
         if key in formals:
             given.keywords[key] = (context.evaluate(expression, module_scope), expression.span)
     bound = bind_template(context, value, given, template.header)
-    body = Body(Instance(value, bound, "", template.name.span), "", (), 0)
+    body = Body(Instance(value, bound, "", "", template.name.span), "", (), 0)
     parts = _parts(context, value, bound, body)
     for statements, environment in parts:
         _make_inputs(context, body, statements, environment)
@@ -131,9 +141,12 @@ def _make_inputs(
             check_name(statement.name)
             if key[0] in environment.bindings:
                 raise problem("E0103", f"`{key[0]}` is a parameter already", span, help="rename one of them")
-            found = sizes(context, declared)
-            shape: tuple[Dim, ...] = tuple(Size(key[0], i) if n is None else n for i, n in enumerate(found))
-            check_size(shape, span, "an input")
+            shape = tuple(
+                _shared(context, part, environment) or size(context, part, environment) or Size(key[0], axis)
+                for axis, part in enumerate(declared.sizes)
+            )
+            tokens = vocabulary(context, statement.member, environment)
+            check_size((*shape, tokens) if tokens else shape, span, "an input")
             _claim_variable(context, inputs, key[0], span)
         except Problem as wrong:
             context.report(wrong.diagnostic)
@@ -141,8 +154,22 @@ def _make_inputs(
         except Poisoned:
             continue
         wire = context.wire("input", shape, span)
-        wire.name = key[0]
+        wire.name, wire.tokens, wire.declared = key[0], tokens, True
         definition.value, definition.status = wire, "done"
+
+
+def _shared(context: Context, part: s.Expression, environment: Environment) -> Size | None:
+    """The free size of another input, `size(x, 1)`, which is the same at each call."""
+    part = part.value if isinstance(part, s.Axis) else part
+    if not isinstance(part, s.Call) or len(part.arguments) != 2 or part.keywords:
+        return None
+    function, given, axis = (context.evaluate(e, environment) for e in (part.function, *part.arguments))
+    if not isinstance(function, Builtin) or function.name != "size" or not isinstance(given, Wire):
+        return None
+    if not isinstance(axis, int) or not 1 <= axis <= len(given.shape):
+        return None
+    found = given.shape[axis - 1]
+    return found if isinstance(found, Size) else None
 
 
 def _claim_variable(context: Context, taken: dict[str, Span], name: str, span: Span) -> None:
@@ -219,18 +246,28 @@ def _graph(
         nodes,
         edges,
         tuple(
-            Layer(layer.name, layer.operator, layer.span)
+            Layer(layer.name, _held(layer.operator, layer.name, used), layer.span)
             for layer in context.layers
             if layer.operator is not None and any(tensor.id in used for tensor in layer.tensors)
         ),
         tuple(
-            Parameter(tensor.id, tensor.shape, tensor.trainable, tensor.initialiser, tensor.span)
+            Parameter(
+                tensor.id, tensor.shape, tensor.trainable, tensor.initialiser, tensor.span, tensor.within
+            )
             for tensor in context.tensors
             if tensor.id in used
         ),
         template.header,
         asked,
     )
+
+
+def _held(operator: Operator, layer: str, used: set[str]) -> Operator:
+    """What a layer holds: no bias, if only its transpose is used."""
+    if not operator.get("bias", False) or f"{layer}.bias" in used:
+        return operator
+    settings = tuple((name, name != "bias" and value) for name, value in operator.settings)
+    return replace(operator, settings=settings)
 
 
 LONGEST = 60  # characters of a compile-time parameter in the documentation
@@ -283,3 +320,9 @@ def _warn_unused(
         if tensor.id not in used and tensor.initialiser is not None:
             message = f"parameter `{tensor.id}` has no effect"
             warn("W0501", "parameter", message, tensor.span, "it is left out: remove it")
+    for layer in context.layers:
+        ids = [tensor.id for tensor in layer.tensors]
+        unused = f"{layer.name}.bias" in ids and f"{layer.name}.bias" not in used
+        if unused and f"{layer.name}.weight" in used:
+            message = f"the bias of `{layer.name}` has no effect, as only its transpose is used"
+            warn("W0501", "parameter", message, layer.span, "it is left out: write `bias = false`")

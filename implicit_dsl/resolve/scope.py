@@ -83,6 +83,5 @@ class Module:
     source: Source
     program: Program
     names: dict[str, Any] = field(default_factory=dict)  # templates, imports; constants are Definitions
-    root: str | None = None  # imports must stay below this folder
     lost: frozenset[str] = frozenset()  # words of lines that could not be read: silent afterwards
     incomplete: bool = False  # an import failed, which could have given any name

@@ -17,7 +17,7 @@ from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.annotations import annotate
 from implicit_dsl.resolve.constants import items, truth
 from implicit_dsl.resolve.context import STATEMENT, Context
-from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family
+from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family, formals
 from implicit_dsl.resolve.indexing import labels
 from implicit_dsl.resolve.lookup import between, no_equation
 from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem
@@ -246,14 +246,8 @@ def make_function(
     target: s.Call, arguments: tuple[s.Expression, ...], value: s.Expression, environment: Environment
 ) -> Function:
     """`f(x, y) = value`. Raises Problem unless the arguments are names."""
-    names: list[str] = []
-    for argument in arguments:
-        if not isinstance(argument, s.Name) or argument.name in names:
-            raise problem("E0308", "the arguments of a function are different names", argument.span)
-        check_variable(argument)
-        names.append(argument.name)
     assert isinstance(target.function, s.Name)
-    return Function(target.function.name, tuple(names), value, environment, target.span)
+    return Function(target.function.name, formals(arguments), value, environment, target.span)
 
 
 def _bare(context: Context, statement: s.Bare) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from implicit_dsl.operators.base import ActivationRule, Initialiser, Operator, Rule, Settings
 from implicit_dsl.resolve.wires import Tensor, Wire
+from implicit_dsl.sets import SetRule
 from implicit_dsl.source import Span
 from implicit_dsl.syntax import Expression, Template
 
@@ -31,7 +32,7 @@ class PairValue:
 class Layer:
     """One instance of an operator with its arguments. Used twice, it is tied.
 
-    `operator` is its first use, which fixes the shapes of its tensors.
+    `operator` is its first use, which fixes the shapes of its tensors; `uses` are all of them.
     """
 
     rule: Rule
@@ -42,6 +43,7 @@ class Layer:
     operator: Operator | None = None
     first_use: Span | None = None
     tensors: list[Tensor] = field(default_factory=list)
+    uses: list[Operator] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
@@ -63,6 +65,23 @@ class MatrixExpression:
     operation: str
     parts: tuple[Any, ...]
     number: float
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank(MatrixExpression):
+    """The product of two factors, which are parameters of their own: `W.left`, `W.right`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetValue:
+    """`Banded(-1, 1)`: a set of matrices, for `param W[n, n] in …`."""
+
+    rule: SetRule
+    settings: Settings
+    blame: dict[str, Span]  # where each argument was written
     span: Span
 
 
@@ -112,11 +131,15 @@ class TemplateValue:
 
 @dataclass(eq=False, slots=True)
 class Instance:
-    """An instantiated block. Each call makes new states; its layers and parameters are shared."""
+    """An instantiated block. Each call makes new states; its layers and parameters are shared.
+
+    `name` is what its parameters begin with; `label` what the user called it, or its kind.
+    """
 
     template: TemplateValue
     arguments: dict[str, Any]
     name: str
+    label: str
     span: Span
     sites: dict[tuple[Any, ...], Any] = field(default_factory=dict)  # its own layers, by where they stand
 
@@ -126,6 +149,13 @@ class ChainValue:
     """`chain(f, g, …)`: applied one after another."""
 
     parts: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokensValue:
+    """`Tokens(1000)`: the whole numbers from 0 to 999."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +186,7 @@ Value: TypeAlias = (
     | Layer
     | ParameterValue
     | MatrixExpression
+    | SetValue
     | Function
     | Builtin
     | Activation
@@ -164,6 +195,7 @@ Value: TypeAlias = (
     | Instance
     | ChainValue
     | Outputs
+    | TokensValue
     | Namespace
     | Initialiser
 )
@@ -212,6 +244,8 @@ _DESCRIPTIONS: dict[type, str] = {
     Layer: "a layer",
     ParameterValue: "a parameter",
     MatrixExpression: "a matrix",
+    LowRank: "a matrix",
+    SetValue: "a set of matrices",
     Function: "a function",
     Builtin: "a function",
     Activation: "an activation",
@@ -220,6 +254,7 @@ _DESCRIPTIONS: dict[type, str] = {
     Instance: "a block",
     ChainValue: "a chain of layers",
     Outputs: "several outputs",
+    TokensValue: "a set of tokens",
     Namespace: "an imported file",
     Initialiser: "an initialiser",
 }
@@ -244,6 +279,7 @@ class Definition:
     label: str = ""  # how the state is called, `h[1]`
     local: bool = False  # whether it belongs to one iteration of a loop
     declared: DeclaredShape | None = None  # if it does; else the body knows
+    member: Expression | None = None  # of a `param`: the set behind `in`
 
     @property
     def shown(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
 
@@ -32,19 +33,24 @@ class Wire:
     path: tuple[Label, ...] = ()
     declared: bool = False
     drive: Wire | None = None  # of a state: the value of its equation
+    tokens: int = 0  # of an input of tokens: how many there are
     number: int = 0  # in order of creation
     uses: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class Tensor:
-    """A parameter of the model: `id` is its key in the state_dict."""
+    """A parameter of the model: `id` is its key in the state_dict.
+
+    One that is `within` a set is a value of this shape, made of a trained tensor with that key.
+    """
 
     id: str
     shape: tuple[int, ...]
     trainable: bool
     initialiser: Initialiser | None
     span: Span
+    within: MatrixSet | None = None
 
 
 @dataclass(slots=True)

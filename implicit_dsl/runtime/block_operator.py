@@ -37,8 +37,9 @@ class BlockOperator:
     operators, transposes are their adjoints.
 
     |M| is the exact entrywise absolute value. Where parallel terms add up in one block it
-    is not the sum of the absolute values of the terms (|I + K| ≠ |I| + |K|); that one
-    block is made, within the limit on its entries, and kept.
+    is not the sum of the absolute values of the terms (|I + K| ≠ |I| + |K|), nor where
+    entries of a kernel meet (reflected padding); that one block is made, within the limit
+    on its entries, and kept.
     """
 
     layout: Layout
@@ -128,7 +129,8 @@ class BlockOperator:
         for key, chains in self._blocks().items():
             row, col = reversed(key) if self.transposed else key
             piece = x[cols[col]]
-            if self.absolute and len(chains) > 1:
+            meeting = len(chains) > 1 or any(linear_rule(op).overlap(op) > 1 for op in chains[0])
+            if self.absolute and meeting:
                 made = self._absolute_block(key)
                 product = (made.T if self.transposed else made) @ piece.numpy()
                 result[rows[row]] += torch.from_numpy(product)

@@ -17,6 +17,7 @@ from torch import nn
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.matrices import ENTRY_LIMIT, Layout, Order, Partition, Tie, partition
 from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.operators.structured import numbers_of, set_of
 from implicit_dsl.runtime.archive import save_market, save_npz
 from implicit_dsl.runtime.block_operator import BlockOperator
 from implicit_dsl.runtime.reference import solve_adjoint, solve_states
@@ -148,7 +149,7 @@ class System:
 
         An independent reference: float64, the assembled sparse matrices and the activations by
         definition; block substitution, and Newton's method for each loop. The result is in the
-        dtype and on the device of the first input, without gradients. Raises TypeError for a
+        dtype and on the device of the first input of real numbers, without gradients. Raises TypeError for a
         missing or unknown input,
         ValueError for a wrong shape, NoEquilibrium if a loop has no solution that is found.
         """
@@ -156,7 +157,7 @@ class System:
         U = _columns(inputs)
         X, _ = self._states(U)
         Y = self._sparse["C"] @ X + self._sparse["D"] @ U + self.d[:, None]
-        made = self._blocks_of(Y, self.partition("outputs"), self.outputs, inputs[0])
+        made = self._blocks_of(Y, self.partition("outputs"), self.outputs, self._like(inputs))
         if len(made) == 1:
             return next(iter(made.values()))
         return tuple(made.values()) if self.result is None else self.result(*made.values())
@@ -165,7 +166,7 @@ class System:
         """The states [batch, *shape] by name, in the order in which they are computed; see `solve`."""
         inputs = self._inputs(u, named)
         X, _ = self._states(_columns(inputs))
-        return self._blocks_of(X, self.partition("states"), self.model.states, inputs[0])
+        return self._blocks_of(X, self.partition("states"), self.model.states, self._like(inputs))
 
     def parameter_gradients(self, u: Tensors, grad_y: Tensors) -> dict[str, np.ndarray]:
         """∂⟨G, y⟩/∂θ for each trainable parameter, from the adjoint equations and the tie maps.
@@ -234,7 +235,7 @@ class System:
         missing = [name for name in names if name not in given]
         if missing:
             raise TypeError(f"input `{missing[0]}` is missing")
-        return _checked([given[name] for name in names], self.inputs)
+        return _checked([_counted(given[block.name], block) for block in self.inputs], self.inputs)
 
     def _states(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """x [states, batch] and z [slots, batch] for u [inputs, batch]."""
@@ -248,6 +249,12 @@ class System:
         pulled = self._sparse["C"].T @ G
         slots, states = self.partition("slots"), self.partition("states")
         return solve_adjoint(self.model, self._sparse["A"], Z, pulled, slots, states)
+
+    def _like(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What results are like: the first input of real numbers, else float64."""
+        pairs = zip(inputs, self.inputs)
+        real = (tensor for tensor, block in pairs if tensor.dtype.is_floating_point and not block.tokens)
+        return next(real, inputs[0].new_empty(0, dtype=torch.float64))
 
     @staticmethod
     def _blocks_of(
@@ -271,9 +278,20 @@ def _checked(tensors: Sequence[torch.Tensor], blocks: Sequence[Block]) -> tuple[
         if shape[1:] != block.shape or not shape or shape[0] != len(tensors[0]):
             wanted = ", ".join(map(str, ("batch", *block.shape)))
             raise ValueError(f"`{block.name}` has shape [{wanted}], but {list(shape)} was given")
-        if not tensor.dtype.is_floating_point:
+        if not (tensor.dtype.is_floating_point or tensor.dtype is torch.bool):
             raise ValueError(f"`{block.name}` holds real numbers, but {tensor.dtype} was given")
     return tuple(tensors)
+
+
+def _counted(tensor: torch.Tensor, block: Block) -> torch.Tensor:
+    """Tokens [batch, *shape] as unit vectors [batch, *shape, vocab]; other inputs as they are."""
+    if not block.tokens:
+        return tensor
+    if tensor.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"`{block.name}` holds tokens, but {tensor.dtype} was given")
+    if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < block.tokens:
+        raise ValueError(f"`{block.name}` has tokens below 0, or not below {block.tokens}")
+    return torch.nn.functional.one_hot(tensor.long(), block.tokens).to(torch.float64)
 
 
 def _columns(tensors: Sequence[torch.Tensor]) -> np.ndarray:
@@ -303,7 +321,19 @@ def _weights(module: nn.Module, model: ImplicitModel) -> dict[str, np.ndarray]:
 
     With `method = "parametrize"` these are made of the parameters.
     """
-    held, name = {**module.state_dict(), **_made(module)}, type(module).__name__
+    made, name = dict(_made(module)), type(module).__name__
+    parametrised = {
+        id
+        for constraint in getattr(module, "constraints", ())
+        if constraint.method == "parametrize"
+        for id in constraint.tensors
+    }
+    structured = (op for term in model.terms for op in term.chain if op.kind == "structured")
+    for id, op in {op.parameters[0][1]: op for op in structured}.items():
+        matrix = made.pop(id, None)  # matrices are linear in the numbers that they are made of
+        if matrix is not None and id in parametrised:
+            made[id] = torch.from_numpy(numbers_of(set_of(op), _numpy(matrix)))
+    held = {**module.state_dict(), **made}
     used = (id for term in model.terms for op in term.chain for _, id in op.parameters)
     shapes = {tensor.id: tensor.shape for tensor in model.tensors}
     found = {}

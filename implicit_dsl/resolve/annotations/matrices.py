@@ -10,6 +10,7 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import Matrix, MatrixTerm
+from implicit_dsl.operators import linear_rule
 from implicit_dsl.operators.base import LinearRule
 from implicit_dsl.resolve.annotations.forms import is_free
 from implicit_dsl.resolve.apply import spine
@@ -66,9 +67,9 @@ def bounded(context: Context, expression: s.Expression, environment: Environment
         raise _value(expression, environment, value)
     scaled = _scaled_layer(value)
     if scaled is not None:
-        layer, factor = scaled
-        id = _weight(layer, expression.span)
-        return Bounded((MatrixTerm(factor, ((id, False),)),), _shape(layer, expression.span) is None)
+        layer, factor, turned = scaled
+        tensor = _oriented(layer, turned, expression.span)
+        return Bounded((MatrixTerm(factor, (tensor,)),), _shape(layer, expression.span) is None)
     if isinstance(value, ParameterValue) and len(value.tensor.shape) != 2:
         raise problem(
             "E0404",
@@ -143,13 +144,24 @@ def _value(expression: s.Expression, environment: Environment, wire: Wire) -> Pr
 # --------------------------------------------------------------------------- layers and expressions
 
 
-def _scaled_layer(value: Any) -> tuple[Layer, float] | None:
-    """A layer, or a number times one: these need not be matrices."""
+def _scaled_layer(value: Any) -> tuple[Layer, float, bool] | None:
+    """A layer, its transpose, or a number times one (with the number): these need not be matrices."""
     factors: list[float] = []
-    while isinstance(value, MatrixExpression) and value.operation == "scale":
-        factors.append(value.number)
+    turned = False
+    while isinstance(value, MatrixExpression) and value.operation in ("scale", "transpose"):
+        if value.operation == "scale":
+            factors.append(value.number)
+        else:
+            turned = not turned
         (value,) = value.parts
-    return (value, prod(reversed(factors), start=1.0)) if isinstance(value, Layer) else None
+    return (value, prod(reversed(factors), start=1.0), turned) if isinstance(value, Layer) else None
+
+
+def _oriented(layer: Layer, turned: bool, span: Span) -> tuple[str, bool]:
+    """The tensor that a layer is linear in, and whether its axis 1 counts the rows."""
+    id = _weight(layer, span)
+    assert layer.operator is not None
+    return id, linear_rule(layer.operator).transposed(layer.operator) != turned
 
 
 def _weight(layer: Layer, span: Span) -> str:
@@ -225,9 +237,11 @@ def _terms(context: Context, value: Any, turned: bool, span: Span) -> list[Matri
     context.step(span, CALL)
     match value:
         case ParameterValue():
-            return [MatrixTerm(1.0, ((value.tensor.id, turned),))]
+            within = value.tensor.within
+            sign = within.symmetry if turned and within is not None else 0
+            return [MatrixTerm(sign or 1.0, ((value.tensor.id, turned and not sign),))]
         case Layer():
-            return [MatrixTerm(1.0, ((_weight(value, span), turned),))]
+            return [MatrixTerm(1.0, (_oriented(value, turned, span),))]
         case MatrixExpression("identity"):
             return [MatrixTerm()]
         case MatrixExpression("transpose", (inner,)):

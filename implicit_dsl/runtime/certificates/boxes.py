@@ -71,6 +71,9 @@ class _Walk:
     def __init__(self, model: ImplicitModel, weights: Weights, magnitudes: Magnitudes) -> None:
         self._model, self._magnitudes = model, magnitudes
         self.values = {block.name: _everything(block.shape) for block in (*model.inputs, *model.states)}
+        for block in model.inputs:
+            if block.tokens:  # unit vectors
+                self.values[block.name] = np.zeros(sizes(block.shape)), np.ones(sizes(block.shape))
         self.slots: dict[str, Box] = {}
         made = Layout.of(model, "b").triplets(weights)
         parts, total = partition(model, "slots"), made.row_partition.total

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import Chain
-from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators import OPERATORS, linear_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.shapes import sizes
 
@@ -107,8 +107,11 @@ def _named(operator: Operator) -> str:
     name, id = names[0] if names else operator.kind, operator.parameter("weight")
     if operator.kind == "scale":
         return f"{operator['factor']:g}"
-    if operator.kind == "matrix":
+    if operator.kind in ("matrix", "structured"):
         return f"{id}'" if operator["transposed"] else str(id)
+    if id is not None and operator.get("tied", False):
+        layer = "Conv" if linear_rule(operator).transposed(operator) else "ConvTranspose"
+        return f"{layer}({id})'"
     return name if id is None else f"{name}({id})"
 
 

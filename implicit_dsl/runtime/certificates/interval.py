@@ -44,8 +44,9 @@ class Interval:
         inexact = np.concatenate([np.full(len(part[0]), not part[3]) for part in parts])
         mid = sparse.csr_array((values, (rows, cols)), shape=shape)
         size = sparse.csr_array((np.abs(values), (rows, cols)), shape=shape)
-        if mid.nnz < len(values):  # parallel terms met in one entry
-            rad = growth(len(parts)) * size
+        if mid.nnz < len(values):  # parallel terms, or entries of one kernel, met in one entry
+            meeting = sparse.csr_array((np.ones(len(values)), (rows, cols)), shape=shape)
+            rad = growth(len(parts) * int(meeting.data.max())) * size
         else:
             at = (rows[inexact], cols[inexact])
             rad = sparse.csr_array((SLACK * UNIT * np.abs(values[inexact]), at), shape=shape)

@@ -34,7 +34,7 @@ class Magnitudes:
         """No less than |M| x, for x ≥ 0; infinite where that is not known."""
         for operator in chain:
             own, tensors = self._magnitude(operator)
-            x = upwards(_applied(own, x, tensors), count(operator.source))
+            x = upwards(_applied(own, x, tensors), _terms(operator))
         return x
 
     def pattern(self, chain: Chain, x: np.ndarray) -> np.ndarray:
@@ -50,7 +50,7 @@ class Magnitudes:
         error = 0.0
         for operator in chain:
             x = _applied(operator, x, self._tensors(operator))
-            error += growth(count(operator.source))
+            error += growth(_terms(operator))
         return x, 1.01 * error
 
     def _tensors(self, operator: Operator) -> Tensors:
@@ -62,6 +62,11 @@ class Magnitudes:
             own, tensors = linear_rule(operator).absolute(operator, self._tensors(operator))
             found = self._absolute[operator] = (own, tensors)
         return found
+
+
+def _terms(operator: Operator) -> int:
+    """How many products a row of its matrix adds up, at most."""
+    return count(operator.source) * linear_rule(operator).overlap(operator)
 
 
 def _applied(operator: Operator, x: np.ndarray, tensors: Tensors) -> np.ndarray:

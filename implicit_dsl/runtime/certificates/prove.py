@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from implicit_dsl._lazy import lazy_module
@@ -40,11 +39,6 @@ def certify(
     exact arithmetic. Raises ValueError if a shape or a tensor does not fit.
     """
     system = System.of(module, structure, shapes)
-    made = getattr(module, "effective_weights", None)
-    if made is not None:
-        with torch.no_grad():
-            effective = {id: tensor.detach().cpu().double().numpy() for id, tensor in made().items()}
-        system = System(system.model, {**system.weights, **effective})
     return certify_system(system, tolerance)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import Block, ImplicitModel, Loop, Term
 from implicit_dsl.operators import activation_rule
-from implicit_dsl.runtime.certificates.boxes import Boxes
+from implicit_dsl.runtime.certificates.boxes import Boxes, needs_boxes
 from implicit_dsl.runtime.certificates.magnitudes import Magnitudes
 from implicit_dsl.runtime.certificates.rounding import upwards
 from implicit_dsl.shapes import count, sizes
@@ -33,6 +33,7 @@ class Sweep:
 
     def __init__(self, model: ImplicitModel, loop: Loop, magnitudes: Magnitudes, boxes: Boxes) -> None:
         self.model, self.loop, self.magnitudes, self.boxes = model, loop, magnitudes, boxes
+        self._opened: Vector = {}
         inside = set(loop.states)
         self.terms: dict[str, tuple[Term, ...]] = {
             name: tuple(term for term in model.terms_of[name] if term.source in inside)
@@ -64,15 +65,17 @@ class Sweep:
     def state(self, name: str, known: Mapping[str, np.ndarray], exact: bool = False) -> np.ndarray:
         """How far one state can move, for the changes of those it reads (missing ones: none)."""
         block = self.model.blocks[name]
+        if exact:
+            return self.activated(block, self._reached(block, known), exact)
         total = np.zeros(sizes(block.slots))
         terms = [term for term in self.terms[name] if term.source in known]
         for term in terms:
             assert term.source is not None
-            through = self.magnitudes.pattern if exact else self.magnitudes.upper
-            total = total + through(term.chain, known[term.source])
-        if exact:
-            return self.activated(block, (total > 0).astype(float), exact)
-        return self.activated(block, upwards(total, len(terms)) if terms else total, exact)
+            total = total + self.magnitudes.upper(term.chain, known[term.source])
+        total = upwards(total, len(terms)) if terms else total
+        if needs_boxes(block):  # what cannot move, as a mask, does not: not even by a rounding
+            total = np.where(self._open(block), total, 0.0)
+        return self.activated(block, total, exact)
 
     def activated(self, block: Block, change: np.ndarray, exact: bool = False) -> np.ndarray:
         """The majorant of the activation of a block on changes of its slots."""
@@ -94,5 +97,22 @@ class Sweep:
         return tuple(
             block
             for block in self.blocks(self.loop.states)
-            if not np.isfinite(self.activated(block, np.ones(sizes(block.slots)))).all()
+            if not np.isfinite(self.activated(block, self._open(block))).all()
         )
+
+    def _open(self, block: Block) -> np.ndarray:
+        """The slots of a block that depend on the loop at all."""
+        if block.name not in self._opened:
+            states = self.blocks(self.loop.states)
+            everywhere = {state.name: np.ones(sizes(state.shape)) for state in states}
+            self._opened[block.name] = self._reached(block, everywhere)
+        return self._opened[block.name]
+
+    def _reached(self, block: Block, known: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The slots of a block that changes reach: 1 there, and 0 elsewhere."""
+        total = np.zeros(sizes(block.slots))
+        for term in self.terms[block.name]:
+            assert term.source is not None
+            if term.source in known:
+                total = total + self.magnitudes.pattern(term.chain, known[term.source])
+        return (total > 0).astype(float)

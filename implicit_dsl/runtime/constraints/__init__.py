@@ -11,6 +11,7 @@ from implicit_dsl.runtime.constraints.keeping import (
 from implicit_dsl.runtime.constraints.matrices import MeasureBound, MonotoneBound, SpectralBound
 from implicit_dsl.runtime.constraints.perron import PerronBound
 from implicit_dsl.runtime.constraints.rows import RowBound
+from implicit_dsl.runtime.constraints.within import Within
 
 __all__ = [
     "Block",
@@ -21,6 +22,7 @@ __all__ = [
     "PerronBound",
     "RowBound",
     "SpectralBound",
+    "Within",
     "add_parameters",
     "effective_weights",
     "project_",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Block:
     """A tensor in a block of A: `axis` is the one that counts its rows, `factor` multiplies its entries.
 
     Dense weights [out, in] and kernels [out, in, …] have axis 0, a transposed matrix 1. The
-    absolute row sums of a convolution are those of its kernel, Σ|K[o]|: rows at a border have less.
+    absolute row sums of a convolution are those of its kernel, Σ|K[o]|, at most: rows at a border have
+    less where zeros are padded, or where entries of the kernel meet in one place.
     """
 
     row: str
@@ -34,21 +35,44 @@ class ConstraintError(ValueError):
     """Weights are outside of the set that the source demands, or no weights are in it."""
 
 
+class Sets(Protocol):
+    """The sets of matrices that tensors are in, by id; others are what they are."""
+
+    def member(self, id: str, tensor: Tensor) -> Tensor:
+        """The matrix that a trained tensor stands for."""
+        ...
+
+    def used(self, id: str, matrix: Tensor) -> Tensor:
+        """What `forward` takes of a matrix."""
+        ...
+
+    def scales_rows(self, id: str) -> bool:
+        """Whether rows can be scaled one by one without leaving the set."""
+        ...
+
+    def nearest(self, constraint: Constraint, weights: Weights) -> dict[str, Tensor]:
+        """What to store, so that matrices are in their sets and within a constraint, as near as can be."""
+        ...
+
+
 @dataclass(frozen=True)
 class Constraint(ABC):
     """A set of weights. `text` and `line` are where the source demands it, `bound` is its number.
 
     `fixed` is what constant operators use of the budget of a row block. With `method`
     "project" the parameters are the weights; with "parametrize" the weights are computed
-    from the parameters, and `project_` has nothing to do.
+    from the parameters, and `project_` has nothing to do. `within` are the sets that tensors
+    are in beside: these are made of trained tensors, and stay in their sets.
     """
 
+    convex: ClassVar[bool] = True  # whether `nearest` projects onto a convex set
     text: str
     line: int = 0
     bound: float = 1.0
     blocks: tuple[Block, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict)
     method: Method = "project"
+    within: Sets | None = None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -94,8 +118,11 @@ class Constraint(ABC):
         return {}
 
     def weights(self, module: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a module by id."""
-        return {id: tensor_of(module, id) for id in self.tensors}
+        """The tensors of a module by id, those within sets as they are made."""
+        return {id: self._weight(id, tensor_of(module, id)) for id in self.tensors}
+
+    def _weight(self, id: str, tensor: Tensor) -> Tensor:
+        return tensor if self.within is None else self.within.member(id, tensor)
 
     def violation(self, module: nn.Module) -> float:
         """How far the current weights are outside, relative to the bound; at most 0 inside."""
@@ -111,11 +138,12 @@ class Constraint(ABC):
             weights = self.weights(module)
             if any(weight.is_meta for weight in weights.values()):
                 return
-            for id, weight in self.nearest(weights).items():
-                weights[id].copy_(weight)
+            kept = self.nearest(weights) if self.within is None else self.within.nearest(self, weights)
+            for id, weight in kept.items():
+                tensor_of(module, id).copy_(weight)
 
     def effective(self, module: nn.Module) -> dict[str, Tensor]:
-        """The weights that the loops use, by tensor id."""
+        """The weights that the loops use, by tensor id: members of their sets."""
         if self.method == "project":
             return self.weights(module)
         weights = self.weights(module)

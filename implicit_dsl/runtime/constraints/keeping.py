@@ -94,8 +94,9 @@ def effective_weights(module: nn.Module, constraints: Constraints) -> dict[str, 
     found: dict[str, Tensor] = {}
     for constraint in constraints:
         if constraint.method == "parametrize":
-            made = constraint.effective(module)
-            found.update((id, made[id]) for id in constraint.tensors)
+            made, within = constraint.effective(module), constraint.within
+            for id in constraint.tensors:
+                found[id] = made[id] if within is None else within.used(id, made[id])
     return found
 
 

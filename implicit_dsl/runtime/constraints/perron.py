@@ -37,6 +37,8 @@ class PerronBound(Constraint):
     Gu and El Ghaoui 2024). `made` conjugates rows within their budget by e^d, with free d.
     """
 
+    convex = False
+
     @property
     def measure(self) -> str:
         return "an upper bound of the Perron root"

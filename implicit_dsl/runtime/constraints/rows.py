@@ -144,8 +144,14 @@ class RowBound(Constraint):
                 factors[key] = torch.minimum(factors[key], factor) if key in factors else factor
         found = dict(weights)
         for (id, axis), factor in factors.items():
+            if self.within is not None and not self.within.scales_rows(id):
+                factor = factor.min().expand_as(factor)
             found[id] = like_rows(matrix_rows(found[id], axis) * factor[:, None], found[id], axis)
         return found
+
+    def groups(self, weights: Weights) -> list[Group] | None:
+        """The rows that share budgets; None where blocks of a row count different rows."""
+        return None if self._split(weights) else [group for _, group in self._groups(weights)]
 
     def _fixed(self, row: str) -> float:
         return float(self.fixed.get(row, 0.0))

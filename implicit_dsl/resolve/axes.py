@@ -1,0 +1,80 @@
+"""Axes in another order: `permute` and `transpose`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.arguments import Arguments, arity
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.refusals import origin_label
+from implicit_dsl.resolve.scope import Environment
+from implicit_dsl.resolve.values import ParameterValue, describe
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import show
+from implicit_dsl.source import Span
+
+
+def permute(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    """`permute(x, 3, 1, 2)` or `permute(x, [3, 1, 2])`: axis k of the result is the k-th that is named."""
+    arguments.no_keywords("permute")
+    arity("permute", arguments, 2, None, span)
+    wire = _value(context, arguments, "permute")
+    named = list(zip(arguments.values[1:], arguments.spans[1:]))
+    if len(named) == 1 and isinstance(named[0][0], (tuple, range)):
+        named = [(value, named[0][1]) for value in named[0][0]]
+    return _moved(context, wire, [_axis(value, place, wire) for value, place in named], span)
+
+
+def transpose(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    """`transpose(x, 1, 3)`: two axes exchanged, the last two if none are named."""
+    arguments.no_keywords("transpose")
+    arity("transpose", arguments, 1, 3, span)
+    wire = _value(context, arguments, "transpose")
+    axes = list(range(len(wire.shape)))
+    if len(arguments.values) == 2:
+        raise problem("E0104", "`transpose` takes a value alone, or with two axes", span)
+    if len(axes) < 2:
+        raise problem(
+            "E0206",
+            f"a value of shape {show(wire.shape)} has no two axes to exchange",
+            span,
+            labels=origin_label(wire, span),
+        )
+    named = list(zip(arguments.values[1:], arguments.spans[1:]))
+    one, other = [_axis(value, place, wire) for value, place in named] or axes[-2:]
+    axes[one], axes[other] = axes[other], axes[one]
+    return _moved(context, wire, axes, span)
+
+
+def _value(context: Context, arguments: Arguments, name: str) -> Wire:
+    value, place = arguments.values[0], arguments.spans[0]
+    if isinstance(value, ParameterValue):
+        return apply.offset(context, value, place)
+    if not isinstance(value, Wire):
+        raise problem("E0207", f"`{name}` applies to a value of the network", place, describe(value))
+    return value
+
+
+def _axis(value: object, place: Span, wire: Wire) -> int:
+    """An axis of a value, counted from 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise problem("E0205", "an axis must be a whole number", place, describe(value))
+    if not 1 <= value <= len(wire.shape):
+        raise problem("E0206", f"a value of shape {show(wire.shape)} has no axis {value}", place)
+    return value - 1
+
+
+def _moved(context: Context, wire: Wire, axes: Sequence[int], span: Span) -> Wire:
+    if sorted(axes) != list(range(len(wire.shape))):
+        named = ", ".join(str(axis + 1) for axis in axes)
+        raise problem(
+            "E0206",
+            f"`permute` names each axis once, and {show(wire.shape)} has {len(wire.shape)}, not {named}",
+            span,
+            labels=origin_label(wire, span),
+        )
+    if list(axes) == list(range(len(axes))):
+        return wire
+    return apply.linear(context, "permute", {"axes": tuple(axes)}, wire, span)

@@ -1,0 +1,137 @@
+"""Projections of matrices that are in sets of their own, such as symmetric ones, onto a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from implicit_dsl.runtime.constraints.base import Constraint, Weights, matrix_rows
+from implicit_dsl.runtime.constraints.rows import Group, RowBound
+from implicit_dsl.runtime.constraints.tied import SharedRows
+from implicit_dsl.runtime.structures import Structure, matrix_of, nearest_of, used_of
+from implicit_dsl.sets.linear import LinearSet
+
+_SWEEPS = 5_000  # of Dykstra's method
+_SHRINKS = 50
+_SETTLED = 1e-12  # relative change at which it has converged
+
+
+@dataclass(frozen=True)
+class Within:
+    """The sets that the tensors of a constraint are in, by id; others are what they are."""
+
+    structures: Mapping[str, Structure]
+
+    def member(self, id: str, tensor: Tensor) -> Tensor:
+        return matrix_of(self.structures[id], tensor) if id in self.structures else tensor
+
+    def used(self, id: str, matrix: Tensor) -> Tensor:
+        return used_of(self.structures[id], matrix) if id in self.structures else matrix
+
+    def scales_rows(self, id: str) -> bool:
+        made = self.structures.get(id)
+        return not isinstance(made, LinearSet) or made.scales_rows
+
+    def nearest(self, constraint: Constraint, weights: Weights) -> dict[str, Tensor]:
+        """The trained tensors of the nearest point of bound and sets, in the Frobenius norm of the matrices.
+
+        Where the projection onto the bound does not lead out of the sets, as for rows of triangular matrices
+        or singular values of symmetric ones, that is it. Rows that share numbers have a method of their own
+        (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle and Dykstra
+        1986), or, for a bound that is not convex, the first of these. What is left outside is scaled.
+        """
+        sets = {id: made for id, made in self.structures.items() if isinstance(made, LinearSet)}
+        dtypes = {id: weight.dtype for id, weight in weights.items()}
+        if constraint.measured(weights) <= constraint.limit:
+            return _stored(sets, weights, dtypes)
+        groups = constraint.groups(weights) if isinstance(constraint, RowBound) else None
+        if groups is not None and any(made.tied for made in sets.values()):
+            return _inside(constraint, sets, _shared(groups, sets, weights), dtypes)
+        current = {id: weight.double() for id, weight in weights.items()}
+        memory = {id: torch.zeros_like(weight) for id, weight in current.items()}
+        scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
+        for _ in range(_SWEEPS if constraint.convex else 1):
+            moved = {id: current[id] + memory[id] for id in current}
+            found = constraint.nearest(moved)
+            memory = {id: moved[id] - found[id] for id in moved}
+            # a set is a subspace: what its projection takes away needs no memory
+            inside = {id: _projected(sets, id, weight) for id, weight in found.items()}
+            off = max(float((inside[id] - found[id]).abs().max()) for id in found)
+            change = max(float((inside[id] - current[id]).abs().max()) for id in found)
+            current = inside
+            if min(off, change) <= _SETTLED * scale:
+                break
+        return _inside(constraint, sets, current, dtypes)
+
+
+def _shared(groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights) -> dict[str, Tensor]:
+    """The nearest members of the sets whose rows are within their budgets, in float64."""
+    numbering: dict[str, Tensor] = {}  # for each entry of a tensor its number, −1 where it is always zero
+    masses, given, count = [], [], 0
+    for id, weight in weights.items():
+        made = sets.get(id)
+        if made is None:
+            own = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape)
+            theta = weight.double().flatten()
+        else:
+            theta = nearest_of(made, weight.double())
+            own = matrix_of(made, torch.arange(1, made.count + 1, device=weight.device)).abs() - 1
+        held = own[own >= 0]
+        masses.append(torch.bincount(held, minlength=len(theta)).double())
+        given.append(theta)
+        numbering[id] = torch.where(own >= 0, own + count, own)
+        count += len(theta)
+    rows, numbers, factors, radii, before = [], [], [], [], 0
+    for group in groups:
+        for part in group.parts:
+            own = matrix_rows(numbering[part.tensor], part.axis)
+            i, j = (own >= 0).nonzero(as_tuple=True)
+            rows.append(i + before)
+            numbers.append(own[i, j])
+            factors.append(part.weights[i, j])
+        radii.append(group.radius)
+        before += len(group.radius)
+    shared = SharedRows(
+        torch.cat(rows), torch.cat(numbers), torch.cat(factors), torch.cat(radii), torch.cat(masses)
+    )
+    found = torch.split(shared.nearest(torch.cat(given)), [len(theta) for theta in given])
+    return {
+        id: matrix_of(sets[id], theta) if id in sets else theta.reshape(weights[id].shape)
+        for id, theta in zip(weights, found)
+    }
+
+
+def _projected(sets: Mapping[str, LinearSet], id: str, weight: Tensor) -> Tensor:
+    return matrix_of(sets[id], nearest_of(sets[id], weight)) if id in sets else weight
+
+
+def _stored(
+    sets: Mapping[str, LinearSet], weights: Weights, dtypes: Mapping[str, torch.dtype]
+) -> dict[str, Tensor]:
+    """The trained tensors of members of sets, in their dtypes."""
+    return {
+        id: (nearest_of(sets[id], weight) if id in sets else weight).to(dtypes[id])
+        for id, weight in weights.items()
+    }
+
+
+def _inside(
+    constraint: Constraint,
+    sets: Mapping[str, LinearSet],
+    weights: Weights,
+    dtypes: Mapping[str, torch.dtype],
+) -> dict[str, Tensor]:
+    """The same, scaled until what is stored is within the bound: both are convex and hold zero."""
+    shrunk = 1.0
+    eps = max(torch.finfo(dtype).eps for dtype in dtypes.values())
+    for _ in range(_SHRINKS):
+        stored = _stored(sets, {id: shrunk * weight for id, weight in weights.items()}, dtypes)
+        made = {id: matrix_of(sets[id], w) if id in sets else w for id, w in stored.items()}
+        found, limit = constraint.measured(made), constraint.limit
+        if found <= limit or not limit > 0:
+            break
+        shrunk *= min(limit / found, 1 - eps)
+    return stored
