@@ -20,11 +20,12 @@ from implicit_dsl.source import Source
 
 HEAD = """model M
     input a[], b[6], c[6, 5], d[6, 5, 7], e[6, 5, 7, 8], f[6, 5, 7, 8, 9], g[6, 5, 7, 8, 9, 2], p[_], q[3, _]
+    input t[5] in Tokens(2)
     param W[4, 6], w[6]
     layer K = Dense(4)
     output y = b
 """
-VALUES = "abcdefgpq"
+VALUES = "abcdefgpqt"
 OTHERS = ["3", "-1", "0.5", "2^70", '"text"', "true", "[1, 2]", "[]", "1:3", "(b, c)", "W", "w", "K", "relu"]
 OTHERS += ["Conv", "size", "x -> x", "zeros()", "Inf", "1 => 2", "[b, c]", "[W, W]"]
 

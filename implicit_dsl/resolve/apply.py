@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule, Settings, ShapeError
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.mismatch import check_kept
-from implicit_dsl.resolve.problem import Problem, later, problem
+from implicit_dsl.resolve.problem import later, problem
+from implicit_dsl.resolve.refusals import (
+    check_entries,
+    not_linear,
+    origin_label,
+    shape_problem,
+    tie_problem,
+    width_problem,
+)
 from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.shapes import Shape, count, show
@@ -22,50 +28,6 @@ from implicit_dsl.source import Span
 
 MOST_ENTRIES = 2**40  # of one tensor or one state; more is a slip, not a network
 MOST_AXES = 16
-
-
-def origin_label(wire: Wire, span: Span) -> tuple[Label, ...]:
-    """Where the shape of a value comes from, unless that is the place already shown."""
-    there = wire.span
-    if there.source is span.source and (
-        (there.start <= span.start and span.end <= there.end)
-        or (span.start <= there.start and there.end <= span.end)
-    ):
-        return ()
-    declared = wire.declared or wire.kind == "input"
-    return (Label(there, f"{'declared' if declared else 'has shape'} {show(wire.shape)}"),)
-
-
-def _shape_problem(error: ShapeError, blame: Span, *wires: Wire) -> Problem:
-    return problem(
-        "E0201" if len(wires) == 1 or error.argument else "E0204",
-        error.message,
-        blame,
-        error.text,
-        labels=tuple(label for wire in wires for label in origin_label(wire, blame)),
-        notes=error.notes,
-        help=error.help,
-    )
-
-
-_BEFORE_ARROW = re.compile(r"(?:\w+\s*=(?!>)\s*)?(.+?)\s*=>", re.DOTALL)
-
-
-def _width_problem(error: ShapeError, layer: Layer, place: Span, wire: Wire) -> Problem:
-    """A width `in => out` whose first part is not what the input has: that part alone is shown."""
-    found = _shape_problem(error, place, wire).diagnostic
-    match = _BEFORE_ARROW.match(place.text)
-    if match is None:  # the width has a name, and was written elsewhere
-        return Problem(found)
-    span = place.source.span(place.start + match.start(1), place.start + match.end(1))
-    before, behind = (
-        place.source.span(*ends).text for ends in ((layer.span.start, span.start), (span.end, layer.span.end))
-    )
-    out = behind.lstrip().removeprefix("=>").lstrip()
-    help = f"write `{before}{error.takes}{behind}`, or `{before}{out}` to take that of the input"
-    help = error.help if "\n" in help else help
-    fixes = replacing(span, str(error.takes)) if span.text.isdecimal() else ()
-    return Problem(replace(found, span=span, help=help, fixes=fixes))
 
 
 def check_size(shape: Shape, span: Span, what: str = "a value") -> None:
@@ -86,7 +48,7 @@ def linear(context: Context, kind: str, settings: Settings, wire: Wire, span: Sp
     try:
         operator = OPERATORS[kind].operator(settings, wire.shape)
     except ShapeError as error:
-        raise _shape_problem(error, span, wire) from None
+        raise shape_problem(error, span, wire) from None
     check_size(operator.target, span)
     return context.wire("linear", operator.target, span, (wire,), operator)
 
@@ -103,7 +65,7 @@ def activate(
     try:
         operator = rule.join(settings, tuple(wire.shape for wire in wires))
     except ShapeError as error:
-        raise _shape_problem(error, blame.get(error.argument, span), *dict.fromkeys(wires)) from None
+        raise shape_problem(error, blame.get(error.argument, span), *dict.fromkeys(wires)) from None
     check_size(operator.target, span)
     return context.wire("activation", operator.target, span, wires, operator)
 
@@ -133,7 +95,7 @@ def as_value(context: Context, value: Any, span: Span) -> Wire:
 
 def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:
     """parameter .* wire, which is linear."""
-    _check_entries(parameter, span)
+    check_entries(parameter, span)
     shape = parameter.tensor.shape
     if shape != wire.shape:
         raise problem(
@@ -155,8 +117,8 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     except ShapeError as error:
         place = layer.blame.get(error.argument, span)
         if error.takes is not None:
-            raise _width_problem(error, layer, place, wire) from None
-        raise _shape_problem(error, place, wire) from None
+            raise width_problem(error, layer, place, wire) from None
+        raise shape_problem(error, place, wire) from None
     ids = _tied(context, layer, operator, wire, span)
     if isinstance(layer.rule, LinearRule):
         return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
@@ -187,7 +149,7 @@ def _tied(
         if specs and held:
             context.layers.append(layer)
     elif [t.shape for t in layer.tensors] != [s.shape for s in specs]:
-        raise _tie_problem(layer, specs[0].shape, wire, span)
+        raise tie_problem(layer, specs[0].shape, wire, span)
     if operator not in layer.uses:
         layer.uses.append(operator)
     return tuple((spec.role, tensor.id) for spec, tensor in zip(specs, layer.tensors))
@@ -206,23 +168,6 @@ def _unit_vectors(layer: Layer, wire: Wire, span: Span) -> Shape:
             help="declare the input with the set that it is from: `input t[n] in Tokens(1000)`",
         )
     return (*wire.shape, wire.tokens)
-
-
-def _tie_problem(layer: Layer, shape: Shape, wire: Wire, span: Span) -> Problem:
-    assert layer.first_use is not None and layer.operator is not None
-    return problem(
-        "E0503",
-        "this layer is used on inputs of two shapes, so its weights cannot be shared",
-        span,
-        f"here on {show(wire.shape)}: weights {show(shape)}",
-        labels=(
-            Label(
-                layer.first_use,
-                f"here on {show(layer.operator.source)}: weights {show(layer.tensors[0].shape)}",
-            ),
-        ),
-        help="a layer that is used twice is tied; write two layers instead",
-    )
 
 
 def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
@@ -272,19 +217,6 @@ def spine(matrix: MatrixExpression) -> list[Any]:
     return [left, *reversed(parts)]
 
 
-def not_linear(layer: Layer, fixes: tuple[Fix, ...] = ()) -> Problem:
-    """`*` before a layer that is an activation."""
-    name = layer.rule.names[0]
-    return problem(
-        "E0307",
-        f"`*` applies a linear operator, and {name} is not linear",
-        layer.span,
-        "an activation",
-        help=f"write `{layer.span.text}(…)`, or `… |> {layer.span.text}`",
-        fixes=fixes,
-    )
-
-
 def _apply_parameter(
     context: Context, matrix: ParameterValue, transposed: bool, wire: Wire, span: Span
 ) -> Wire:
@@ -317,7 +249,7 @@ def _apply_parameter(
     try:
         operator = OPERATORS[kind].operator(settings, source)
     except ShapeError as error:
-        problem_ = _shape_problem(error, span, wire)
+        problem_ = shape_problem(error, span, wire)
         labels = (*problem_.diagnostic.labels, Label(matrix.span, f"declared {show(shape)} here"))
         raise problem(
             "E0201", error.message, span, error.text, labels=labels, notes=error.notes, help=error.help
@@ -326,19 +258,6 @@ def _apply_parameter(
         operator.kind, operator.source, operator.target, operator.settings, (("weight", matrix.tensor.id),)
     )
     return context.wire("linear", operator.target, span, (wire,), operator)
-
-
-def _check_entries(parameter: ParameterValue, span: Span) -> None:
-    """Raises Problem for a matrix whose entries are no tensor of the module: it can be applied only."""
-    within = parameter.tensor.within
-    if within is not None and within.linear is not None:
-        raise problem(
-            "E0504",
-            f"`{parameter.name}` is in {within.name}(…): it is applied to values, and is none itself",
-            span,
-            labels=(Label(parameter.span, "declared here"),),
-            help=f"write `{parameter.name} * …`",
-        )
 
 
 def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blame: Span) -> Wire:
@@ -383,7 +302,7 @@ def _apply_layer_transposed(context: Context, layer: Layer, wire: Wire, span: Sp
         use = fitting[0] if fitting else rule.onto(layer.settings, wire.shape, layer.operator)
         turned = rule.transpose(use)
     except ShapeError as error:
-        raise _shape_problem(error, layer.blame.get(error.argument, blame), wire) from None
+        raise shape_problem(error, layer.blame.get(error.argument, blame), wire) from None
     if turned is None:
         raise later(f"the transpose of {_named(layer, use)}", blame)
     ids = dict(_tied(context, layer, use, wire, span))
@@ -422,7 +341,7 @@ def constant(context: Context, value: float, shape: Shape, span: Span) -> Wire:
 
 def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
     """A `param` as a value."""
-    _check_entries(parameter, span)
+    check_entries(parameter, span)
     shape = parameter.tensor.shape
     operator = OPERATORS["offset"].operator({"shape": shape}, ())
     operator = Operator(

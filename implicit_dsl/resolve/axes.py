@@ -8,6 +8,7 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import ParameterValue, describe
 from implicit_dsl.resolve.wires import Wire
@@ -39,7 +40,7 @@ def transpose(context: Context, arguments: Arguments, span: Span, environment: E
             "E0206",
             f"a value of shape {show(wire.shape)} has no two axes to exchange",
             span,
-            labels=apply.origin_label(wire, span),
+            labels=origin_label(wire, span),
         )
     named = list(zip(arguments.values[1:], arguments.spans[1:]))
     one, other = [_axis(value, place, wire) for value, place in named] or axes[-2:]
@@ -72,7 +73,7 @@ def _moved(context: Context, wire: Wire, axes: Sequence[int], span: Span) -> Wir
             "E0206",
             f"`permute` names each axis once, and {show(wire.shape)} has {len(wire.shape)}, not {named}",
             span,
-            labels=apply.origin_label(wire, span),
+            labels=origin_label(wire, span),
         )
     if list(axes) == list(range(len(axes))):
         return wire

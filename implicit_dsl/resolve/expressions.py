@@ -21,6 +21,7 @@ from implicit_dsl.resolve.declarations import check_variable, formals
 from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
 from implicit_dsl.resolve.problem import later, problem, quoted
+from implicit_dsl.resolve.refusals import not_linear
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.slips import as_call, turned
 from implicit_dsl.resolve.values import (
@@ -232,7 +233,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
                 fixes=as_call(node) if _callable(left) and not isinstance(left, TemplateValue) else (),
             )
         if isinstance(left, Layer) and not isinstance(left.rule, LinearRule):
-            raise apply.not_linear(left, as_call(node))
+            raise not_linear(left, as_call(node))
         return apply.apply_matrix(context, left, right, node.span)
     raise problem(
         "E0306",

@@ -10,6 +10,7 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import no_equation, scoped, use
 from implicit_dsl.resolve.problem import Poisoned, did_you_mean, instead, problem
+from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment, Key
 from implicit_dsl.resolve.values import (
     Definition,
@@ -139,7 +140,7 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
             "E0206",
             f"{show(wire.shape)} takes {_indices(len(wire.shape))}, and here {_are(len(node.subscripts))}",
             node.span,
-            labels=apply.origin_label(wire, node.span),
+            labels=origin_label(wire, node.span),
             help="write `:` for a whole axis",
         )
     slices: list[Any] = []

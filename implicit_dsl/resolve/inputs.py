@@ -14,7 +14,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Node, Role
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
-from implicit_dsl.resolve.apply import check_size, offset, origin_label
+from implicit_dsl.resolve.apply import check_size, offset
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.bases import Parts
 from implicit_dsl.resolve.constants import size, sizes, vocabulary
@@ -22,6 +22,7 @@ from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.declarations import check_name, family, twice
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem
+from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
 from implicit_dsl.resolve.values import Builtin, Definition, ParameterValue, describe, show_key
 from implicit_dsl.resolve.wires import Wire
