@@ -10,18 +10,17 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, LinearRule, Operator, Rule, Settings, ShapeError
-from implicit_dsl.resolve.context import CALL, Context
+from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.mismatch import check_kept
-from implicit_dsl.resolve.problem import later, problem
+from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.refusals import (
     check_entries,
-    not_linear,
     origin_label,
     shape_problem,
     tie_problem,
     width_problem,
 )
-from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
+from implicit_dsl.resolve.values import Layer, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.shapes import Shape, count, show
 from implicit_dsl.source import Span
@@ -119,7 +118,7 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
         if error.takes is not None:
             raise width_problem(error, layer, place, wire) from None
         raise shape_problem(error, place, wire) from None
-    ids = _tied(context, layer, operator, wire, span)
+    ids = tied(context, layer, operator, wire, span)
     if isinstance(layer.rule, LinearRule):
         return context.wire("linear", operator.target, span, (wire,), replace(operator, parameters=ids))
     assert isinstance(layer.rule, ActivationRule)
@@ -130,7 +129,7 @@ def apply_layer(context: Context, layer: Layer, wire: Wire, span: Span) -> Wire:
     return context.wire("linear", affine.target, span, (state,), replace(affine, parameters=ids))
 
 
-def _tied(
+def tied(
     context: Context, layer: Layer, operator: Operator, wire: Wire, span: Span
 ) -> tuple[tuple[str, str], ...]:
     """The parameters of one use of a layer, made at the first. Raises Problem if they do not fit."""
@@ -168,151 +167,6 @@ def _unit_vectors(layer: Layer, wire: Wire, span: Span) -> Shape:
             help="declare the input with the set that it is from: `input t[n] in Tokens(1000)`",
         )
     return (*wire.shape, wire.tokens)
-
-
-def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:
-    """A matrix expression on a wire: sums and products become sums and chains of operators."""
-    context.step(span, CALL)
-    match matrix:
-        case Layer():
-            if not isinstance(matrix.rule, LinearRule):
-                raise not_linear(matrix)
-            return apply_layer(context, matrix, wire, span)
-        case ParameterValue():
-            return _apply_parameter(context, matrix, False, wire, span)
-        case MatrixExpression("transpose", (inner,)):
-            return _apply_transposed(context, inner, wire, span, matrix.span)
-        case MatrixExpression("sum"):
-            first, *others = spine(matrix)
-            total = apply_matrix(context, first, wire, span)
-            for part in others:
-                total = add(context, total, apply_matrix(context, part, wire, span), span)
-            return total
-        case MatrixExpression("product"):
-            for part in reversed(spine(matrix)):
-                wire = apply_matrix(context, part, wire, span)
-            return wire
-        case MatrixExpression("scale", (inner,)):
-            return scale(context, matrix.number, apply_matrix(context, inner, wire, span), span)
-        case MatrixExpression("identity"):
-            if wire.shape[-1:] != (matrix.number,):
-                raise problem(
-                    "E0201",
-                    f"I({matrix.number}) takes size {matrix.number}, but its input is {show(wire.shape)}",
-                    span,
-                    labels=origin_label(wire, span),
-                )
-            return wire
-        case _:
-            raise problem("E0207", f"{describe(matrix)} cannot be applied to a value", span)
-
-
-def spine(matrix: MatrixExpression) -> list[Any]:
-    """The parts of a sum or product that leans to the left, which may be long."""
-    parts: list[Any] = []
-    left: Any = matrix
-    while isinstance(left, MatrixExpression) and left.operation == matrix.operation:
-        parts.extend(reversed(left.parts[1:]))
-        left = left.parts[0]
-    return [left, *reversed(parts)]
-
-
-def _apply_parameter(
-    context: Context, matrix: ParameterValue, transposed: bool, wire: Wire, span: Span
-) -> Wire:
-    shape = matrix.tensor.shape
-    if len(shape) != 2:
-        raise problem(
-            "E0201",
-            f"`{matrix.name}` has shape {show(shape)}, and only a matrix [m, n] can be applied with `*`",
-            span,
-            labels=(Label(matrix.span, "declared here"),),
-            help=f"a vector is added: `+ {matrix.name}`" if len(shape) == 1 else "",
-        )
-    within = matrix.tensor.within
-    if transposed and within is not None and within.symmetry:
-        turned = _apply_parameter(context, matrix, False, wire, span)
-        return scale(context, within.symmetry, turned, span)
-    settings = {"shape": shape, "transposed": transposed, "name": matrix.name + ("'" if transposed else "")}
-    kind, source = ("lookup", (*wire.shape, wire.tokens)) if wire.tokens else ("matrix", wire.shape)
-    if within is not None and within.linear is not None:
-        if wire.tokens:
-            raise problem(
-                "E0207",
-                f"`{matrix.name}` is in {within.name}(…), and tokens need a matrix with rows of its own",
-                span,
-                labels=origin_label(wire, span),
-                help="write a `param` without a set, or `Embedding(vocab, width)`",
-            )
-        settings["set"] = (within.kind, *within.arguments)
-        kind = "structured"
-    try:
-        operator = OPERATORS[kind].operator(settings, source)
-    except ShapeError as error:
-        problem_ = shape_problem(error, span, wire)
-        labels = (*problem_.diagnostic.labels, Label(matrix.span, f"declared {show(shape)} here"))
-        raise problem(
-            "E0201", error.message, span, error.text, labels=labels, notes=error.notes, help=error.help
-        ) from None
-    operator = Operator(
-        operator.kind, operator.source, operator.target, operator.settings, (("weight", matrix.tensor.id),)
-    )
-    return context.wire("linear", operator.target, span, (wire,), operator)
-
-
-def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blame: Span) -> Wire:
-    match inner:
-        case ParameterValue():
-            return _apply_parameter(context, inner, True, wire, span)
-        case MatrixExpression("transpose", (matrix,)):
-            return apply_matrix(context, matrix, wire, span)
-        case MatrixExpression("sum" | "scale" | "identity", parts):
-            turned = tuple(MatrixExpression("transpose", (part,), 0.0, blame) for part in parts)
-            made = MatrixExpression(inner.operation, turned, inner.number, inner.span)
-            return apply_matrix(context, made, wire, span)
-        case MatrixExpression("product", parts):
-            turned = tuple(MatrixExpression("transpose", (part,), 0.0, blame) for part in reversed(parts))
-            return apply_matrix(context, MatrixExpression("product", turned, 0.0, inner.span), wire, span)
-        case Layer():
-            return _apply_layer_transposed(context, inner, wire, span, blame)
-        case _:
-            raise problem("E0207", f"{describe(inner)} has no transpose", blame)
-
-
-def _apply_layer_transposed(context: Context, layer: Layer, wire: Wire, span: Span, blame: Span) -> Wire:
-    """The transposed matrix of a layer, tied to it and without its bias.
-
-    What it gives is what the layer took where it gave this shape, or what its settings say.
-    """
-    rule = layer.rule
-    if not isinstance(rule, LinearRule):
-        raise not_linear(layer)
-    fitting = [use for use in layer.uses if use.target == wire.shape]
-    if len(fitting) > 1:
-        raise problem(
-            "E0201",
-            f"this layer was applied to {show(fitting[0].source)} and to {show(fitting[1].source)}, "
-            "so it is not known which of them its transpose gives",
-            blame,
-            labels=(Label(layer.span, "two inputs of this layer give one shape"),),
-        )
-    if type(rule).transpose is LinearRule.transpose:
-        raise later(f"the transpose of {rule.names[0]}", blame)
-    try:
-        use = fitting[0] if fitting else rule.onto(layer.settings, wire.shape, layer.operator)
-        turned = rule.transpose(use)
-    except ShapeError as error:
-        raise shape_problem(error, layer.blame.get(error.argument, blame), wire) from None
-    if turned is None:
-        raise later(f"the transpose of {_named(layer, use)}", blame)
-    ids = dict(_tied(context, layer, use, wire, span))
-    weights = (("weight", ids["weight"]),) if "weight" in ids else ()
-    return context.wire("linear", turned.target, span, (wire,), replace(turned, parameters=weights))
-
-
-def _named(layer: Layer, use: Operator) -> str:
-    mode = use.get("mode", "zeros")
-    return layer.rule.names[0] + ("" if mode == "zeros" else f' with `mode = "{mode}"`')
 
 
 def finite(value: float, span: Span) -> float:

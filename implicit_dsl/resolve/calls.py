@@ -12,6 +12,7 @@ from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, sett
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.functions import as_activation
 from implicit_dsl.resolve.instantiate import apply_instance
+from implicit_dsl.resolve.matrices import apply_matrix
 from implicit_dsl.resolve.problem import Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.values import (
@@ -106,7 +107,7 @@ def call_value(
         case MatrixExpression() | ParameterValue():
             arguments.no_keywords("a matrix")
             arity("a matrix", arguments, 1, 1, span)
-            return apply.apply_matrix(context, function, wire_of(context, arguments, 0, span), span)
+            return apply_matrix(context, function, wire_of(context, arguments, 0, span), span)
         case Constructor(name) | Builtin(name):
             raise _needs_arguments(name, span)
         case TemplateValue(template):

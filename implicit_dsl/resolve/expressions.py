@@ -20,6 +20,7 @@ from implicit_dsl.resolve.context import WIRE, Context
 from implicit_dsl.resolve.declarations import check_variable, formals
 from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
+from implicit_dsl.resolve.matrices import apply_matrix
 from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.refusals import not_linear
 from implicit_dsl.resolve.scope import Environment
@@ -234,7 +235,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             )
         if isinstance(left, Layer) and not isinstance(left.rule, LinearRule):
             raise not_linear(left, as_call(node))
-        return apply.apply_matrix(context, left, right, node.span)
+        return apply_matrix(context, left, right, node.span)
     raise problem(
         "E0306",
         "the operator stands to the left of the value that it is applied to",

@@ -13,8 +13,8 @@ from implicit_dsl.demands import Matrix, MatrixTerm
 from implicit_dsl.operators import linear_rule
 from implicit_dsl.operators.base import LinearRule
 from implicit_dsl.resolve.annotations.forms import is_free
-from implicit_dsl.resolve.apply import spine
 from implicit_dsl.resolve.context import CALL, Context
+from implicit_dsl.resolve.matrices import spine
 from implicit_dsl.resolve.problem import Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import (
