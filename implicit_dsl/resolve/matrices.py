@@ -8,7 +8,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import LinearRule, Operator, ShapeError
-from implicit_dsl.resolve.apply import add, apply_layer, scale
+from implicit_dsl.resolve.apply import add, apply_layer, scale, tied
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.problem import later, problem
 from implicit_dsl.resolve.refusals import not_linear, origin_label, shape_problem
