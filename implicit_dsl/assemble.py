@@ -38,7 +38,9 @@ LONGEST_LINE = 400  # characters of the source that are kept for each block; a l
 def _block(node: Node) -> Block:
     line, file = _place(node.span)
     text = node.span.source.line_text(line, most=LONGEST_LINE).strip()
-    return Block(node.name, node.shape, node.activation, node.declared, line, text, file, node.tokens)
+    return Block(
+        node.name, node.shape, node.activation, node.declared, line, text, file, node.tokens, node.start
+    )
 
 
 def _place(span: Span) -> tuple[int, str]:

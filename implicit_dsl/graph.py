@@ -34,7 +34,8 @@ class Node:
     """A block. A state has z = Σ edges and x = φ(z); `activation` None means x = z.
 
     `declared` states were named by the user, the others are nested activations and
-    shared values that were lifted. `path` tells through which instances a block came.
+    shared values that were lifted. `path` tells through which instances a block came. `start`
+    is where a solver starts: one number, one for each entry, or () for zero.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Node:
     span: Span
     path: tuple[Label, ...] = ()
     tokens: int = 0  # of an input of tokens, which its last axis counts
+    start: tuple[float, ...] = ()
 
     @property
     def slots(self) -> Shape:

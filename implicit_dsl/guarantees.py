@@ -15,6 +15,7 @@ class Guarantee(Enum):
     GAIN = "its gain is below 1"  # a contraction in a (weighted) ∞-norm, for all feasible weights
     PERRON = "the Perron root is below 1"  # |A| v < v for some v > 0
     SPECTRAL = "the largest singular value is below 1"  # a contraction in the Euclidean norm
+    TRIANGULAR = "A is strictly triangular"  # substitution, entry by entry
     MONOTONE = "I - A is strongly monotone"  # Winston and Kolter 2020
     MEASURE = "the matrix measure is below 1"  # Jafarpour et al. 2021
     UNCHECKED = "unchecked"  # the source says so; the residual is checked at every call

@@ -37,6 +37,7 @@ class Block:
     text: str = ""
     file: str = ""
     tokens: int = 0
+    start: tuple[float, ...] = ()  # of a solver: one number, one for each entry, or () for zero
 
     @property
     def given(self) -> Shape:

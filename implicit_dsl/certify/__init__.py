@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from implicit_dsl.certify.constraints import OF_ONE_MATRIX, by_construction, of_loops, of_matrix
+from implicit_dsl.certify.constraints import OF_ONE_MATRIX, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
 from implicit_dsl.certify.proof import prove
 from implicit_dsl.certify.schedule import Component, schedule
 from implicit_dsl.certify.solvers import unsolvable
+from implicit_dsl.certify.structure import by_construction
 from implicit_dsl.demands import Demand
 from implicit_dsl.errors import Diagnostic, Findings
 from implicit_dsl.graph import SignalGraph
@@ -56,7 +57,7 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
             continue
         found = prove(graph, component, _applying(graph, component))
         if isinstance(found, Diagnostic):
-            findings.add(found)
+            findings.add(_of_product(graph, component) or found)
             refused = True
             continue
         blocked = unsolvable(graph, component)
@@ -65,10 +66,33 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
             refused = True
             continue
         groups.append(Group(component.states, found.guarantee, component.iterated, found.rate))
+    _check_starts(graph, components, findings)
     unchecked = {group.states for group in groups if group.guarantee is Guarantee.UNCHECKED}
     loops = [one for one in components if one.iterated and one.states not in unchecked]
     constraints = None if refused else _constraints(graph, loops, findings)
     return None if constraints is None else Certified(graph, tuple(groups), constraints)
+
+
+def _of_product(graph: SignalGraph, component: Component) -> Diagnostic | None:
+    """A bound on a product that cannot be kept, if that is why nothing is proved of a loop."""
+    for demand in _applying(graph, component):
+        if any(len(term.tensors) > 1 for term in demand.matrix or ()) and demand.criterion in ("norm", "pf"):
+            made = of_matrix(graph, demand)
+            if isinstance(made, Diagnostic):
+                return made
+    return None
+
+
+def _check_starts(graph: SignalGraph, components: Sequence[Component], findings: Findings) -> None:
+    """Say which states of loops have a start value that is not needed, as they follow from others."""
+    for component in components:
+        for name in component.states if component.iterated else ():
+            node = graph.by_name[name]
+            if node.start and name not in component.iterated:
+                message = f"`{name}` follows from the unknowns of its loop, so its start value has no effect"
+                unknowns = ", ".join(f"`{other}`" for other in component.iterated)
+                help = f"give it to {unknowns}, from which the others of the loop follow"
+                findings.add(Diagnostic("W0401", message, node.span, help=help))
 
 
 def _applying(graph: SignalGraph, loop: Component) -> list[Demand]:
@@ -107,6 +131,6 @@ def _constraints(
 
 
 def _constraint(graph: SignalGraph, demand: Demand, concerned: list[Ways]) -> Constraint | Diagnostic:
-    if demand.criterion == "monotone" and by_construction(demand, concerned):
-        return Constraint("monotone", demand.bound, demand.method, (), (), demand.line, demand.text)
+    if by_construction(graph, demand, concerned):
+        return Constraint(demand.criterion, demand.bound, demand.method, (), (), demand.line, demand.text)
     return of_loops(graph, demand, concerned) if demand.matrix is None else of_matrix(graph, demand)

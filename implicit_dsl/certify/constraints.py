@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from implicit_dsl.certify.gains import Way, Ways, matrix_of, misaligned
+from implicit_dsl.certify.gains import Way, Ways, misaligned
 from implicit_dsl.certify.reports import not_by_channels
+from implicit_dsl.certify.structure import unkept
 from implicit_dsl.demands import Criterion, Demand
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import SignalGraph
@@ -37,6 +38,7 @@ def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
                 graph,
                 demand,
                 f"`{demand.text}` bounds the product {names}, onto which nothing can be projected",
+                advice="bound its factors one by one: of a `LowRank` parameter W they are W.left and W.right",
             )
         else:
             ((tensor, turned),) = term.tensors
@@ -46,7 +48,7 @@ def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
             f"`{demand.text}` cannot hold: without any parameter, the expression has {fixed:g} in each row"
         )
         return _refusal(graph, demand, message, advice="use a larger bound, or a smaller multiple of I")
-    return _constraint(demand, uses, {row: fixed} if fixed else {})
+    return unkept(graph, demand, uses) or _constraint(demand, uses, {row: fixed} if fixed else {})
 
 
 def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constraint | Diagnostic:
@@ -81,7 +83,7 @@ def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constrain
                 )
                 first = next(way for way in listed if not way.tensors)
                 return _refusal(graph, demand, message, (Label(first.edge.span, "read here"),))
-    return _constraint(demand, uses, fixed)
+    return unkept(graph, demand, uses) or _constraint(demand, uses, fixed)
 
 
 def _unshareable(row: str, ways: tuple[Way, ...]) -> tuple[str, Way] | None:
@@ -138,29 +140,3 @@ def _is_one(demand: Demand) -> bool:
     if first is None or others or len(first.tensors) != 1:
         return False
     return first.factor == 1.0 or (demand.criterion == "spectral" and first.factor == -1.0)
-
-
-def by_construction(demand: Demand, loops: list[Ways]) -> bool:
-    """Whether I − A ⪰ m I holds whatever the parameters are: A = c I − Σ P'P + Σ (S − S'), c ≤ 1 − m."""
-    matrix = demand.matrix
-    if matrix is None and len(loops) == 1 and len(loops[0]) == 1:
-        matrix = matrix_of(loops[0])
-    if matrix is None:
-        return False
-    identity = 0.0
-    skew: dict[str, dict[bool, float]] = {}
-    for term in matrix:
-        match term.tensors:
-            case ():
-                identity += term.factor
-            case ((id, turned),):
-                parts = skew.setdefault(id, {False: 0.0, True: 0.0})
-                parts[turned] += term.factor
-            case ((left, True), (right, False)) | ((left, False), (right, True)) if (
-                left == right and term.factor <= 0
-            ):
-                pass  # −P'P ⪯ 0
-            case _:
-                return False
-    # the symmetric part of a S + b S' is (a + b)/2 (S + S')
-    return identity <= 1 - demand.bound and all(parts[False] == -parts[True] for parts in skew.values())

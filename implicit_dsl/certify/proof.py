@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from implicit_dsl.certify.constraints import by_construction, sole
+from implicit_dsl.certify.constraints import sole
 from implicit_dsl.certify.contraction import Row, perron_root, swept
 from implicit_dsl.certify.gains import Way, Ways, activation_gain, matrix_of, misaligned, ways
 from implicit_dsl.certify.reports import (
@@ -19,6 +19,13 @@ from implicit_dsl.certify.reports import (
     wrong_activation,
 )
 from implicit_dsl.certify.schedule import Component
+from implicit_dsl.certify.structure import (
+    by_construction,
+    held_in,
+    is_triangular,
+    largest_norm,
+    largest_symmetric,
+)
 from implicit_dsl.demands import Demand, Matrix
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.graph import SignalGraph
@@ -42,6 +49,40 @@ def prove(graph: SignalGraph, loop: Component, demands: Sequence[Demand]) -> Pro
     found = ways(graph, loop)
     if found is None:
         return no_guarantee(graph, loop, None, "its states read one another in more ways than can be listed")
+    bounding = [demand for demand in demands if demand.criterion != "prove"]
+    if not bounding:
+        built = _by_structure(graph, found)
+        if built is not None:
+            return built
+    made = _by_demands(graph, loop, found, demands)
+    if isinstance(made, Diagnostic) and bounding:
+        return _by_structure(graph, found) or made
+    return made
+
+
+def _by_structure(graph: SignalGraph, found: Ways) -> Proof | None:
+    """What the sets prove that the parameters of a loop with one state are in, without any bound."""
+    if is_triangular(graph, found):
+        return Proof(Guarantee.TRIANGULAR)
+    matrix = matrix_of(found)
+    if matrix is None:
+        return None
+    (name,) = found
+    low, high = _slope(graph.by_name[name].activation)
+    if low is None or high is None:
+        return None
+    norm = largest_norm(matrix, held_in(graph))
+    if norm is not None and norm * max(abs(low), abs(high)) < 1:
+        return Proof(Guarantee.SPECTRAL)
+    largest = largest_symmetric(matrix, held_in(graph))
+    if largest is not None and largest < 1 and 0 <= low and high <= 1:
+        return Proof(Guarantee.MONOTONE)
+    return None
+
+
+def _by_demands(
+    graph: SignalGraph, loop: Component, found: Ways, demands: Sequence[Demand]
+) -> Proof | Diagnostic:
     for name in found:
         gain = activation_gain(graph.by_name[name].activation)
         if gain is None:
@@ -140,7 +181,7 @@ def _by_criterion(
         if not any(way.tensors for listed in found.values() for way in listed):
             return None  # nothing can be bounded: what the operators are decides
         return _by_perron(graph, loop, found, demand)
-    built = demand.criterion == "monotone" and by_construction(demand, [found])
+    built = by_construction(graph, demand, [found])
     if not (built or sole(found, demand.criterion)):
         return not_this_matrix(graph, loop, demand)
     (name,) = found

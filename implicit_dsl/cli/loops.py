@@ -105,6 +105,8 @@ def _solver(loop: Loop, demand: SolverDemand | None) -> str:
     asked = as_written(demand) if demand is not None else "auto"
     if demand is not None and demand.name != "auto":
         return asked
+    if loop.guarantee is Guarantee.TRIANGULAR:
+        return f"{asked}: picard, whose steps end with the exact solution"
     return (
         f"{asked}, by what is known:"
         if loop.guarantee not in _SPLITTING
@@ -116,7 +118,9 @@ def _routes(
     model: ImplicitModel, loop: Loop, solver: SolverDemand | None, backward: BackwardDemand | None
 ) -> Iterator[tuple[str, str]]:
     """What `auto` comes to, by the rules of the runtime: where, and how."""
-    if loop.guarantee in _SPLITTING or (solver is not None and solver.name != "auto"):
+    if loop.guarantee in (*_SPLITTING, Guarantee.TRIANGULAR) or (
+        solver is not None and solver.name != "auto"
+    ):
         return
     size = _dense(model, loop) if backward is None or backward.name == "implicit" else None
     yield from _general(model, loop) if size is None else _of_one_matrix(model, loop, size)

@@ -56,7 +56,12 @@ class Network(Forward):
             for name in loop.iterated
         }
         listed = ", ".join(f'"{name}": {shape}' for name, shape in shapes.items())
-        lines += fitted(f"starts = {self.names('first_guesses')}(x0, {first}, {{{listed}}})")
+        starting = {name: start for name in shapes if (start := self.model.blocks[name].start)}
+        values = ", ".join(
+            f'"{name}": {start[0] if len(start) == 1 else start!r}' for name, start in starting.items()
+        )
+        given = f", {{{values}}}" if starting else ""
+        lines += fitted(f"starts = {self.names('first_guesses')}(x0, {first}, {{{listed}}}{given})")
         return lines
 
     def _block(self, block: Block) -> None:

@@ -30,6 +30,7 @@ _BACKWARDS = {
     "phantom": "Phantom",
     "unrolled": "Unrolled",
 }
+_PLAIN_STEPS = 2000  # that Picard takes at most, if nothing is said
 _OF_THE_LOOP = ("warm_start", "failure")  # settings of @solver that belong to the loop, not to its solver
 _CONSTRAINTS = {
     "norm": "RowBound",
@@ -62,7 +63,8 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     if dense is None and network.plans[loop.name].split:
         name = function_name(model, loop)
         made += [f"affine={name}_affine", f"phi={name}_phi"]
-    text = _solver(network.names, solver, loop)
+    last = next(reversed(model.blocks[loop.name].shape), None)
+    text = _solver(network.names, solver, loop, last if isinstance(last, int) else 0)
     if text:
         made.append(f"solver={text}")
     text = _backward(network.names, backward)
@@ -75,17 +77,23 @@ def _arguments(model: ImplicitModel, network: Network, loop: Loop) -> list[str]:
     return made
 
 
-def _solver(names: Names, demand: SolverDemand | None, loop: Loop) -> str:
-    """The solver that the source asks for; a monotone loop needs splitting, which Picard is not."""
+def _solver(names: Names, demand: SolverDemand | None, loop: Loop, longest: int = 0) -> str:
+    """The solver that the source asks for; some loops have one of their own.
+
+    A triangular one with `longest` entries in a row may take so many steps.
+    """
     splitting = loop.guarantee in (Guarantee.MONOTONE, Guarantee.MEASURE)
-    if demand is None or (demand.name == "auto" and splitting):
+    triangular = loop.guarantee is Guarantee.TRIANGULAR  # plain steps end with the exact solution
+    if demand is None or (demand.name == "auto" and (splitting or triangular)):
         settings = demand.settings if demand is not None else ()
-        name = "forward_backward" if splitting else "auto"
+        name = "forward_backward" if splitting else "picard" if triangular else "auto"
         if name == "auto":
             return ""
     else:
         name, settings = demand.name, demand.settings
     given = [f"{key}={_literal(value)}" for key, value in settings if key not in _OF_THE_LOOP]
+    if triangular and longest > _PLAIN_STEPS and not any(key == "max_steps" for key, _ in settings):
+        given.append(f"max_steps={longest + 1}")
     return f"{names(_SOLVERS[name])}({', '.join(given)})"
 
 

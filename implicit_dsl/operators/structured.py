@@ -43,6 +43,14 @@ def numbers_of(linear: LinearSet, matrix: np.ndarray) -> np.ndarray:
     return found
 
 
+def matrix_of(linear: LinearSet, theta: np.ndarray) -> np.ndarray:
+    """The member of a set that is made of a vector [count]."""
+    rows, columns, numbers, signs = places(linear)
+    matrix = np.zeros((linear.rows, linear.columns))
+    matrix[rows, columns] = theta[numbers] * signs
+    return matrix
+
+
 class Structured(LinearRule):
     """W*x, or W'*x when `transposed`, for W in a linear set; its weight is the vector that is trained.
 

@@ -15,7 +15,7 @@ from implicit_dsl.resolve.constants import items
 from implicit_dsl.resolve.context import STATEMENT, Context
 from implicit_dsl.resolve.indexing import check_label, labels
 from implicit_dsl.resolve.lookup import between
-from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem, quoted
+from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
 from implicit_dsl.resolve.values import Definition, show_key
 from implicit_dsl.source import Span
@@ -112,7 +112,13 @@ def declare(
     if member and key not in body.families.get(name, ()):
         _check_family(body, key, declaration.name.span, False)
         body.families.setdefault(name, {})[key] = None
-    if kind in ("state", "output") and declaration.value is None:
+    if kind == "state" and declaration.relation == "=" and shape is not None:
+        shape.start = declaration.value
+    if kind == "state" and (declaration.value is None or declaration.relation == "="):
+        if shape is None and declaration.value is not None:
+            raise _without_shape(declaration)
+        return []
+    if kind == "output" and declaration.value is None:
         return []
     relation = {"state": "~", "output": "="}.get(kind, kind)
     made = enter(body, key, relation, declaration.value, environment, declaration.name.span)
@@ -145,11 +151,6 @@ def _check_declaration(declaration: s.Declaration, outer: Environment) -> None:
             )
     if kind == "layer" and declaration.value is None:
         raise problem("E0207", f"layer `{name}` has no value", span, help=f"write `layer {name} = Conv(…)`")
-    if declaration.relation == "=" and kind == "state":
-        value = quoted(declaration.value.span) if declaration.value is not None else "…"
-        raise later(
-            "the start value of a state", declaration.span, f"for the equation of `{name}` write `~ {value}`"
-        )
     if declaration.relation == "~" and kind != "state":
         raise problem(
             "E0308",
@@ -170,6 +171,18 @@ def _as_definition(declaration: s.Declaration) -> tuple[Fix, ...]:
 
 def _is_size(expression: s.Comparison | s.Literal) -> bool:
     return isinstance(expression, s.Literal) and not isinstance(expression.value, str)
+
+
+def _without_shape(declaration: s.Declaration) -> Problem:
+    """`state x = …`: neither an equation nor a first guess."""
+    name, value = declaration.name.name, declaration.value
+    written = quoted(value.span) if value is not None else "…"
+    return problem(
+        "E0308",
+        f"what stands behind `=` is where the solver of `{name}` starts, and the state has no shape",
+        declaration.span,
+        help=f"for its equation write `state {name} ~ {written}`, for a start `state {name}[…] = {written}`",
+    )
 
 
 _AN = {"input": "an input", "output": "an output", "param": "a parameter", "layer": "a layer"}

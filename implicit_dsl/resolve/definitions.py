@@ -9,6 +9,7 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Initialiser
 from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context, refuse_tokens
 from implicit_dsl.resolve.inputs import make_input
@@ -158,7 +159,36 @@ def _equation(context: Context, definition: Definition) -> Wire:
         wire = context.wire("state", drive.shape, definition.span)
         wire.name, wire.declared = label, True
     wire.drive = drive
+    if declared is not None and declared.start is not None:
+        wire.start = _start(context, declared, definition, wire.shape)
     return wire
+
+
+def _start(
+    context: Context, declared: DeclaredShape, definition: Definition, shape: Shape
+) -> tuple[float, ...]:
+    """`state x[4] = 0.5`: where a solver starts, one number or one for each entry of a vector."""
+    expression = declared.start
+    assert expression is not None
+    value = context.evaluate(expression, declared.environment)
+    span = expression.span
+    if isinstance(value, Initialiser) and value.name in ("zeros", "ones", "constant"):
+        value = value.numbers[0] if value.numbers else float(value.name == "ones")
+    if is_number(value):
+        return (apply.finite(value, span),)
+    if isinstance(value, (tuple, range)) and len(shape) == 1 and all(map(is_number, value)):
+        if len(value) != shape[0]:
+            raise problem(
+                "E0202", f"`{definition.shown}` is {show(shape)}, and this has {len(value)} numbers", span
+            )
+        return tuple(apply.finite(number, span) for number in value)
+    raise problem(
+        "E0207",
+        f"`{definition.shown}` starts from numbers known at compile time",
+        span,
+        f"this is {describe(value)}",
+        help=f"write `0`, or a list of as many numbers; its equation is `{definition.shown} ~ …`",
+    )
 
 
 def _named(context: Context, definition: Definition) -> Any:

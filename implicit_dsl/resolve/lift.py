@@ -167,9 +167,9 @@ class _Lift:
     def node(self, wire: Wire, activation: Operator | None, form: _Form) -> None:
         if activation is not None and activation.kind == "identity":
             activation = None
-        self.nodes.append(
-            Node(wire.name, Role.STATE, wire.shape, activation, wire.declared, wire.span, wire.path)
-        )
+        declared, span, path = wire.declared, wire.span, wire.path
+        made = Node(wire.name, Role.STATE, wire.shape, activation, declared, span, path, start=wire.start)
+        self.nodes.append(made)
         self.connect(wire.name, form)
 
     def connect(self, target: str, form: _Form) -> None:

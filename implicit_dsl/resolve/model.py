@@ -13,6 +13,7 @@ from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.annotations import demands, read
+from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.arguments import Arguments, bind_template
 from implicit_dsl.resolve.bases import parts_of
 from implicit_dsl.resolve.constants import sizes
@@ -210,6 +211,11 @@ def _warn_unused(
         if wire.kind == "state" and not wire.path and wire.name not in made:
             message = f"no output depends on state `{wire.name}`"
             warn("W0302", "state", message, wire.span, "it is left out: remove it")
+    looped = loops_of(nodes, edges) if any(node.start for node in nodes) else {}
+    for node in nodes:
+        if node.start and node.name not in looped:
+            message = f"`{node.name}` is no unknown of a loop, so its start value has no effect"
+            warn("W0401", "annotation", message, node.span, "leave it out")
     for tensor in context.tensors:
         if tensor.id not in used and tensor.initialiser is not None:
             message = f"parameter `{tensor.id}` has no effect"

@@ -37,14 +37,18 @@ class Environment:
         return Environment(self.body, self.module, self, bindings, (*self.tag, *tag), local, self.owner)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class DeclaredShape:
-    """The shape written in a declaration: sizes still unevaluated, in their environment."""
+    """The shape written in a declaration: sizes still unevaluated, in their environment.
+
+    `start` is where a solver starts, if a state says so.
+    """
 
     sizes: tuple[Expression, ...]
     environment: Environment
     span: Span
     kind: str  # state or output
+    start: Expression | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -34,6 +34,7 @@ class Wire:
     declared: bool = False
     drive: Wire | None = None  # of a state: the value of its equation
     tokens: int = 0  # of an input of tokens: how many there are
+    start: tuple[float, ...] = ()  # of a state: where its solver starts, one number or one for each entry
     number: int = 0  # in order of creation
     uses: int = 0
 

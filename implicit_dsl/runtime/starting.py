@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 
 def first_guesses(
-    x0: Mapping[str, Tensor] | None, like: Tensor, shapes: Mapping[str, tuple[int, ...]]
+    x0: Mapping[str, Tensor] | None,
+    like: Tensor,
+    shapes: Mapping[str, tuple[int, ...]],
+    values: Mapping[str, float | tuple[float, ...]] | None = None,
 ) -> dict[str, Tensor]:
-    """Where the states of loops start: the guesses [batch, *shape] of `x0` by state, zeros otherwise.
+    """Where the states of loops start: the guesses [batch, *shape] of `x0` by state, else `values`, or zero.
 
     `like` is an input [batch, …], which gives batch, dtype and device. Raises ValueError for a
     state that is not iterated and for a wrong shape, TypeError for a value that is no tensor.
@@ -27,7 +30,11 @@ def first_guesses(
         full = (like.shape[0], *shape)
         guess = given.get(name)
         if guess is None:
-            found[name] = like.new_zeros(full, dtype=dtype)
+            value = (values or {}).get(name)
+            if value is None:
+                found[name] = like.new_zeros(full, dtype=dtype)
+            else:
+                found[name] = like.new_tensor(value, dtype=dtype).expand(full).contiguous()
             continue
         if not isinstance(guess, Tensor):
             raise TypeError(f"the guess for `{name}` must be a tensor, but it is a {type(guess).__name__}")

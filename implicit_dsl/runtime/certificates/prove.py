@@ -10,6 +10,7 @@ from torch import nn
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.operators.functions import claims
+from implicit_dsl.operators.structured import matrix_of, set_of
 from implicit_dsl.runtime.certificates.boxes import NO_BOXES, boxes, needs_boxes
 from implicit_dsl.runtime.certificates.cycles import strongest_cycle
 from implicit_dsl.runtime.certificates.demanded import Certified, verdict
@@ -57,8 +58,18 @@ def _certificate(model: ImplicitModel, weights: Weights, tolerance: float) -> Ce
     wanted = any(needs_boxes(model.blocks[name]) for loop in model.loops for name in loop.states)
     bounds = boxes(model, weights, magnitudes) if wanted else NO_BOXES
     found = [_certified(Sweep(model, loop, magnitudes, bounds), weights, tolerance) for loop in model.loops]
-    verdicts = tuple(verdict(demand, found, weights) for demand in model.demands.wellposed)
+    matrices = _matrices(model, weights)
+    verdicts = tuple(verdict(demand, found, matrices) for demand in model.demands.wellposed)
     return Certificate(model.name, tuple(one.certificate for one in found), verdicts, tolerance)
+
+
+def _matrices(model: ImplicitModel, weights: Weights) -> Weights:
+    """The weights, those in linear sets as the matrices that are made of them."""
+    made = dict(weights)
+    for op in (op for term in model.terms for op in term.chain if op.kind == "structured"):
+        id = op.parameters[0][1]
+        made[id] = matrix_of(set_of(op), weights[id])
+    return made
 
 
 def check_order(model: ImplicitModel) -> None:

@@ -42,11 +42,12 @@ class Within:
         or singular values of symmetric ones, that is it. Rows that share numbers have a method of their own
         (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle and Dykstra
         1986), or, for a bound that is not convex, the first of these. What is left outside is scaled.
+        What is within the bound stays as it is, to the last bit.
         """
         sets = {id: made for id, made in self.structures.items() if isinstance(made, LinearSet)}
         dtypes = {id: weight.dtype for id, weight in weights.items()}
         if constraint.measured(weights) <= constraint.limit:
-            return _stored(sets, weights, dtypes)
+            return {}
         groups = constraint.groups(weights) if isinstance(constraint, RowBound) else None
         if groups is not None and any(made.tied for made in sets.values()):
             return _inside(constraint, sets, _shared(groups, sets, weights), dtypes)
