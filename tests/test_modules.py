@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,66 @@ end
 
     assert torch.equal(module.NetOutput()(u), 3 * u)
     assert torch.equal(module.Net()(u).z, 2 * u) and isinstance(module.Net()(u), module.NetOutput_)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "output y = relu(u)",  # the input belongs to the caller
+        "h = Conv(2, 3; pad = 1)*u\noutput y = relu(h) + h",  # read twice
+        "h = Conv(2, 3; pad = 1)*u\noutput y = relu(h), z = tanh(h)",
+        "a = relu(Conv(2, 3; pad = 1)*u)\noutput y = relu(flatten(a)), z = tanh(a)",  # a view of what is read
+        "a = tanh(Conv(2, 3; pad = 1)*u)\noutput y = relu(a)",  # whose gradient needs it
+        "a = tanh(Conv(2, 3; pad = 1)*u)\noutput y = a |> Dropout(0.5) |> relu",  # itself, in evaluation mode
+        "a = σ(u)\noutput y = relu(a - 0.5), z = relu(2*a), w = relu(a)",
+        "a = tanh(u)\noutput y = relu(cat(a, u)), z = relu(cat(a)), w = a + u",
+        "a = tanh(u)\noutput y = relu(a[1:1, :, :]), w = a",
+        "h = BatchNorm()(Conv(2, 3; pad = 1)*u)\noutput y = relu(h), z = relu(AvgPool(2)(relu(h)))",
+    ],
+)
+def test_activations_overwrite_only_what_nothing_else_reads(body: str) -> None:
+    lines = "\n    ".join(body.split("\n"))
+    net = implicit_dsl.loads(f"model Net()\n    input u[2, 4, 4]\n    {lines}\nend\n").Net(
+        dtype=torch.float64
+    )
+    u = torch.randn(2, 2, 4, 4, dtype=torch.float64)
+    before = u.clone()
+    solved, found = net.eval().system().solve(u), net(u)
+    for one, other in zip(*((part,) if isinstance(part, torch.Tensor) else part for part in (solved, found))):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    assert torch.equal(before, u)
+    leaves = [u.requires_grad_(), *net.parameters()]
+    torch.autograd.gradcheck(lambda *_: net(u), leaves, fast_mode=True)
+
+
+def test_large_values_are_let_go_when_they_have_been_read() -> None:
+    """Without gradients: of ten images at most three are there at a time."""
+    layers = "\n".join(f"h[{i}] = tanh(Conv(8, 3; pad = 1)*h[{i - 1}])" for i in range(1, 11))
+    net = implicit_dsl.loads(
+        f"model Net()\ninput u[8, 32, 32]\nh[0] = u\n{layers}\noutput y = GlobalAvgPool()*h[10]\nend\n"
+    ).Net()
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = 0
+
+    def count(_: object, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal most
+        alive.extend([weakref.ref(given[0]), weakref.ref(output)])
+        most = max(most, len({id(found) for ref in alive if (found := ref()) is not None}))
+
+    for layer in net.children():
+        layer.register_forward_hook(count)
+    with torch.no_grad():
+        net(torch.randn(2, 8, 32, 32))
+    assert len(alive) == 20 and most <= 3
+
+
+def test_what_hooks_have_seen_is_not_overwritten() -> None:
+    """The value of a layer belongs to its hooks, too: only what stands between layers is overwritten."""
+    net = implicit_dsl.loads(
+        "model Net()\ninput u[2, 4, 4]\nlayer K = Conv(2, 3; pad = 1)\noutput y = relu(K*u)\nend\n"
+    ).Net()
+    seen: list[torch.Tensor] = []
+    net.K.register_forward_hook(lambda _, given, output: seen.extend((output, output.clone())))
+    net.K.register_full_backward_hook(lambda *_: None)
+    net(torch.randn(1, 2, 4, 4)).sum().backward()
+    assert torch.equal(seen[0], seen[1])

@@ -8,6 +8,7 @@ from implicit_dsl.emit.dense import DensePlan, dense_plan
 from implicit_dsl.emit.forward import Forward
 from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
 from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.releasing import is_large, released
 from implicit_dsl.emit.wording import INDENT, WIDTH, called, fitted
 from implicit_dsl.model import Block, ImplicitModel, Loop
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
@@ -74,6 +75,7 @@ class Network(Forward):
 
     def _loop(self, loop: Loop) -> None:
         sweep = self.plans[loop.name]
+        self._is_large = is_large(self.model.blocks[loop.name].slots)
         for name in loop.states:
             if self.model.blocks[name].declared or name in loop.iterated:
                 self._remark(self.model.blocks[name])
@@ -139,6 +141,7 @@ class Network(Forward):
         self._lines += called(f"{left} = self.{self.attributes[loop.name]}", [starts, batched, shared])
         for name, variable in zip(loop.iterated, variables):
             self._values[name] = Expression(variable)
+            self._large |= {variable} if self._is_large else set()
 
     def _dense_call(self, loop: Loop, sweep: SweepPlan, dense: DensePlan) -> None:
         made = dense.matrix(self.explicit)
@@ -259,8 +262,10 @@ class _Sweep(Forward):
         results = [self._values[next_name(name)].text for name in self._sweep.loop.iterated]
         last = self._lines[-1] if self._lines else ""
         if len(results) == 1 and last.startswith(f"{results[0]} = "):
-            return [*self._lines[:-1], f"return {last.partition(' = ')[2]}"]
-        return [*self._lines, f"return {', '.join(results)}"]
+            lines = [*self._lines[:-1], f"return {last.partition(' = ')[2]}"]
+        else:
+            lines = [*self._lines, f"return {', '.join(results)}"]
+        return released(lines, self._large, self.indent)
 
 
 def _statistics_of(sweep: SweepPlan) -> set[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered
 from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
+from implicit_dsl.emit.releasing import is_large, released
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
@@ -46,6 +47,8 @@ class Forward:
         self._uses = _count_uses(model)
         self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []
+        self._large: set[str] = set()  # variables that are let go when they have been read
+        self._is_large = False  # what is being written now
         self._comments: list[str] = []
         self._last_comment = ""
 
@@ -139,6 +142,7 @@ class Forward:
         results = []
         for block in self.model.outputs:
             self._remark(block)
+            self._is_large = is_large(block.slots)
             variable = self._variable(block.name)
             value = self._sum(block, self.model.terms_of[block.name])
             if self._too_long(f"{variable}: Tensor", value, ""):
@@ -149,7 +153,7 @@ class Forward:
         if output_class:
             pairs = zip(self.fields().values(), results)
             result = f"{output_class}({', '.join(f'{field}={value}' for field, value in pairs)})"
-        return [*self._lines, f"return {result}"]
+        return released([*self._lines, f"return {result}"], self._large, self.indent)
 
     def _block(self, block: Block) -> None:
         if block.name in self._absorbed:
@@ -159,6 +163,7 @@ class Forward:
 
     def _state(self, block: Block) -> None:
         self._remark(block)
+        self._is_large = is_large(block.slots)
         fusion = self.fusions.states.get(block.name)
         if fusion is not None:
             value = self._sum(block, self.model.terms_of[fusion.start])
@@ -261,6 +266,8 @@ class Forward:
 
     def _assign(self, variable: str, value: Expression, wrap: str) -> None:
         """One assignment, behind the comments of the lines that it comes from."""
+        if self._is_large:
+            self._large.add(variable.partition(":")[0])
         self._show_comments()
         if self._too_long(variable, value, wrap) and value.lines and not wrap:
             first, *others = value.lines

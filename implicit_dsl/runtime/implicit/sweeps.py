@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -97,7 +97,7 @@ def swept(
 
 def forbid_onnx(settings: Settings) -> None:
     """Raise RuntimeError if a solve would become a node of an ONNX graph, which has no solvers."""
-    if not (torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()):
+    if not (torch.compiler.is_exporting() and _exports_onnx()):
         return
     proved = ", or of `with runtime.unrolled():`, which makes as many as are proved to suffice"
     raise RuntimeError(
@@ -105,6 +105,20 @@ def forbid_onnx(settings: Settings) -> None:
         "of sweeps, by calling torch.onnx.export inside of `with runtime.unrolled(steps=30):`"
         + (proved if settings.rate is not None else "")
     )
+
+
+def _while_tracing(function: Callable[[], bool]) -> Callable[[], bool]:
+    """A function that is called while a graph is traced, not recorded.
+
+    It is torch.compiler.assume_constant_result without the import of torch._dynamo, which takes a second.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@_while_tracing
+def _exports_onnx() -> bool:
+    return torch.onnx.is_in_onnx_export()  # traced, this would be False
 
 
 def _proved_count(settings: Settings, sweeps: Sweeps, dtype: torch.dtype) -> int:
