@@ -111,6 +111,10 @@ def _shortened(diagnostic: Diagnostic) -> Diagnostic:
     return replace(diagnostic, message=message, text=text, help=help, notes=tuple(notes))
 
 
+def _key(code: str, message: str, span: Span) -> tuple[str, int, int, int, str]:
+    return code, id(span.source), span.start, span.end, message[:LONGEST_TEXT]
+
+
 @dataclass(slots=True)
 class Findings:
     """Collects diagnostics while a stage runs; the same finding is kept once."""
@@ -120,11 +124,14 @@ class Findings:
 
     def add(self, diagnostic: Diagnostic) -> None:
         diagnostic = _shortened(diagnostic)
-        span = diagnostic.span
-        key = (diagnostic.code, id(span.source), span.start, span.end, diagnostic.message)
+        key = _key(diagnostic.code, diagnostic.message, diagnostic.span)
         if key not in self._seen:
             self._seen.add(key)
             self.found.append(diagnostic)
+
+    def knows(self, code: str, message: str, span: Span) -> bool:
+        """Whether this was found before, so that nobody needs to look for its remedy again."""
+        return _key(code, message, span) in self._seen
 
     @property
     def errors(self) -> int:

@@ -33,6 +33,7 @@ BLOCK = "block B{0}\n input x[_]\n output y = B{1}()(B{1}()(x))\nend"
 
 REFUSED = {
     "a loop": model("h[0] = u\nfor i in 1:10^9\nh[i] ~ relu(h[i - 1])\nend\noutput y = h[3]"),
+    "a loop of slips": model("for W in 1:10^9\nh[i] ~ relu(u)\nend\noutput y = u"),
     "an empty loop": model("for i in 1:10^9\nend\noutput y = u"),
     "loops in loops": model("for i in 1:10^4, j in 1:10^4, k in 1:10^4\nend\noutput y = u"),
     "loops in loops in loops": model("for i in 1:2\n" * 90 + "end\n" * 90 + "output y = u"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from implicit_dsl import _resources
 from implicit_dsl.cli.options import Parser
+from implicit_dsl.cli.reference import Section, sections
 from implicit_dsl.cli.report import Refusal, bold, dim, write
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, Formal, LinearRule, Rule
@@ -15,25 +16,34 @@ _EXAMPLES = """
 implicitc explain            # everything there is to read
 implicitc explain E0303
 implicitc explain Conv
+implicitc explain state
 """
 
 
 def main(words: Sequence[str]) -> int:
     """Print the page of a code, or what is known of an operator."""
     parser = Parser(
-        "explain", "Tell about a message (E0303), an operator (Conv) or a set (Banded).", _EXAMPLES
+        "explain",
+        "Tell about a message (E0303), an operator (Conv), a set (Banded), a function or a keyword.",
+        _EXAMPLES,
     )
     parser.add_argument("name", metavar="CODE|NAME", nargs="?", help="without it, a list of all")
     name = parser.read(words).name
     if name is None:
         write(_contents())
         return 0
-    codes, rules = _codes(), _rules()
-    by_lower = {known.lower(): known for known in (*rules, *codes)}
-    known = name if name in rules else by_lower.get(name.strip("[]").lower())
-    if known is None:
-        raise Refusal(f"there is nothing about `{name}`", _meant(name, (*codes, *rules)))
-    write(_page(known) if known in codes else _operator(known, rules[known]))
+    codes, rules, others = _codes(), _rules(), sections()
+    everything = (*others, *rules, *codes)
+    by_lower = {known.lower(): known for known in everything}
+    known = name if name in everything else by_lower.get(name.strip("[]").lower(), f"@{name}")
+    if known not in everything:
+        raise Refusal(f"there is nothing about `{name}`", _meant(name, everything))
+    if known in codes:
+        write(_page(known))
+    elif known in rules:
+        write(_operator(known, rules[known]))
+    else:
+        write(_section(others[known]))
     return 0
 
 
@@ -49,12 +59,20 @@ def _meant(name: str, known: Sequence[str]) -> str:
 
 
 def _codes() -> tuple[str, ...]:
-    return tuple(name.removesuffix(".md") for name in _resources.names("explain", ".md"))
+    pages = (name.removesuffix(".md") for name in _resources.names("explain", ".md"))
+    return tuple(page for page in pages if page[1:].isdecimal())
 
 
 def _rules() -> dict[str, Rule | SetRule]:
     """Operators and sets by the names of the language."""
     return {**{name: rule for rule in OPERATORS.values() for name in rule.names}, **SETS}
+
+
+def _section(section: Section) -> str:
+    lines = [bold(" ".join(section.names)), "", section.text]
+    if section.example:
+        lines += ["", bold("example"), *(f"    {line}" for line in _program(section.example))]
+    return "\n".join(lines) + "\n"
 
 
 # --------------------------------------------------------------------------- pages
@@ -88,6 +106,8 @@ def _contents() -> str:
         width = max(map(len, names))
         lines += ["", bold(title)]
         lines += [f"  {name:<{width}}  {_first_sentence(rule.doc)}" for name, rule in names.items()]
+    others = dict.fromkeys(section.names for section in sections().values())
+    lines += ["", bold("functions, keywords and words"), *(f"  {' '.join(names)}" for names in others)]
     return "\n".join(lines) + "\n"
 
 

@@ -26,6 +26,7 @@ DEEPEST_BLOCKS = 32  # blocks within blocks
 
 # What things cost, in expressions evaluated.
 STATEMENT = 8
+REFUSED = 24
 WIRE = 4
 CALL = 16
 BLOCK = 64

@@ -123,7 +123,9 @@ _ENOUGH = 40  # findings, after which nobody reads suggestions
 
 def unknown(context: Context, name: str, span: Span, environment: Environment) -> Problem:
     """An unknown name, with what may have been meant."""
-    text, hint, meant = "not defined here", "", ""
+    message, text, hint, meant = f"unknown name `{name}`", "not defined here", "", ""
+    if context.findings.knows("E0101", message, span):
+        raise Poisoned
     if len(context.findings.found) < _ENOUGH:
         seen = known_names(environment)
         meant = _FOREIGN.get(name, "") or did_you_mean(name, seen)
@@ -132,7 +134,7 @@ def unknown(context: Context, name: str, span: Span, environment: Environment) -
         else:
             hint = "names on the right of an equation are never invented: declare it, or check the spelling"
     fixes = instead(span, meant)
-    return problem("E0101", f"unknown name `{name}`", span, text, help=hint, fixes=fixes)
+    return problem("E0101", message, span, text, help=hint, fixes=fixes)
 
 
 def use(context: Context, definition: Definition, span: Span) -> Any:

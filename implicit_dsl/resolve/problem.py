@@ -86,7 +86,7 @@ def did_you_mean(name: str, known: Collection[str]) -> str:
         if other != name and identifier(other) == plain:
             return other
     for other in known:
-        if other.lower() == name.lower():
+        if len(name) > 1 and other.lower() == name.lower():
             return other
     for other in difflib.get_close_matches(name, known, 3, cutoff=0.6):
         if _distance(name, other) <= max(1, len(name) // 3):

@@ -16,7 +16,7 @@ from implicit_dsl.errors import Diagnostic
 from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.annotations import annotate
 from implicit_dsl.resolve.constants import items, truth
-from implicit_dsl.resolve.context import STATEMENT, Context
+from implicit_dsl.resolve.context import REFUSED, STATEMENT, Context
 from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family, formals
 from implicit_dsl.resolve.indexing import labels
 from implicit_dsl.resolve.lookup import between, no_equation
@@ -115,6 +115,7 @@ def _attempt(
         step(context, body, statement, environment, made)
     except Problem as found:
         context.report(found.diagnostic)
+        context.step(statement.span, REFUSED)
         body.broken.update(names_defined(statement))
     except Poisoned:
         body.broken.update(names_defined(statement))
