@@ -182,5 +182,5 @@ def test_what_hooks_have_seen_is_not_overwritten() -> None:
     seen: list[torch.Tensor] = []
     net.K.register_forward_hook(lambda _, given, output: seen.extend((output, output.clone())))
     net.K.register_full_backward_hook(lambda *_: None)
-    net(torch.randn(1, 2, 4, 4)).sum().backward()
+    net(torch.randn(1, 2, 4, 4, requires_grad=True)).sum().backward()
     assert torch.equal(seen[0], seen[1])
