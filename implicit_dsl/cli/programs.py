@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def checked(file: str, options: Namespace) -> Checked:
     """What the compiler finds in a file, or in standard input. A file that cannot be read is a finding."""
-    parameters = unique(options.parameters, "-P")
+    unique(options.parameters, "-P")  # a mistake of the command line goes first
     try:
         source = _standard_input() if file == "-" else read_source(file)
     except (OSError, UnicodeDecodeError) as error:
@@ -28,7 +28,18 @@ def checked(file: str, options: Namespace) -> Checked:
         return Checked((), (cannot_read(name, error, path),), (), ())
     except ValueError as error:  # a zero byte in the name
         raise Refusal(f"`{file}` is no name of a file: {error}", code=USAGE) from None
-    return check(source, parameters=parameters, model=options.model, include=_include(options))
+    return found_in(source, options)
+
+
+def found_in(source: Source, options: Namespace) -> Checked:
+    """What the compiler finds in a text, with the options of the command."""
+    return check(
+        source,
+        parameters=unique(options.parameters, "-P"),
+        model=options.model,
+        include=_include(options),
+        pedantic=getattr(options, "pedantic", False),
+    )
 
 
 def _include(options: Namespace) -> tuple[str, ...]:
