@@ -6,7 +6,7 @@ Source ─parse→ Program ─resolve→ SignalGraph ─certify→ Certified ─
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from implicit_dsl._collector import collector_at_rest
@@ -45,15 +45,30 @@ def check(
     parameters: Mapping[str, object] | None = None,
     model: str | None = None,
     include: Sequence[str] = (),
+    pedantic: bool = False,
 ) -> Checked:
     """Everything up to the certificate. Findings are returned, never raised.
 
     `parameters` are compile-time parameters: numbers, booleans and lists, or strings in the
     syntax of the language (`"[16, 32]"`). `include` are folders in which imports are looked
-    for, behind the folder of the file that imports.
+    for, behind the folder of the file that imports. `pedantic` also finds what is right and yet
+    worth a second look.
     """
     with collector_at_rest():
-        return _check(source, parameters or {}, model, tuple(include))
+        checked = _check(source, parameters or {}, model, tuple(include))
+    return _remarked(checked) if pedantic else checked
+
+
+def _remarked(checked: Checked) -> Checked:
+    """The same with the remarks of `--pedantic`, if nothing is wrong."""
+    if any(one.severity is Severity.ERROR for one in checked.diagnostics):
+        return checked
+    from implicit_dsl.certify.pedantic import remarks
+
+    findings = Findings()
+    for one in (*checked.diagnostics, *(remark for found in checked.certified for remark in remarks(found))):
+        findings.add(one)
+    return replace(checked, diagnostics=tuple(findings))
 
 
 def _check(

@@ -70,6 +70,16 @@ def test_findings_as_commands_of_a_workflow(tmp_path: Path, capsys: pytest.Captu
     assert "never used%0A" in line
 
 
+def test_pedantic_remarks_are_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(HERE / "programs" / "bad" / "pedantic.impl")
+    assert main(["check", "-W", "error", file]) == 0
+    assert main(["check", "--pedantic", file]) == 0
+    assert "6 warnings" in capsys.readouterr().err
+    assert main(["check", "--pedantic", "-W", "error", file]) == 1
+    capsys.readouterr()
+    assert len(as_json(capsys, "--pedantic", file)["diagnostics"]) == 6
+
+
 # --------------------------------------------------------------------------- fixes
 
 CERTAIN = "    state x[4] ~ tanh(0.5*u)\n    output y = x\n"

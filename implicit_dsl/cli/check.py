@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """
 implicitc check net.impl
-implicitc check -W error examples/*.impl
+implicitc check -W error --pedantic examples/*.impl
 implicitc check net.impl --fix             # mend what can be meant in one way only
 implicitc check net.impl -P n=200 --json
 """
@@ -26,6 +26,7 @@ def main(words: Sequence[str]) -> int:
     parser.files()
     parser.program()
     parser.add_argument("-W", dest="strict", choices=("error",), help="-W error: warnings count as errors")
+    parser.add_argument("--pedantic", action="store_true", help="also what is right and worth a second look")
     parser.add_argument("--fix", action="store_true", help="write what mends a program, where it is certain")
     parser.add_argument(
         "--format", choices=("text", "json", "github"), default="text", help="json and github are for tools"

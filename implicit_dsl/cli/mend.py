@@ -5,10 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from implicit_dsl.cli.options import USAGE, unique
-from implicit_dsl.cli.programs import checked
+from implicit_dsl.cli.options import USAGE
+from implicit_dsl.cli.programs import checked, found_in
 from implicit_dsl.cli.report import Refusal, tally, write
-from implicit_dsl.compiler import check
 from implicit_dsl.files import reason, write_whole
 from implicit_dsl.fixes import Fix, applied
 from implicit_dsl.source import Source
@@ -36,7 +35,7 @@ def mended(file: str, options: Namespace) -> Checked:
         if not count:
             break
         better = Source(text, source.name, source.path)
-        again = check(better, parameters=unique(options.parameters, "-P"), model=options.model)
+        again = found_in(better, options)
         if tally(again.diagnostics)[0] > tally(found.diagnostics)[0] and _syntax(again) >= _syntax(found):
             break  # it would make things worse
         source, found, mends = better, again, mends + count

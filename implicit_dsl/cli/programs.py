@@ -19,11 +19,20 @@ if TYPE_CHECKING:
 
 def checked(file: str, options: Namespace) -> Checked:
     """What the compiler finds in a file, or in standard input. A file that cannot be read is a finding."""
-    parameters = unique(options.parameters, "-P")
+    unique(options.parameters, "-P")  # a mistake of the command line goes first
     source = read(file)
-    if isinstance(source, Diagnostic):
-        return Checked((), (source,), (), ())
-    return check(source, parameters=parameters, model=options.model, include=_include(options))
+    return Checked((), (source,), (), ()) if isinstance(source, Diagnostic) else found_in(source, options)
+
+
+def found_in(source: Source, options: Namespace) -> Checked:
+    """What the compiler finds in a text, with the options of the command."""
+    return check(
+        source,
+        parameters=unique(options.parameters, "-P"),
+        model=options.model,
+        include=_include(options),
+        pedantic=getattr(options, "pedantic", False),
+    )
 
 
 def _include(options: Namespace) -> tuple[str, ...]:

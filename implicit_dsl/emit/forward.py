@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from dataclasses import replace
 
-from implicit_dsl.emit.fusion import Fusion, Fusions, find_fusions, layered
+from implicit_dsl.emit.fusion import Fusion, Fusions, count_uses, find_fusions, layered
 from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
 from implicit_dsl.emit.releasing import is_large, released
 from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
@@ -44,7 +44,7 @@ class Forward:
         self._waiting: dict[
             str, Expression
         ] = {}  # linear values that stand inside of the one line that reads them
-        self._uses = _count_uses(model)
+        self._uses = count_uses(model)
         self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []
         self._large: set[str] = set()  # variables that are let go when they have been read
@@ -394,11 +394,3 @@ class Forward:
         if rule.holder(operator) is None or any(id in self.explicit for _, id in operator.parameters):
             return rule.emit_with(operator, value, self._texts(operator))
         return rule.emit(operator, value, "self." + operator.parameters[0][1].split(".")[0])
-
-
-def _count_uses(model: ImplicitModel) -> dict[str, int]:
-    uses = {block.name: 0 for block in (*model.inputs, *model.states)}
-    for term in model.terms:
-        if term.source is not None:
-            uses[term.source] += 1
-    return uses

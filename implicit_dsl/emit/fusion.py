@@ -122,3 +122,12 @@ def _few_and_large(operator: Operator) -> bool:
     plain = operator["stride"] == operator["dilation"] == (1, 1) and _pads_evenly(operator)
     few = count(operator.target[:1]) <= _FEW_CHANNELS
     return plain and few and min(operator["kernel"]) >= _LARGE_KERNEL
+
+
+def count_uses(model: ImplicitModel) -> dict[str, int]:
+    """How many terms read each input and state."""
+    uses = {block.name: 0 for block in (*model.inputs, *model.states)}
+    for term in model.terms:
+        if term.source is not None:
+            uses[term.source] += 1
+    return uses
