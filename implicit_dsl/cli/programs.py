@@ -15,6 +15,7 @@ from implicit_dsl.files import include_path
 if TYPE_CHECKING:
     from implicit_dsl.certify import Certified
     from implicit_dsl.model import ImplicitModel
+    from implicit_dsl.source import Source
 
 
 def checked(file: str, options: Namespace) -> Checked:
