@@ -85,12 +85,45 @@ class BackwardDemand:
 
 
 @dataclass(frozen=True, slots=True)
+class SparseDemand:
+    """One `@sparse`: Σ over groups of the largest |entry| of a group ≤ bound.
+
+    Groups are the columns (`axis` 1) or rows (0) of weights. Each of the `families` lists tensors whose
+    groups are the same, such as B and D that read one input.
+    """
+
+    axis: int
+    families: tuple[tuple[str, ...], ...]
+    bound: float
+    line: int = 0
+    text: str = ""  # as written, such as `columns(B) <= 1`
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyDemand:
+    """One term of a `@penalty`: factor · measure of a weight, or of several side by side.
+
+    `measure` is columns or rows (the sums that `@sparse` bounds), frobenius, squares (its square),
+    largest_row, spectral or entries (the sum of absolute entries). `tensors` of a `product` are factors.
+    """
+
+    factor: float
+    measure: str
+    tensors: tuple[str, ...]
+    product: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Demands:
     """All that one model asks, in the order of the source."""
 
     wellposed: tuple[Demand, ...] = ()
     solvers: tuple[SolverDemand, ...] = ()
     backwards: tuple[BackwardDemand, ...] = ()
+    sparse: tuple[SparseDemand, ...] = ()
+    penalties: tuple[PenaltyDemand, ...] = ()
 
 
 NO_DEMANDS = Demands()

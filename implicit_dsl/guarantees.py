@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from implicit_dsl.demands import Criterion, Method
 
@@ -40,7 +41,7 @@ class Constraint:
     are where the source asks for it.
     """
 
-    criterion: Criterion
+    criterion: Criterion | Literal["sparse"]
     bound: float
     method: Method
     uses: tuple[Use, ...]

@@ -249,6 +249,25 @@ def test_a_loop_within_a_set_is_solved_proved_and_differentiated(name: str) -> N
     assert module.certify().proved
 
 
+@pytest.mark.parametrize(
+    "name", ["Symmetric @wellposed pf(A) <= 0.8", "Toeplitz @wellposed norm(A, Inf) <= 0.8", "Nonneg"]
+)
+def test_standalone_files_carry_what_bounds_within_sets_need(name: str) -> None:
+    source = PROGRAM.format(text=WAYS[name][0], bound=WAYS[name][1])
+    alone = implicit_dsl.loads(source, standalone=True).M(dtype=torch.float64)
+    usual = implicit_dsl.loads(source).M(dtype=torch.float64)
+    with torch.no_grad():
+        alone.W += 1
+        usual.W.copy_(alone.W)
+    for module in (alone, usual):
+        if hasattr(module, "project_"):
+            module.project_()
+    u = torch.randn(3, 5, dtype=torch.float64)
+
+    assert torch.equal(alone.W, usual.W)
+    torch.testing.assert_close(alone(u), usual(u), rtol=1e-7, atol=1e-7)
+
+
 def test_strictly_triangular_loops_are_solved_exactly() -> None:
     """In as many sweeps as there are blocks, whatever the size of the weights."""
     source = PROGRAM.format(text="BlockStrictUpper([2, 2, 1]) = normal(1000)", bound="")

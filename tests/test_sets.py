@@ -366,3 +366,12 @@ def test_nonneg_is_a_set_of_tensors_of_any_shape() -> None:
 
     torch.testing.assert_close(module(u), 0.5 * u + 2)
     torch.testing.assert_close(module.system().solve(u), module(u))
+
+
+def test_variables_of_the_file_give_way_to_no_input() -> None:
+    lines = "input weights[3], structures[3]\nparam W[3, 3] in Skew()\noutput y = W*weights + structures"
+    source = f"model M\n{lines}\nend"
+    module = implicit_dsl.loads(source).M(dtype=torch.float64)
+    u, v = torch.randn(2, 2, 3, dtype=torch.float64)
+
+    torch.testing.assert_close(module(u, v), u @ module.effective_weights()["W"].T + v)

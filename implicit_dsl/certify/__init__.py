@@ -14,7 +14,7 @@ from implicit_dsl.certify.structure import by_construction
 from implicit_dsl.demands import Demand
 from implicit_dsl.errors import Diagnostic, Findings
 from implicit_dsl.graph import SignalGraph
-from implicit_dsl.guarantees import Constraint, Guarantee
+from implicit_dsl.guarantees import Constraint, Guarantee, Use
 
 __all__ = ["Certified", "Group", "Guarantee", "certify"]
 
@@ -70,7 +70,34 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
     unchecked = {group.states for group in groups if group.guarantee is Guarantee.UNCHECKED}
     loops = [one for one in components if one.iterated and one.states not in unchecked]
     constraints = None if refused else _constraints(graph, loops, findings)
+    if constraints is not None and graph.demands.sparse:
+        constraints = _with_sparse(graph, constraints, findings)
     return None if constraints is None else Certified(graph, tuple(groups), constraints)
+
+
+def _with_sparse(
+    graph: SignalGraph, constraints: tuple[Constraint, ...], findings: Findings
+) -> tuple[Constraint, ...] | None:
+    """The constraints and those of `@sparse`; None if both cannot be kept on one parameter (E0705).
+
+    Projections onto rows and onto groups take no entry away from zero, so that they do not break each other.
+    """
+    made = list(constraints)
+    for demand in graph.demands.sparse:
+        uses = tuple(
+            Use(str(number), "", id, demand.axis)
+            for number, family in enumerate(demand.families)
+            for id in family
+        )
+        for other in constraints:
+            shared = {use.tensor for use in uses} & set(other.tensors)
+            if shared and (other.method != "project" or other.criterion not in ("norm", "pf")):
+                message = f"`{min(shared)}` cannot be kept within `{demand.text}` and `{other.text}` at once"
+                help = "remove one, or bound rows by projection: `norm(X, Inf) <= …`"
+                findings.add(Diagnostic("E0705", message, demand.span or graph.span, help=help))
+                return None
+        made.append(Constraint("sparse", demand.bound, "project", uses, (), demand.line, demand.text))
+    return tuple(made)
 
 
 def _of_product(graph: SignalGraph, component: Component) -> Diagnostic | None:

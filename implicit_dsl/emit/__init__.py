@@ -17,6 +17,7 @@ from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers, structures
 from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.penalties import penalty
 from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
 from implicit_dsl.emit.structure import literals
 from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
@@ -38,6 +39,7 @@ class _View:
     extended: bool
     projected: bool
     effective: str
+    penalty: list[str]
     loops: list[str]
     stats: list[str]
     arguments: str
@@ -118,6 +120,7 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         extended="parametrize" in methods,
         projected="project" in methods,
         effective=effective(model, forward),
+        penalty=penalty(model, forward),
         loops=equilibria(model, forward),
         stats=[f'"{loop.name}": self.{forward.attributes[loop.name]}.stats,' for loop in model.loops],
         arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()) + given,

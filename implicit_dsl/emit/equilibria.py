@@ -23,7 +23,9 @@ class Network(Forward):
         ids = [tensor.id for tensor in model.tensors if tensor.within is not None]
         ids += [id for made in model.constraints if made.method == "parametrize" for id in made.tensors]
         self.made = {id: f'weights["{id}"]' for id in ids}  # weights that are made of parameters
-        super().__init__(model, names, dict(self.made))
+        taken = ["weights"] if self.made else []
+        taken += ["x0", "starts", "weights"] if model.loops else []
+        super().__init__(model, names, dict(self.made), taken=taken)
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
@@ -34,20 +36,18 @@ class Network(Forward):
         self._loop_of = {name: loop for loop in model.loops for name in loop.states}
         self._started: set[str] = set()
         self._incoming: dict[str, Expression] = {}  # what each loop gets from outside
-        for name in ("x0", "starts", "weights"):
-            self._taken.add(name)
 
     # ------------------------------------------------------------------ in `forward`
 
     def preparations(self) -> list[str]:
         """What `forward` does before the first state: weights that are made of others, first guesses."""
-        making = ["weights = self.effective_weights()"] if self.made else []
-        if not self.model.loops:
-            return making
         lines = []
-        if any(constraint.method == "project" for constraint in self.model.constraints):
+        if any(made.method == "project" and made.uses for made in self.model.constraints):
             lines.append(f"{self.names('require')}(self, self.constraints)")
-        lines += making
+        if self.made:
+            lines.append("weights = self.effective_weights()")
+        if not self.model.loops:
+            return lines
         first = self.first_input
         if self.model.inputs[0].tokens:  # gives the batch, but no dtype
             first = f"{self.real}.new_empty(({first}.shape[0],))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Collection
 from dataclasses import replace
 
 from implicit_dsl.emit.fusion import Fusion, Fusions, count_uses, find_fusions, layered
@@ -22,11 +23,16 @@ class Forward:
     """Writes `forward` of one model. `names` says what the runtime is called in its file.
 
     `explicit` are texts for tensors that do not come from their layer, by id; with `fused` false,
-    nothing of the runtime is called.
+    nothing of the runtime is called. No variable has a name that is `taken`.
     """
 
     def __init__(
-        self, model: ImplicitModel, names: Names, explicit: dict[str, str] | None = None, fused: bool = True
+        self,
+        model: ImplicitModel,
+        names: Names,
+        explicit: dict[str, str] | None = None,
+        fused: bool = True,
+        taken: Collection[str] = (),
     ) -> None:
         self.model = model
         self.names = names
@@ -35,15 +41,13 @@ class Forward:
         self.runtime_calls: set[str] = set()
         self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
-        self._taken: set[str] = set(TAKEN_GLOBALS)
+        self._taken: set[str] = {*TAKEN_GLOBALS, *taken}
         if names.standalone and fused:
             called = (*CALLED_IN_FORWARD, *(fusion.function for fusion in self.fusions.states.values()))
             self._taken |= {names.carried(name) for name in called}
         self.inputs = {block.name: self._variable(block.name) for block in model.inputs}
         self._values = {name: Expression(variable) for name, variable in self.inputs.items()}
-        self._waiting: dict[
-            str, Expression
-        ] = {}  # linear values that stand inside of the one line that reads them
+        self._waiting: dict[str, Expression] = {}  # linear values inside of the one line that reads them
         self._uses = count_uses(model)
         self._layered = layered(model)  # their values are what their layers take
         self._lines: list[str] = []

@@ -38,6 +38,7 @@ _CONSTRAINTS = {
     "spectral": "SpectralBound",
     "monotone": "MonotoneBound",
     "nemon": "MeasureBound",
+    "sparse": "GroupBound",
 }
 
 
@@ -160,8 +161,9 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     within = [tensor.within for tensor in model.tensors if tensor.within is not None]
     names = ["members", "Structure", *(held.kind for held in within)] if within else []
     names += ["start_nonneg_"] if any(held.kind == "Nonneg" for held in within) else []
+    names += _constraint_names(model)
     if not model.loops:
-        return names
+        return list(dict.fromkeys(names))
     plain = Names(standalone=True)
     names += ["first_guesses", "Stats", "unrolled"]
     for loop in model.loops:
@@ -175,6 +177,11 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
         names.append("update_statistics")
     if any(convolves_images(plan) for plan in network.plans.values()):
         names.append("channels_last")
+    return list(dict.fromkeys(names))
+
+
+def _constraint_names(model: ImplicitModel) -> list[str]:
+    names: list[str] = []
     held = [constraint for constraint in model.constraints if constraint.uses]
     if held:
         names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]
@@ -183,4 +190,4 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     methods = {constraint.method for constraint in held}
     names += ["require", "project_"] if "project" in methods else []
     names += ["effective_weights", "add_parameters"] if "parametrize" in methods else []
-    return list(dict.fromkeys(names))
+    return names

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from implicit_dsl.demands import PenaltyDemand, SparseDemand
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators import OPERATORS
@@ -70,6 +71,8 @@ class Context:
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
     functions: list[tuple[Wire, Span]] = field(default_factory=list)  # as activations, and where defined
+    sparse: list[SparseDemand] = field(default_factory=list)  # bounds of `@sparse`
+    penalties: list[PenaltyDemand] = field(default_factory=list)  # terms of `@penalty`
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     poisoned: bool = False  # something is wrong that was reported, perhaps by the parser: there is no graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]

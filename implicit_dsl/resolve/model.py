@@ -12,7 +12,7 @@ from implicit_dsl.errors import Diagnostic
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
-from implicit_dsl.resolve.annotations import demands, read
+from implicit_dsl.resolve.annotations import assembled, demands, read
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.arguments import Arguments, bind_template
 from implicit_dsl.resolve.bases import parts_of
@@ -87,6 +87,10 @@ def _resolve(
     found, edges = lift(context.network)
     nodes = in_order(body, found)
     asked = demands(context, requests, nodes, edges)
+    if context.sparse or context.penalties:
+        used = {id for edge in edges for id in edge.parameters}
+        penalties = tuple(term for term in context.penalties if set(term.tensors) <= used)
+        asked = replace(asked, sparse=assembled(context, context.sparse, nodes, edges), penalties=penalties)
     graph = _graph(context, body, template, name, bound, nodes, edges, asked)
     return None if context.findings.errors > before else graph
 

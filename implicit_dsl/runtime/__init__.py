@@ -6,6 +6,7 @@ from implicit_dsl.runtime.certificates import Certificate, certify
 from implicit_dsl.runtime.constraints import (
     Block,
     ConstraintError,
+    GroupBound,
     MeasureBound,
     MonotoneBound,
     PerronBound,
@@ -68,6 +69,7 @@ __all__ = [
     "Diagonal",
     "Equilibrium",
     "ForwardBackward",
+    "GroupBound",
     "Implicit",
     "MeasureBound",
     "MonotoneBound",

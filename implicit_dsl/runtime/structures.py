@@ -27,9 +27,9 @@ class Orthogonal:
     def matrix(self, free: Tensor) -> Tensor:
         """W [rows, columns]."""
         n, k = max(self.rows, self.columns), min(self.rows, self.columns)
-        i, j = _indices(n, n, free.device)
+        i, j = _places(n, n, free.device)
         below = (j < i) & (j < k)
-        lower = _placed(free, below, _in_order(below))
+        lower = _put(free, below, _in_row_order(below))
         W: Tensor = torch.linalg.matrix_exp(lower - lower.mT)[:, :k]
         return W.mT if self.rows < self.columns else W
 
@@ -52,8 +52,8 @@ def matrix_of(structure: Structure, free: Tensor) -> Tensor:
     """The member [rows, columns] of a set that a trained tensor stands for."""
     if not isinstance(structure, LinearSet):
         return structure.matrix(free)
-    i, j = _indices(structure.rows, structure.columns, free.device)
-    placed = _placed(free, structure.inside(i, j), structure.numbers(i, j))
+    i, j = _places(structure.rows, structure.columns, free.device)
+    placed = _put(free, structure.inside(i, j), structure.numbers(i, j))
     sign = structure.sign(i, j)
     return placed * sign if isinstance(sign, Tensor) else placed
 
@@ -72,7 +72,7 @@ def weight_of(structure: Structure, free: Tensor) -> Tensor:
 
 def nearest_of(structure: LinearSet, matrix: Tensor) -> Tensor:
     """θ of the member nearest to a matrix in the Frobenius norm: entries that are tied are averaged."""
-    i, j = _indices(structure.rows, structure.columns, matrix.device)
+    i, j = _places(structure.rows, structure.columns, matrix.device)
     inside, numbers = structure.inside(i, j), structure.numbers(i, j)
     entries: Tensor = (matrix * structure.sign(i, j))[inside]
     if not structure.tied:
@@ -94,16 +94,16 @@ def start_nonneg_(free: Tensor, low: float = 1e-6) -> None:
         free.copy_(size + torch.log(-torch.expm1(-size)))  # log(exp(w) − 1)
 
 
-def _indices(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _places(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.arange(rows, device=device)[:, None], torch.arange(columns, device=device)[None]
 
 
-def _in_order(inside: Tensor) -> Tensor:
+def _in_row_order(inside: Tensor) -> Tensor:
     """The number of each place inside, row by row."""
     return inside.reshape(-1).cumsum(0).reshape(inside.shape) - 1
 
 
-def _placed(free: Tensor, inside: Tensor, numbers: Tensor) -> Tensor:
+def _put(free: Tensor, inside: Tensor, numbers: Tensor) -> Tensor:
     """free[numbers] inside, and zero elsewhere."""
     return torch.where(inside, free[numbers.clamp_min(0)], free.new_zeros(()))
 

@@ -13,20 +13,22 @@ from implicit_dsl.resolve.annotations.assignment import demands
 from implicit_dsl.resolve.annotations.lipschitz import claim
 from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
+from implicit_dsl.resolve.annotations.sparsity import assembled, read_penalty, read_sparse
 from implicit_dsl.resolve.annotations.wellposed import read_wellposed
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, later, problem
 from implicit_dsl.resolve.scope import Body, Environment, Noted
 
-__all__ = ["annotate", "demands", "read"]
+__all__ = ["annotate", "assembled", "demands", "read"]
 
 _READERS: dict[str, Callable[[Context, Noted], Request]] = {
     "wellposed": read_wellposed,
     "solver": read_solver,
     "backward": read_backward,
 }
-_LATER = ("sparse", "penalty", "language")
-NAMES = frozenset((*_READERS, *_LATER, "allow", "lipschitz"))
+_OF_WEIGHTS = ("sparse", "penalty")
+_LATER = ("language",)
+NAMES = frozenset((*_READERS, *_OF_WEIGHTS, *_LATER, "allow", "lipschitz"))
 _ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation")
 
 
@@ -37,7 +39,7 @@ def annotate(context: Context, body: Body, annotation: s.Annotation, environment
     not keep other findings back.
     """
     name = annotation.name.name
-    if name in _READERS or name == "lipschitz":
+    if name in _READERS or name in _OF_WEIGHTS or name == "lipschitz":
         context.noted.append(Noted(annotation, body, environment))
         return
     if name in _LATER:
@@ -70,11 +72,16 @@ def read(context: Context) -> list[Request]:
     requests: list[Request] = []
     for noted in context.noted:
         outer, context.frames = context.frames, noted.body.frames
+        name = noted.annotation.name.name
         try:
-            if noted.annotation.name.name == "lipschitz":
+            if name == "sparse":
+                context.sparse += read_sparse(context, noted)
+            elif name == "penalty":
+                context.penalties += read_penalty(context, noted)
+            elif name == "lipschitz":
                 claim(context, noted)
             else:
-                requests.append(_READERS[noted.annotation.name.name](context, noted))
+                requests.append(_READERS[name](context, noted))
         except Problem as found:
             context.report(found.diagnostic)
         except Poisoned:

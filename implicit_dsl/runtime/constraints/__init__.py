@@ -1,6 +1,7 @@
 """Sets of weights that keep loops well posed: projections onto them, parametrisations of them."""
 
 from implicit_dsl.runtime.constraints.base import Block, Constraint, ConstraintError
+from implicit_dsl.runtime.constraints.groups import GroupBound
 from implicit_dsl.runtime.constraints.keeping import (
     add_parameters,
     effective_weights,
@@ -17,6 +18,7 @@ __all__ = [
     "Block",
     "Constraint",
     "ConstraintError",
+    "GroupBound",
     "MeasureBound",
     "MonotoneBound",
     "PerronBound",

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_NEWTON_STEPS = 200
-_SETTLED = 1e-13  # of the budgets: by how much rows may be outside, or off a budget that they are held to
-_DAMPING, _LESS, _MORE, _MOST_DAMPING = 1e-14, 0.1, 100.0, 1e6  # relative to the largest diagonal entry
-_ARMIJO, _HALVINGS = 1e-4, 12
-_PAIR = 50  # multiplications that a pair of entries costs as much as
+_DUAL_STEPS = 200
+_BALANCED = 1e-13  # of the budgets: by how much rows may be outside, or off a budget that they are held to
+_LEAST_DAMPING, _LESS_DAMPED, _MORE_DAMPED, _MOST_DAMPING = (
+    1e-14,
+    0.1,
+    100.0,
+    1e6,
+)  # relative to the largest diagonal entry
+_DESCENT, _MOST_HALVINGS = 1e-4, 12
+_PAIR_COST = 50  # multiplications that a pair of entries costs as much as
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +42,18 @@ class SharedRows:
         """
         size, theta = a.abs(), torch.zeros_like(self.radius)
         value, gradient, x = self._dual(size, theta)
-        scale, damping = float(self.radius.max()), _DAMPING
-        for _ in range(_NEWTON_STEPS):
+        scale, damping = float(self.radius.max()), _LEAST_DAMPING
+        for _ in range(_DUAL_STEPS):
             free = (theta > 0) | (gradient < 0)
-            if not bool(free.any()) or float(gradient[free].abs().max()) <= _SETTLED * scale:
+            if not bool(free.any()) or float(gradient[free].abs().max()) <= _BALANCED * scale:
                 break
             H = self._curvature(x)[free][:, free]
             found, least = None, float((self.weights**2 / self.masses[self.numbers]).min())
             while found is None and damping < _MOST_DAMPING:
                 found = self._descent(size, theta, value, gradient, free, _damped(H, damping, least))
-                damping = damping * _MORE if found is None else max(damping * _LESS, _DAMPING)
+                damping = (
+                    damping * _MORE_DAMPED if found is None else max(damping * _LESS_DAMPED, _LEAST_DAMPING)
+                )
             if found is None:
                 break  # no step goes down: rounding is reached
             theta, value, gradient, x = found
@@ -61,10 +68,10 @@ class SharedRows:
             return None
         step = torch.zeros_like(gradient)
         step[free] = inverse
-        for _ in range(_HALVINGS):
+        for _ in range(_MOST_HALVINGS):
             tried = (theta - step).clamp_min(0.0)
             made = self._dual(size, tried)
-            if made[0] < value + _ARMIJO * float(gradient @ (tried - theta)):
+            if made[0] < value + _DESCENT * float(gradient @ (tried - theta)):
                 return tried, *made
             step = step / 2
         return None
@@ -87,7 +94,7 @@ class SharedRows:
         weights = weights * self.masses[numbers].rsqrt()
         held = int(kept.sum())
         most = int(torch.bincount(numbers).max()) if held else 0
-        if held * len(self.radius) ** 2 <= _PAIR * most * len(numbers):
+        if held * len(self.radius) ** 2 <= _PAIR_COST * most * len(numbers):
             N = x.new_zeros(len(self.radius), held)
             N[rows, (kept.cumsum(0) - 1)[numbers]] = weights
             return N @ N.mT

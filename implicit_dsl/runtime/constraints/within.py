@@ -14,9 +14,9 @@ from implicit_dsl.runtime.constraints.tied import SharedRows
 from implicit_dsl.runtime.structures import Structure, matrix_of, nearest_of, used_of
 from implicit_dsl.sets.linear import LinearSet
 
-_SWEEPS = 5_000  # of Dykstra's method
+_ALTERNATIONS = 5_000  # of Dykstra's method
 _SHRINKS = 50
-_SETTLED = 1e-12  # relative change at which it has converged
+_AT_REST = 1e-12  # relative change at which it has converged
 
 
 @dataclass(frozen=True)
@@ -50,25 +50,27 @@ class Within:
             return {}
         groups = constraint.groups(weights) if isinstance(constraint, RowBound) else None
         if groups is not None and any(made.tied for made in sets.values()):
-            return _inside(constraint, sets, _shared(groups, sets, weights), dtypes)
+            return _scaled_within(constraint, sets, _nearest_shared(groups, sets, weights), dtypes)
         current = {id: weight.double() for id, weight in weights.items()}
         memory = {id: torch.zeros_like(weight) for id, weight in current.items()}
         scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
-        for _ in range(_SWEEPS if constraint.convex else 1):
+        for _ in range(_ALTERNATIONS if constraint.convex else 1):
             moved = {id: current[id] + memory[id] for id in current}
             found = constraint.nearest(moved)
             memory = {id: moved[id] - found[id] for id in moved}
             # a set is a subspace: what its projection takes away needs no memory
-            inside = {id: _projected(sets, id, weight) for id, weight in found.items()}
+            inside = {id: _onto_set(sets, id, weight) for id, weight in found.items()}
             off = max(float((inside[id] - found[id]).abs().max()) for id in found)
             change = max(float((inside[id] - current[id]).abs().max()) for id in found)
             current = inside
-            if min(off, change) <= _SETTLED * scale:
+            if min(off, change) <= _AT_REST * scale:
                 break
-        return _inside(constraint, sets, current, dtypes)
+        return _scaled_within(constraint, sets, current, dtypes)
 
 
-def _shared(groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights) -> dict[str, Tensor]:
+def _nearest_shared(
+    groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights
+) -> dict[str, Tensor]:
     """The nearest members of the sets whose rows are within their budgets, in float64."""
     numbering: dict[str, Tensor] = {}  # for each entry of a tensor its number, −1 where it is always zero
     masses, given, count = [], [], 0
@@ -105,11 +107,11 @@ def _shared(groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights
     }
 
 
-def _projected(sets: Mapping[str, LinearSet], id: str, weight: Tensor) -> Tensor:
+def _onto_set(sets: Mapping[str, LinearSet], id: str, weight: Tensor) -> Tensor:
     return matrix_of(sets[id], nearest_of(sets[id], weight)) if id in sets else weight
 
 
-def _stored(
+def _numbers_stored(
     sets: Mapping[str, LinearSet], weights: Weights, dtypes: Mapping[str, torch.dtype]
 ) -> dict[str, Tensor]:
     """The trained tensors of members of sets, in their dtypes."""
@@ -119,7 +121,7 @@ def _stored(
     }
 
 
-def _inside(
+def _scaled_within(
     constraint: Constraint,
     sets: Mapping[str, LinearSet],
     weights: Weights,
@@ -129,7 +131,7 @@ def _inside(
     shrunk = 1.0
     eps = max(torch.finfo(dtype).eps for dtype in dtypes.values())
     for _ in range(_SHRINKS):
-        stored = _stored(sets, {id: shrunk * weight for id, weight in weights.items()}, dtypes)
+        stored = _numbers_stored(sets, {id: shrunk * weight for id, weight in weights.items()}, dtypes)
         made = {id: matrix_of(sets[id], w) if id in sets else w for id, w in stored.items()}
         found, limit = constraint.measured(made), constraint.limit
         if found <= limit or not limit > 0:
