@@ -99,6 +99,17 @@ def known_names(environment: Environment) -> dict[str, str]:
     return seen
 
 
+def _of_the_kind(seen: dict[str, str], span: Span) -> dict[str, str]:
+    """Those that could stand in a place: what is called is no value, and what is indexed no built-in."""
+    behind = span.source.text[span.end : span.end + 2].lstrip(".")[:1]
+    values = ("the input", "the state", "the parameter")
+    if behind == "(":
+        return {name: what for name, what in seen.items() if what not in values}
+    if behind == "[":
+        return {name: what for name, what in seen.items() if what != "the built-in"}
+    return seen
+
+
 _FOREIGN = {
     "Linear": "Dense",
     "Conv1d": "Conv",
@@ -127,8 +138,9 @@ def unknown(context: Context, name: str, span: Span, environment: Environment) -
     if context.findings.knows("E0101", message, span):
         raise Poisoned
     if len(context.findings.found) < _ENOUGH:
-        seen = known_names(environment)
-        meant = _FOREIGN.get(name, "") or did_you_mean(name, seen)
+        seen = _of_the_kind(known_names(environment), span)
+        foreign = _FOREIGN.get(name, "")
+        meant = foreign if foreign in seen else did_you_mean(name, seen)
         if meant:
             text = f"did you mean {seen[meant]} `{meant}`?".replace("  ", " ")
         else:

@@ -84,6 +84,14 @@ def _resolve(
     wrong = context.poisoned or context.findings.errors > before
     if wrong or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
+    if not any(wire.kind == "input" for wire in context.network.wires):
+        raise problem(
+            "E0310",
+            f"model `{template.name.name}` has no input",
+            template.header,
+            notes=("the size of the batch is that of the inputs",),
+            help="write `input u[…]`; what is computed from parameters alone is no model",
+        )
     found, edges = lift(context.network)
     nodes = in_order(body, found)
     asked = demands(context, requests, nodes, edges)
