@@ -114,6 +114,23 @@ def test_gradients_are_those_of_the_unrolled_loop(path: str, n: int, batch: int)
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-8)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_slopes_are_those_of_the_pre_activation_where_acceleration_has_mixed(path: str, seed: int) -> None:
+    """Where f expands, an accelerated x may be a little above zero at z well below it."""
+    torch.manual_seed(seed)
+    n = 10
+    A = torch.randn(n, n, dtype=torch.float64).tril()
+    A.diagonal().clamp_(-0.8, 0.8)
+    c = torch.randn(64, n, dtype=torch.float64, requires_grad=True)
+    x = DenseEquilibrium("relu", "x")(A, c)
+    g = torch.randn_like(x)
+    (found,) = torch.autograd.grad(x, c, g)
+    D = (x @ A.T + c > 0).double()
+    J = torch.eye(n, dtype=torch.float64) - D[:, :, None] * A
+    expected = D * torch.linalg.solve(J.mT, g)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
 def hard(n: int, batch: int) -> tuple[Tensor, Tensor]:
     """Plain steps need hundreds: a positive matrix with Perron root near 0.99."""
     A, c = system(n, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -83,7 +84,7 @@ def test_graphs_hold_plain_operations_and_run_without_the_package(standalone: bo
         exported = torch.export.export(module, (u,))
         expected = module(u)
     assert "implicitc" not in str(exported.graph)
-    assert 7 == str(exported.graph).count("aten.relu.default](args")
+    assert len(re.findall(r"aten\.relu_?\.default\]\(args", str(exported.graph))) == 7
     torch.testing.assert_close(exported.module()(u), expected)
     assert module.stats["z"].steps == 7
 

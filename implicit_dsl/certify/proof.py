@@ -50,14 +50,10 @@ def prove(graph: SignalGraph, loop: Component, demands: Sequence[Demand]) -> Pro
     if found is None:
         return no_guarantee(graph, loop, None, "its states read one another in more ways than can be listed")
     bounding = [demand for demand in demands if demand.criterion != "prove"]
-    if not bounding:
-        built = _by_structure(graph, found)
-        if built is not None:
-            return built
-    made = _by_demands(graph, loop, found, demands)
-    if isinstance(made, Diagnostic) and bounding:
-        return _by_structure(graph, found) or made
-    return made
+    if not bounding and is_triangular(graph, found):
+        return Proof(Guarantee.TRIANGULAR)
+    made = _by_demands(graph, loop, found, demands)  # row sums give a rate, sets alone do not
+    return _by_structure(graph, found) or made if isinstance(made, Diagnostic) else made
 
 
 def _by_structure(graph: SignalGraph, found: Ways) -> Proof | None:

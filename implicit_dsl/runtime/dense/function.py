@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from implicit_dsl.runtime.dense.early import EARLY_STEPS
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.growth import checked
 from implicit_dsl.runtime.dense.plan import Plan
 from implicit_dsl.runtime.dense.policy import Policy, Record, judged
+from implicit_dsl.runtime.dense.route import picard_steps
 from implicit_dsl.runtime.dense.solve import solve, solve_in_units
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.implicit.nesting import forbid_nested_forward
@@ -53,9 +55,26 @@ class Call:
     def equilibrium(self, A: Tensor, c: Tensor, start: Tensor | None) -> Found:
         """The solution for plain tensors, entered in the record."""
         record = self.record
-        found = record.forward = self.solve(System(A, c, start))
+        found = self.solve(System(A, c, start))
+        if self._mixes_sides(found, len(A)):
+            # it moves no entry by more than the residual
+            image = self.plan.activation.apply_(torch.addmm(c, found.x, A.T))
+            found = found._replace(x=torch.where((image > 0) == (found.x > 0), found.x, image))
+        record.forward = found
         record.adjoint, record.tolerances = None, (self.plan.tolerance, self.derived.tolerance)
         return found
+
+    def _mixes_sides(self, found: Found, n: int) -> bool:
+        """Whether an entry of x may be on the other side of the kink than its φ(z), of which slopes are read.
+
+        Steps of plain iteration are values of φ, and so is what a solve returns where f does not
+        expand. What acceleration has mixed is not.
+        """
+        kinked = self.plan.activation.name in ("relu", "leaky_relu")
+        if not kinked or found.counted or (found.norm is not None and found.norm <= 1):
+            return False
+        _, steps = found.report()
+        return bool(torch.as_tensor(steps).max() > min(EARLY_STEPS, picard_steps(n)))
 
 
 def equilibrium(A: Tensor, c: Tensor, start: Tensor | None, call: Call) -> Tensor:
