@@ -11,6 +11,7 @@ from implicit_dsl.parse.tables import END_OF_FILE, LIST, NEWLINE, ONLY, Rule, Ta
 from implicit_dsl.parse.tokens import DEEPEST, TOO_DEEP, Token
 from implicit_dsl.vocabulary import SOFT
 
+MOST_MENDED = 1000  # places; behind them nothing is read but the end
 _ERROR = "ERROR"
 
 # Rules that nest one deeper than their parts. A chain of left-associative operators is flat.
@@ -108,12 +109,15 @@ class Reader:
 
     def read(self) -> Any:
         """What the action `start` makes of the whole text."""
-        last = len(self.tokens)
-        while self.index < last:
+        mended = 0
+        while self.index < len(self.tokens):
             taken, misfit = self._run(self.tokens, self.index)
             self.index = taken
             if misfit is not None:
                 self._mend(misfit)
+                mended += 1
+                if mended == MOST_MENDED:
+                    self.tokens = [*self.tokens[: self.index], *self.tokens[-2:]]
         return self.stack[-1][0]
 
     # ----------------------------------------------------------------------- the machine
