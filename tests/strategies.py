@@ -1,6 +1,7 @@
 """What the tests draw at random.
 
-`CASES` has a strategy for each kind of operator; a new rule needs one here.
+`CASES` has a strategy for each kind of operator. A rule without one of its own is drawn from what it
+says of itself: its formal arguments, and the operator of its example.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from implicit_dsl.compiler import check
 from implicit_dsl.operators import OPERATORS
-from implicit_dsl.operators.base import ActivationRule, Operator
+from implicit_dsl.operators.base import ActivationRule, Formal, Operator, ShapeError
+from implicit_dsl.operators.elementwise import Elementwise
 from implicit_dsl.sets import LINEAR, LinearSet
+from implicit_dsl.source import Source
 
 Draw = st.DrawFn
 Shape = tuple[int, ...]
@@ -47,9 +51,11 @@ def shapes(least: int = 1, most: int = 3, size: int = 4) -> st.SearchStrategy[Sh
 
 
 def _case(draw: Draw, kind: str, settings: dict[str, Any], source: Shape, **tensors: Shape) -> Case:
-    rule = OPERATORS[kind]
-    operator = rule.operator(settings, source)
-    needed = {spec.role: spec.shape for spec in rule.parameters(operator)} | tensors
+    return _used(draw, OPERATORS[kind].operator(settings, source), tensors)
+
+
+def _used(draw: Draw, operator: Operator, tensors: dict[str, Shape]) -> Case:
+    needed = {spec.role: spec.shape for spec in OPERATORS[operator.kind].parameters(operator)} | tensors
     used = tuple((role, f"layer.{role}") for role in needed)
     return Case(replace(operator, parameters=used), needed, draw(st.integers(0, 2**32 - 1)))
 
@@ -425,77 +431,113 @@ def _plain(kind: str, **settings: st.SearchStrategy[Any]) -> Callable[[Draw], Ca
     return build
 
 
+def example_of(kind: str) -> Operator:
+    """The operator that the example of a rule uses."""
+    checked = check(Source(f"model Example\n{OPERATORS[kind].example}\nend\n"))
+    assert checked.certified, f"the example of `{kind}` does not compile"
+    graph = checked.certified[0].graph
+    activations = [node.activation for node in graph.nodes if node.activation is not None]
+    used = [*activations, *(operator for edge in graph.edges for operator in edge.chain)]
+    return next(operator for operator in used if operator.kind == kind)
+
+
+def _argument(formal: Formal, written: Any) -> st.SearchStrategy[Any]:
+    """What may be given for a formal argument; the choice of the example where any other may be wrong."""
+    match formal.kind:
+        case "choice":
+            return st.sampled_from(formal.choices)
+        case "flag":
+            return st.booleans()
+        case "number":
+            return st.sampled_from([number for number in (written, formal.default) if number is not None])
+        case "size" | "integer" | "axis":
+            return st.integers(1, 3)
+        case "pad":
+            return st.integers(0, 2)
+        case "width":
+            return st.integers(1, 4).map(lambda width: (None, width))
+        case _:
+            return st.just(formal.default if written is None else written)
+
+
+def _as_documented(kind: str) -> Callable[[Draw], Case]:
+    """A rule with random arguments on a random shape, if it takes that; else the operator of its example."""
+
+    def build(draw: Draw) -> Case:
+        rule, example = OPERATORS[kind], example_of(kind)
+        drawn = {f.name: draw(_argument(f, example.get(f.name, None))) for f in rule.formals}
+        axes = len(example.source)
+        source = draw(shapes(0, 3) if isinstance(rule, Elementwise) else shapes(axes, axes, size=9))
+        try:
+            assume(np.prod(source) < 400)
+            return _case(draw, kind, dict(example.settings) | drawn, source)
+        except ShapeError:
+            return _used(draw, example, {})
+
+    return build
+
+
+_OWN: dict[str, Callable[[Draw], Case]] = {
+    "dense": _dense,
+    "matrix": _matrix,
+    "embedding": _embedding,
+    "lookup": _lookup,
+    "structured": _structured,
+    "conv": _conv,
+    "depthwise_conv": _depthwise,
+    "conv_transpose": _conv_transpose,
+    "avg_pool": _pool("avg_pool"),
+    "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
+    "max_pool": _pool("max_pool"),
+    "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
+    "adaptive_max_pool": _adaptive("adaptive_max_pool"),
+    "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
+    "batch_norm": _batch_norm,
+    "dropout": _dropout,
+    "scaling": _scaling,
+    "scale": _plain("scale", factor=_numbers()),
+    "reshape": _reshape,
+    "permute": _permute,
+    "pad": _pad,
+    "select": _select,
+    "place": _place,
+    "offset": _offset,
+    "constant": lambda draw: _case(
+        draw, "constant", {"shape": draw(shapes(0, 3)), "value": draw(_numbers())}, ()
+    ),
+    "identity": _plain("identity"),
+    "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
+    "gelu": _plain("gelu", approximate=st.booleans()),
+    "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
+    "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
+    "clamp": lambda draw: _case(
+        draw,
+        "clamp",
+        draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
+        (4,),
+    ),
+    "function": _function,
+    "prelu": _prelu,
+    "slopes": _slopes,
+    "maxout": _maxout,
+    "maximum": _two("maximum"),
+    "minimum": _two("minimum"),
+    "upsample": _upsample,
+    "expand": _expand,
+    "diagonal": _diagonal,
+    "affine": _affine,
+    "slot": _slot,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "layer_norm": _last_norm("layer_norm"),
+    "rms_norm": _last_norm("rms_norm"),
+    "softmax": _over_axis("softmax"),
+    "log_softmax": _over_axis("log_softmax"),
+    "product": _two("product"),
+    "matmul": _matmul,
+    "attend": _attend,
+}
+
 CASES: dict[str, st.SearchStrategy[Case]] = {
-    kind: _strategy(build)
-    for kind, build in {
-        "dense": _dense,
-        "matrix": _matrix,
-        "embedding": _embedding,
-        "lookup": _lookup,
-        "structured": _structured,
-        "conv": _conv,
-        "depthwise_conv": _depthwise,
-        "conv_transpose": _conv_transpose,
-        "avg_pool": _pool("avg_pool"),
-        "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
-        "max_pool": _pool("max_pool"),
-        "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
-        "adaptive_max_pool": _adaptive("adaptive_max_pool"),
-        "global_max_pool": lambda draw: _case(draw, "global_max_pool", {}, draw(shapes(2, 4))),
-        "batch_norm": _batch_norm,
-        "dropout": _dropout,
-        "scaling": _scaling,
-        "scale": _plain("scale", factor=_numbers()),
-        "reshape": _reshape,
-        "permute": _permute,
-        "pad": _pad,
-        "select": _select,
-        "place": _place,
-        "offset": _offset,
-        "constant": lambda draw: _case(
-            draw, "constant", {"shape": draw(shapes(0, 3)), "value": draw(_numbers())}, ()
-        ),
-        "identity": _plain("identity"),
-        "relu": _plain("relu"),
-        "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
-        "tanh": _plain("tanh"),
-        "sigmoid": _plain("sigmoid"),
-        "gelu": _plain("gelu", approximate=st.booleans()),
-        "silu": _plain("silu"),
-        "softplus": _plain("softplus"),
-        "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
-        "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
-        "softsign": _plain("softsign"),
-        "selu": _plain("selu"),
-        "mish": _plain("mish"),
-        "relu6": _plain("relu6"),
-        "hardswish": _plain("hardswish"),
-        "abs": _plain("abs"),
-        "clamp": lambda draw: _case(
-            draw,
-            "clamp",
-            draw(st.sampled_from(({"low": 0.5, "high": None}, {"low": None, "high": -1.0}))),
-            (4,),
-        ),
-        "function": _function,
-        "prelu": _prelu,
-        "slopes": _slopes,
-        "maxout": _maxout,
-        "maximum": _two("maximum"),
-        "minimum": _two("minimum"),
-        "upsample": _upsample,
-        "expand": _expand,
-        "diagonal": _diagonal,
-        "affine": _affine,
-        "slot": _slot,
-        "group_norm": _group_norm,
-        "instance_norm": _instance_norm,
-        "layer_norm": _last_norm("layer_norm"),
-        "rms_norm": _last_norm("rms_norm"),
-        "softmax": _over_axis("softmax"),
-        "log_softmax": _over_axis("log_softmax"),
-        "product": _two("product"),
-        "matmul": _matmul,
-        "attend": _attend,
-    }.items()
+    kind: _strategy(_OWN.get(kind) or _as_documented(kind)) for kind in OPERATORS
 }

@@ -60,7 +60,7 @@ def wrong(formal: Formal) -> list[str]:
         "width": ["4", "99 => 4"],
         "size": ["3", "[2, 2]", "99"],
         "pad": ["1", "[1, 1]", "99"],
-        "integer": ["2", "7"],
+        "integer": ["1", "2", "7"],
         "number": ["0.5", "-2"],
         "flag": ["true"],
     }

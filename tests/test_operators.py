@@ -229,18 +229,20 @@ def test_the_transpose_of_an_operator_has_the_transposed_matrix(kind: str, data:
     if turned is None:
         return
     role = dict(case.operator.parameters)
-    turned = replace(turned, parameters=(("weight", role["weight"]),))
-    weights = {"weight": case.weights()["weight"]}
+    turned = replace(turned, parameters=tuple((one, role[one]) for one in role if one == "weight"))
+    weights = {one: case.weights()[one] for one, _ in turned.parameters}
+    tensors = {one: torch.from_numpy(weight) for one, weight in weights.items()}
     shape = (count(turned.target), count(turned.source))
     made = dense(linear_rule(turned).entries(turned, weights), shape, weights)
     (x,) = vectors(case, (BATCH, *sizes(turned.source)))
 
     same(made, matrix_of(case).T)
-    assert linear_rule(turned).transposed(turned) != linear_rule(case.operator).transposed(case.operator)
-    text = linear_rule(turned).emit_with(turned, Expression("x"), {"weight": "W"}).text
-    value = eval(text, {"F": F, "x": x, "W": torch.from_numpy(weights["weight"])})
+    if weights:
+        assert linear_rule(turned).transposed(turned) != linear_rule(case.operator).transposed(case.operator)
+    text = linear_rule(turned).emit_with(turned, Expression("x"), dict.fromkeys(weights, "W")).text
+    value = eval(text, {"F": F, "x": x, "W": tensors.get("weight")})
     same(value.numpy().reshape(BATCH, -1), x.numpy().reshape(BATCH, -1) @ made.T)
-    same(linear_rule(turned).apply(turned, x, {"weight": torch.from_numpy(weights["weight"])}), value)
+    same(linear_rule(turned).apply(turned, x, tensors), value)
     assert len(linear_rule(turned).entries(turned, weights)[0].rows) == linear_rule(turned).entry_count(
         turned
     )
