@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from implicit_dsl.compiler import check
 from implicit_dsl.operators import OPERATORS
-from implicit_dsl.operators.base import ActivationRule, Formal, Operator, ShapeError
+from implicit_dsl.operators.base import ActivationRule, Formal, Operator, Rule, ShapeError
 from implicit_dsl.operators.elementwise import Elementwise
 from implicit_dsl.sets import LINEAR, LinearSet
 from implicit_dsl.source import Source
@@ -51,11 +51,12 @@ def shapes(least: int = 1, most: int = 3, size: int = 4) -> st.SearchStrategy[Sh
 
 
 def _case(draw: Draw, kind: str, settings: dict[str, Any], source: Shape, **tensors: Shape) -> Case:
-    return _used(draw, OPERATORS[kind].operator(settings, source), tensors)
+    rule = OPERATORS[kind]
+    return _used(draw, rule, rule.operator(settings, source), tensors)
 
 
-def _used(draw: Draw, operator: Operator, tensors: dict[str, Shape]) -> Case:
-    needed = {spec.role: spec.shape for spec in OPERATORS[operator.kind].parameters(operator)} | tensors
+def _used(draw: Draw, rule: Rule, operator: Operator, tensors: dict[str, Shape]) -> Case:
+    needed = {spec.role: spec.shape for spec in rule.parameters(operator)} | tensors
     used = tuple((role, f"layer.{role}") for role in needed)
     return Case(replace(operator, parameters=used), needed, draw(st.integers(0, 2**32 - 1)))
 
@@ -472,7 +473,7 @@ def _as_documented(kind: str) -> Callable[[Draw], Case]:
             assume(np.prod(source) < 400)
             return _case(draw, kind, dict(example.settings) | drawn, source)
         except ShapeError:
-            return _used(draw, example, {})
+            return _used(draw, rule, example, {})
 
     return build
 
