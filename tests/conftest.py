@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None)  # no test depends on time
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
