@@ -511,6 +511,7 @@ _OWN: dict[str, Callable[[Draw], Case]] = {
     "gelu": _plain("gelu", approximate=st.booleans()),
     "elu": _plain("elu", alpha=st.sampled_from((1.0, 0.5, -0.3, 2.0))),
     "hardtanh": _plain("hardtanh", low=st.sampled_from((-1.0, -2.0)), high=st.sampled_from((1.0, 6.0))),
+    "power": _plain("power", exponent=st.sampled_from((2.0, 3.0, 4.0, 0.5, 1.5, -1.0, -2.0, -0.5))),
     "clamp": lambda draw: _case(
         draw,
         "clamp",

@@ -39,6 +39,7 @@ REFUSED = {
     "loops in loops in loops": model("for i in 1:2\n" * 90 + "end\n" * 90 + "output y = u"),
     "a list": model("a = [0 for i in 1:10^9]\noutput y = u"),
     "an empty list": model("a = [0 for i in 1:10^9, j in 1:10^9 if false]\noutput y = u"),
+    "rows of a pattern": model("param W[10^9, 4] in Sparse([1 => 1])\noutput y = W*u"),
     "a power": model("a = 2^10^9\noutput y = u"),
     "a tower of powers": model("a = 9^9^9^9\noutput y = u"),
     "a power of a float": model("a = 2.5^10^9\noutput y = u"),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
@@ -335,6 +336,10 @@ class ActivationRule(Rule):
         """For each axis of the state, the axis of its slots that it follows index by index; None: none."""
         kept = len(operator.target)
         return tuple(range(kept)) if self.elementwise else (None,) * kept
+
+    def domain(self, operator: Operator) -> tuple[float, float]:
+        """An interval on whose inside φ is a number and has a slope."""
+        return -inf, inf
 
     def monotone(self, operator: Operator) -> bool:
         """Whether φ(u) ≤ φ(v) for all u ≤ v."""

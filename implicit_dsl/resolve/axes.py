@@ -1,4 +1,4 @@
-"""Axes in another order: `permute` and `transpose`."""
+"""Axes in another order, `permute` and `transpose`, and axes that are summed over, `sum` and `mean`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,19 @@ def transpose(context: Context, arguments: Arguments, span: Span, environment: E
     one, other = [_axis(value, place, wire) for value, place in named] or axes[-2:]
     axes[one], axes[other] = axes[other], axes[one]
     return _moved(context, wire, axes, span)
+
+
+def reduce(context: Context, kind: str, arguments: Arguments, span: Span) -> Wire:
+    """`sum(x)`, `mean(x; dim = 2)`, `mean(x; dim = [2, 3])`: over all axes, or over some."""
+    dim, place = arguments.keywords.pop("dim", (None, span))
+    arguments.no_keywords(kind)
+    arity(kind, arguments, 1, 1, span)
+    wire = _value(context, arguments, kind)
+    named = dim if isinstance(dim, (tuple, range)) else (dim,)
+    axes = range(len(wire.shape)) if dim is None else [_axis(value, place, wire) for value in named]
+    if len(set(axes)) != len(axes):
+        raise problem("E0206", f"`{kind}` names each axis once", place)
+    return apply.linear(context, kind, {"axes": tuple(axes)}, wire, span) if axes else wire
 
 
 def _value(context: Context, arguments: Arguments, name: str) -> Wire:

@@ -106,11 +106,15 @@ def _length(context: Context, arguments: Arguments, span: Span, environment: Env
 
 
 def _sum(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
-    """Numbers are added up; so are values of the network, and matrices."""
+    """Numbers are added up; so are values of the network, and matrices; and the entries of one value."""
+    if len(arguments.values) == 1 and isinstance(arguments.values[0], Wire):
+        return axes.reduce(context, "sum", arguments, span)
     arguments.no_keywords("sum")
     items = _spread(context, arguments, span)
-    if not items:
-        return 0
+    return _total(context, "sum", items, span) if items else 0
+
+
+def _total(context: Context, name: str, items: list[Any], span: Span) -> Any:
     if all(_is_number(item) for item in items):
         return _checked_sum(items, span)
     if all(isinstance(item, Wire) for item in items):
@@ -122,8 +126,26 @@ def _sum(context: Context, arguments: Arguments, span: Span, environment: Enviro
         return MatrixExpression("sum", tuple(items), 0.0, span)
     odd = next(item for item in items if not isinstance(item, Wire))
     raise problem(
-        "E0207", "`sum` adds up numbers, or values of the network", span, f"among them {describe(odd)}"
+        "E0207", f"`{name}` adds up numbers, or values of the network", span, f"among them {describe(odd)}"
     )
+
+
+def _mean(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+    """The mean of numbers, of values of the network, or of the entries of one value."""
+    if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
+        return axes.reduce(context, "mean", arguments, span)
+    arguments.no_keywords("mean")
+    items = _spread(context, arguments, span)
+    if not items:
+        raise problem("E0104", "`mean` needs at least one number or value", span)
+    total = _total(context, "mean", items, span)
+    if _is_number(total):
+        return _arithmetic("mean", 2, lambda a, b: a / b)(
+            context, Arguments([total, len(items)], [span] * 2, {}), span, environment
+        )
+    if isinstance(total, Wire):
+        return apply.scale(context, 1 / len(items), total, span)
+    return MatrixExpression("scale", (total,), 1 / len(items), span)
 
 
 def _is_number(value: Any) -> bool:
@@ -256,11 +278,17 @@ def _extremum(name: str, function: Callable[..., Any]) -> Run:
     return run
 
 
-def _absolute(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
-    if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
-        arguments.no_keywords("abs")
-        return apply.by_kind(context, "abs", (_wire(context, arguments, "abs"),), span)
-    return _arithmetic("abs", 1, abs)(context, arguments, span, environment)
+def _entrywise(name: str, function: Callable[..., Any]) -> Run:
+    """A function of a number, and of values of the network entry by entry."""
+    of_numbers = _arithmetic(name, 1, function)
+
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+        if len(arguments.values) != 1 or not isinstance(arguments.values[0], (Wire, ParameterValue)):
+            return of_numbers(context, arguments, span, environment)
+        arguments.no_keywords(name)
+        return apply.by_kind(context, name, (_wire(context, arguments, name),), span)
+
+    return run
 
 
 def _initialiser(name: str, most: int, least: int = 0) -> Run:
@@ -280,6 +308,7 @@ _FUNCTIONS: dict[str, Run] = {
     "size": _size,
     "length": _length,
     "sum": _sum,
+    "mean": _mean,
     "cat": _cat,
     "flatten": _flatten,
     "reshape": _reshape,
@@ -294,10 +323,12 @@ _FUNCTIONS: dict[str, Run] = {
     "mod": _arithmetic("mod", 2, lambda a, b: a % b),
     "max": _extremum("max", max),
     "min": _extremum("min", min),
-    "abs": _absolute,
-    "sqrt": _arithmetic("sqrt", 1, math.sqrt),
-    "exp": _arithmetic("exp", 1, math.exp),
-    "log": _arithmetic("log", 1, math.log),
+    "abs": _entrywise("abs", abs),
+    "sqrt": _entrywise("sqrt", math.sqrt),
+    "exp": _entrywise("exp", math.exp),
+    "log": _entrywise("log", math.log),
+    "sin": _entrywise("sin", math.sin),
+    "cos": _entrywise("cos", math.cos),
     "floor": _arithmetic("floor", 1, math.floor),
     "ceil": _arithmetic("ceil", 1, math.ceil),
     "round": _arithmetic("round", 1, round),

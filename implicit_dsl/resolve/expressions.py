@@ -11,7 +11,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.fixes import replacing
 from implicit_dsl.operators.base import LinearRule
-from implicit_dsl.resolve import apply
+from implicit_dsl.resolve import apply, entrywise
 from implicit_dsl.resolve.arguments import Arguments
 from implicit_dsl.resolve.arithmetic import calculate, compare, is_number
 from implicit_dsl.resolve.calls import call_value, check_elementwise, evaluate_call
@@ -147,7 +147,12 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     if is_number(left) and is_number(right):
         return calculate(node, left, right)
     if not isinstance(left, Wire) and not isinstance(right, Wire):
-        return _matrix_binary(context, node, left, right)
+        if node.operator not in ("./", ".^") or not any(isinstance(x, ParameterValue) for x in (left, right)):
+            return _matrix_binary(context, node, left, right)
+        if isinstance(left, ParameterValue):
+            left = apply.offset(context, left, node.left.span)
+        else:
+            right = apply.as_value(context, right, node.right.span)
     match node.operator:
         case "+" | ".+" | "-" | ".-":
             return _sum(context, node, left, right)
@@ -155,12 +160,19 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             return _product(context, node, left, right)
         case "/" | "./" if isinstance(left, Wire) and is_number(right):
             return apply.scale(context, _inverse(right, node.right.span), left, node.span)
-        case "/" | "./":
+        case "./":
+            return entrywise.quotient(context, node, left, right)
+        case ".^":
+            return entrywise.power(context, node, left, right)
+        case "/" | "^":
+            meaning = "divided by" if node.operator == "/" else "to the power of"
             raise problem(
                 "E0207",
-                "a value of the network can be divided by a number only",
+                f"`{node.operator}` does not apply to values of the network entry by entry",
                 node.operator_span,
-                f"this is {describe(left)}, divided by {describe(right)}",
+                f"{describe(left)}, {meaning} {describe(right)}",
+                help=f"write `{quoted(node.left.span)} .{node.operator} {quoted(node.right.span)}`",
+                fixes=replacing(node.operator_span, f".{node.operator}"),
             )
         case _:
             raise problem(
@@ -208,7 +220,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     if is_number(right):
         return apply.scale(context, apply.finite(right, node.right.span), left, node.span)
     if node.operator == ".*":
-        return _elementwise_product(context, node, left, right)
+        return entrywise.product(context, node, left, right)
     if isinstance(left, Wire) and isinstance(right, Wire):
         raise problem(
             "E0306",
@@ -243,24 +255,6 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
         help=f"write `{quoted(node.right.span)} * {quoted(node.left.span)}`" if is_matrix(right) else "",
         fixes=turned(node) if is_matrix(right) else (),
     )
-
-
-def _elementwise_product(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
-    for value, part in ((left, node.left), (right, node.right)):
-        if not isinstance(value, (Wire, ParameterValue)):
-            raise problem(
-                "E0207",
-                "`.*` multiplies values of the network entry by entry",
-                part.span,
-                f"this is {describe(value)}",
-                help=f"apply it to something: `{quoted(part.span)} * …`"
-                if is_matrix(value)
-                else outputs_hint(value),
-            )
-    if isinstance(left, Wire) and isinstance(right, Wire):
-        return apply.multiply(context, left, right, node.span)
-    parameter, wire = (left, right) if isinstance(right, Wire) else (right, left)
-    return apply.weigh(context, parameter, wire, node.span)
 
 
 def _callable(value: Any) -> bool:

@@ -10,7 +10,7 @@ from implicit_dsl.operators.base import Formal, Initialiser
 from implicit_dsl.sets.base import MatrixSet, SetError, SetRule, matrix_shape, square_shape
 from implicit_dsl.sets.linear import LINEAR
 
-MOST_PATTERN = 200_000  # entries of a pattern that is written out
+MOST_PATTERN = 200_000  # entries and rows of a pattern that is written out
 
 
 def _linear(
@@ -178,6 +178,8 @@ class _Sparse(SetRule):
 
     def of(self, shape: tuple[int, ...], settings: dict[str, Any]) -> MatrixSet:
         rows, columns = matrix_shape(self.name, shape)
+        if rows > MOST_PATTERN:
+            raise SetError(f"a matrix of a given pattern has at most {MOST_PATTERN} rows", "pattern")
         pattern = _pattern(settings["pattern"], rows, columns)
         if sum(map(len, pattern)) > MOST_PATTERN:
             raise SetError(f"a pattern has at most {MOST_PATTERN} entries", "pattern")
