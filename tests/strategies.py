@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators import OPERATORS, linear_rule
 from implicit_dsl.operators.base import ActivationRule, Operator
 from implicit_dsl.sets import LINEAR, LinearSet
 
@@ -252,6 +252,18 @@ def _expand(draw: Draw) -> Case:
     return _case(draw, "expand", {"shape": (*source, *draw(shapes(0, 2)))}, source)
 
 
+def _adjoint(kind: str) -> Callable[[Draw], Case]:
+    """The transpose of a constant operator."""
+
+    def build(draw: Draw) -> Case:
+        case = draw(CASES[kind])
+        turned = linear_rule(case.operator).transpose(case.operator)
+        assert turned is not None
+        return Case(turned, {}, case.seed)
+
+    return build
+
+
 def _diagonal(draw: Draw) -> Case:
     source = draw(shapes())
     first = draw(st.integers(0, len(source)))
@@ -484,6 +496,11 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "maximum": _two("maximum"),
         "minimum": _two("minimum"),
         "upsample": _upsample,
+        "pad_adjoint": _adjoint("pad"),
+        "avg_pool_adjoint": _adjoint("avg_pool"),
+        "global_avg_pool_adjoint": _adjoint("global_avg_pool"),
+        "adaptive_avg_pool_adjoint": _adjoint("adaptive_avg_pool"),
+        "upsample_adjoint": _adjoint("upsample"),
         "expand": _expand,
         "diagonal": _diagonal,
         "affine": _affine,

@@ -109,6 +109,12 @@ class Scaling(Diagonal):
             chosen["start"] = settings["start"]
         return Operator("diagonal", source, source, tuple(chosen.items()))
 
+    def transpose(self, operator: Operator) -> Operator | None:
+        return operator
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        return self.operator(settings, target)
+
     def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
         if operator.kind == "scale":
             return ()

@@ -182,6 +182,7 @@ class Rule(ABC):
     names: ClassVar[tuple[str, ...]] = ()
     formals: ClassVar[tuple[Formal, ...]] = ()
     takes_tokens: ClassVar[bool] = False  # its source has one more axis, of unit vectors
+    calls: ClassVar[tuple[str, ...]] = ()  # what its expressions call of the runtime, as `runtime.NAME(`
     doc: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
@@ -207,6 +208,7 @@ class LinearRule(Rule):
 
     mixing: ClassVar[bool] = True
     offset_roles: ClassVar[tuple[str, ...]] = ("bias",)  # the tensors that only the offset needs
+    instead_of_transpose: ClassVar[str] = ""  # what to write where the language has no transpose of it
 
     @abstractmethod
     def entry_count(self, operator: Operator) -> int:

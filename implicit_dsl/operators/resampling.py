@@ -21,8 +21,8 @@ from implicit_dsl.operators.base import (
 )
 from implicit_dsl.operators.convolution import short
 from implicit_dsl.operators.separable import Along, Separable
-from implicit_dsl.operators.windows import channels_and_axes, per_axis
-from implicit_dsl.shapes import Shape, count, known, show, sizes
+from implicit_dsl.operators.windows import Axes, channels_and_axes, per_axis
+from implicit_dsl.shapes import Shape, count, floor_affine, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,6 +102,24 @@ class Upsample(Separable):
             chosen |= {"align_corners": settings["align_corners"], "mode": "linear"}
         return Operator(self.kind, source, (source[0], *finer), tuple(sorted(chosen.items())))
 
+    def transpose(self, operator: Operator) -> Operator | None:
+        return Operator("upsample_adjoint", operator.target, operator.source, operator.settings)
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        axes = channels_and_axes(target, "the transpose of Upsample")
+        factor = per_axis(settings["factor"], axes, "the factor", "factor")
+        made = self.operator(
+            settings, (target[0], *(floor_affine(n, 0, times) for n, times in zip(target[1:], factor)))
+        )
+        if made.target != target:
+            raise ShapeError(
+                f"this Upsample gives multiples of {short(factor)}, "
+                f"and its transpose is applied to {show(target)}",
+                f"a multiple of {short(factor)}",
+                "factor",
+            )
+        return made
+
     def along(self, operator: Operator, axis: int) -> Along:
         inputs, factor = sizes(operator.source)[axis], operator["factor"][axis - 1]
         if operator.get("mode", "nearest") == "nearest":
@@ -111,12 +129,17 @@ class Upsample(Separable):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         factor = operator["factor"]
         if operator.get("mode", "nearest") == "nearest":
-            # `nearest` rounds 1/factor, and so a position now and then; `nearest-exact` reads at cell centres
-            mode = "nearest" if all(times & (times - 1) == 0 for times in factor) else "nearest-exact"
+            mode = nearest(factor)
             return Expression(f'F.interpolate({x.text}, scale_factor={short(factor)}, mode="{mode}")')
         options = f'mode="{_LINEAR[len(factor) - 1]}"'
         options += ", align_corners=True" if operator["align_corners"] else ""
         return Expression(f"F.interpolate({x.text}, scale_factor={short(factor)}, {options})")
+
+
+def nearest(factor: Axes) -> str:
+    """What PyTorch calls the repetition of cells."""
+    # `nearest` rounds 1/factor, and so a position now and then; `nearest-exact` reads at cell centres
+    return "nearest" if all(times & (times - 1) == 0 for times in factor) else "nearest-exact"
 
 
 @lru_cache(maxsize=256)
