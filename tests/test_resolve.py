@@ -597,3 +597,9 @@ def test_mutants_of_programs_get_diagnostics(data: st.DataObject) -> None:
     graphs, _ = resolved(" ".join(words))
     for made in graphs:
         verify(made)
+
+
+def test_an_input_is_no_output_by_its_own_name() -> None:
+    graphs, found = resolved("model M\n  input u[4]\n  output u\nend\n")
+    assert not graphs
+    assert [(d.code, d.help) for d in found] == [("E0302", "write `output y = u`")]

@@ -8,7 +8,7 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import Demands
-from implicit_dsl.errors import Diagnostic
+from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
@@ -114,6 +114,15 @@ def _collect_outputs(context: Context, body: Body, template: s.Template, unread:
             if key[0] not in body.broken and not unread:
                 meant = _unread_value(context, body, key)
                 context.report(no_equation(show_key(key), "output", span, meant).diagnostic)
+        elif definition.kind == "input":
+            refused = problem(
+                "E0302",
+                f"`{show_key(key)}` is an input, and an output needs a name of its own",
+                span,
+                labels=(Label(definition.span, "the input"),),
+                help=f"write `output y = {show_key(key)}`",
+            )
+            context.report(refused.diagnostic)
         elif definition.status == "done" and isinstance(definition.value, Wire):
             context.network.outputs.append((show_key(key), definition.value, span))
 
