@@ -252,6 +252,11 @@ def _expand(draw: Draw) -> Case:
     return _case(draw, "expand", {"shape": (*source, *draw(shapes(0, 2)))}, source)
 
 
+def _expand_as(draw: Draw) -> Case:
+    source = draw(shapes(0, 2))
+    return _joined(draw, "expand_as", {}, source, (*source, *draw(shapes(0, 2))))
+
+
 def _adjoint(kind: str) -> Callable[[Draw], Case]:
     """The transpose of a constant operator."""
 
@@ -284,7 +289,8 @@ def _slot(draw: Draw) -> Case:
         st.one_of(st.lists(shapes(0, 2), min_size=2, max_size=3), shapes(0, 2).map(lambda s: [s] * 3))
     )
     index = draw(st.integers(0, len(several) - 1))
-    return _case(draw, "slot", {"index": index, "slots": tuple(several)}, several[index])
+    given = {"index": index, "slots": tuple(several), "empty": draw(st.sampled_from((False, False, True)))}
+    return _case(draw, "slot", given, several[index])
 
 
 def _group_norm(draw: Draw) -> Case:
@@ -502,6 +508,7 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "adaptive_avg_pool_adjoint": _adjoint("adaptive_avg_pool"),
         "upsample_adjoint": _adjoint("upsample"),
         "expand": _expand,
+        "expand_as": _expand_as,
         "diagonal": _diagonal,
         "affine": _affine,
         "slot": _slot,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from implicit_dsl.emit.loops import size_text
 from implicit_dsl.emit.wording import batched, fitted
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.shapes import Size, known
@@ -43,16 +44,13 @@ def checks(model: ImplicitModel, inputs: Mapping[str, str]) -> list[str]:
 
 
 def _shared_size(inputs: Mapping[str, str], name: str, axis: int, size: Size) -> list[str]:
-    """An axis that is as long as a free one of another input."""
-    own, other = inputs[name], inputs[size.source]
-    at, there = axis + 1, size.axis + 1
+    """An axis whose length follows from a free one of another input."""
+    own, other = f"{inputs[name]}.shape[{axis + 1}]", size_text(size, inputs)
+    there = f"axis {size.axis + 1} of `{size.source}` is {{{inputs[size.source]}.shape[{size.axis + 1}]}}"
+    if size != Size(size.source, size.axis):
+        there = f"must be {{{other}}}, as {there}"
+    message = f"axis {axis + 1} of `{name}` is {{{own}}}, but {there}"
     return [
-        f"if {own}.shape[{at}] != {other}.shape[{there}]:",
-        *(
-            "    " + line
-            for line in fitted(
-                f'raise ValueError(f"axis {at} of `{name}` is {{{own}.shape[{at}]}}, but '
-                f'axis {there} of `{size.source}` is {{{other}.shape[{there}]}}")'
-            )
-        ),
+        f"if {own} != {other}:",
+        *("    " + line for line in fitted(f'raise ValueError(f"{message}")')),
     ]

@@ -14,7 +14,8 @@ from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import Expression, Operator
-from implicit_dsl.shapes import Shape
+from implicit_dsl.operators.slots import place_of
+from implicit_dsl.shapes import Dim, Shape
 
 _LONGEST_INSIDE = 60  # of an expression that may stand inside of another
 
@@ -181,12 +182,12 @@ class Forward:
         rule = activation_rule(activation)
         if len(rule.arguments) == 1:
             return [(block, terms)]
-        slots: dict[int, list[Term]] = {}
+        slots: dict[Dim, list[Term]] = {}
         for term in terms:
             slots.setdefault(term.chain[-1]["start"], []).append(replace(term, chain=term.chain[:-1]))
         shapes = zip((*rule.arguments, *rule.optional), rule.slots(activation))
         parts = [Block(f"{block.name}_{name}", shape) for name, shape in shapes]
-        return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots))]
+        return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots, key=place_of))]
 
     def _arguments(self, block: Block) -> list[Expression]:
         return [self._sum(part, terms) for part, terms in self._slots(block)]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.shapes import Shape, show
+from implicit_dsl.shapes import Dim, Shape, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
 
-Setting: TypeAlias = int | float | bool | str | tuple["Setting", ...] | None
+Setting: TypeAlias = Dim | float | bool | str | tuple["Setting", ...] | None
 Settings: TypeAlias = dict[str, Any]
 
 
@@ -311,6 +311,7 @@ class ActivationRule(Rule):
     elementwise: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = False
     has_useful_majorant: ClassVar[bool] = True
+    only_shapes: ClassVar[tuple[str, ...]] = ()  # the arguments of which nothing but the shape counts
 
     @property
     def optional(self) -> tuple[str, ...]:

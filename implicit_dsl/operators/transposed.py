@@ -38,7 +38,7 @@ from implicit_dsl.operators.windows import (
     slide,
     window_indices,
 )
-from implicit_dsl.shapes import Dim, Shape, count, floor_affine, show
+from implicit_dsl.shapes import Dim, Shape, affine, count, floor_affine, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -247,14 +247,7 @@ def _grown(source: Shape, size: Dim, k: int, s: int, p: int, more: int, d: int) 
     """The size behind: (size − 1) s − 2 p + d (k − 1) + output_pad + 1. Raises ShapeError."""
     cells = d * (k - 1) + 1 - 2 * p + more
     if not isinstance(size, int):
-        if s != 1:
-            raise ShapeError(
-                f"ConvTranspose with stride {s} needs to know the sizes behind the channels, "
-                f"and its input is {show(source)}",
-                show(source),
-                "stride",
-            )
-        return floor_affine(size, cells - 1, 1)
+        return affine(size, s, cells - s, 1)
     grown = (size - 1) * s + cells
     if grown < 1:
         raise ShapeError(

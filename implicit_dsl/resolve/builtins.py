@@ -28,7 +28,7 @@ from implicit_dsl.resolve.values import (
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.sets import SETS, SetRule
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import known, show
 from implicit_dsl.source import Span
 
 Run = Callable[[Context, Arguments, Span, Environment], Any]
@@ -193,7 +193,10 @@ def _expand(context: Context, arguments: Arguments, span: Span, environment: Env
             arguments.spans[1],
             describe(like),
         )
-    return apply.linear(context, "expand", {"shape": like.shape}, _wire(context, arguments, "expand"), span)
+    wire = _wire(context, arguments, "expand")
+    if known(like.shape[len(wire.shape) :]) is None:
+        return apply.by_kind(context, "expand_as", (wire, like), span)
+    return apply.linear(context, "expand", {"shape": like.shape}, wire, span)
 
 
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
