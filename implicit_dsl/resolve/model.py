@@ -239,11 +239,12 @@ def _warn_unused(
             warn("W0401", "annotation", message, node.span, "leave it out")
     for tensor in context.tensors:
         if tensor.id not in used and tensor.initialiser is not None:
-            message = f"parameter `{tensor.id}` has no effect"
+            message = f"parameter `{context.written(tensor.id)}` has no effect"
             warn("W0501", "parameter", message, tensor.span, "it is left out: remove it")
     for layer in context.layers:
         ids = [tensor.id for tensor in layer.tensors]
         unused = f"{layer.name}.bias" in ids and f"{layer.name}.bias" not in used
         if unused and f"{layer.name}.weight" in used:
-            message = f"the bias of `{layer.name}` has no effect, as only its transpose is used"
+            name = context.written(layer.name)
+            message = f"the bias of `{name}` has no effect, as only its transpose is used"
             warn("W0501", "parameter", message, layer.span, "it is left out: write `bias = false`")
