@@ -13,7 +13,8 @@ from typing import Any, TypeAlias
 
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
-from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Dim, Shape, Size, Total, bind, bind_size, bind_some, count
 
@@ -86,6 +87,11 @@ class Tensor:
     def trained(self) -> tuple[int, ...]:
         """The shape of the tensor that the module holds."""
         return self.shape if self.within is None else self.within.free
+
+    @property
+    def fixed(self) -> tuple[float, ...]:
+        """Its entries, or the one that all are, if it is not trained and no layer holds it."""
+        return fixed_entries(self.initialiser)
 
 
 @dataclass(frozen=True, slots=True)

@@ -489,6 +489,11 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "relu6": _plain("relu6"),
         "hardswish": _plain("hardswish"),
         "abs": _plain("abs"),
+        "sin": _plain("sin"),
+        "cos": _plain("cos"),
+        "sinusoids": lambda draw: _case(
+            draw, "sinusoids", {"base": draw(st.sampled_from((10000.0, 3.5)))}, draw(shapes(2, 2, size=5))
+        ),
         "clamp": lambda draw: _case(
             draw,
             "clamp",

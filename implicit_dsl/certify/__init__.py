@@ -83,7 +83,12 @@ def _with_sparse(
     Projections onto rows and onto groups take no entry away from zero, so that they do not break each other.
     """
     made = list(constraints)
+    fixed = {one.id for one in graph.parameters if one.norms is not None}
     for demand in graph.demands.sparse:
+        if held := sorted(fixed & {id for family in demand.families for id in family}):
+            message = f"`{demand.text}` is to be kept by training, and `{held[0]}` is fixed"
+            findings.add(Diagnostic("E0404", message, demand.span or graph.span, help="leave it out"))
+            return None
         uses = tuple(
             Use(str(number), "", id, demand.axis)
             for number, family in enumerate(demand.families)

@@ -100,16 +100,22 @@ def activation_gain(activation: Operator | None) -> float | None:
 
 def _way(graph: SignalGraph, edge: Edge) -> Way:
     assert edge.source is not None
+    fixed = {one.id: one.norms for one in graph.parameters if one.norms is not None}
     factor: float | None = 1.0
     sign: float | None = 1.0
     axes: Axes = tuple(range(len(graph.by_name[edge.source].shape)))
     tensors: list[Tensor] = []
     for operator in edge.chain:
         weight = operator.parameter("weight")
-        bounds = {} if weight is None else {weight: 1.0, f"{weight}'": 1.0}
+        norms = None if weight is None else fixed.get(weight)
+        rows, columns = norms or (1.0, 1.0)
+        bounds = {} if weight is None else {weight: rows, f"{weight}'": columns}
         gain = linear_rule(operator).gain(operator, bounds)
         factor = None if factor is None or gain is None else factor * gain
-        if weight is not None:
+        if norms is not None:  # nothing is trained, so that it is what it is
+            tensors = [replace(tensor, rows=None) for tensor in tensors]
+            axes = (None,) * len(operator.target)
+        elif weight is not None:
             tensors.append(_tensor(operator, weight, axes))
             axes = (None,) * len(operator.target)
         else:

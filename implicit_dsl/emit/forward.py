@@ -13,7 +13,7 @@ from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
-from implicit_dsl.operators.base import Expression, Operator
+from implicit_dsl.operators.base import Expression, Operator, Rule
 from implicit_dsl.operators.slots import place_of
 from implicit_dsl.shapes import Dim, Shape
 
@@ -200,7 +200,8 @@ class Forward:
             self._assign(variable, value, "")
             return Expression(variable)
 
-        return activation_rule(block.activation).emit_kept(block.activation, arguments, keep)
+        rule = activation_rule(block.activation)
+        return self._calling(rule, rule.emit_kept(block.activation, arguments, keep))
 
     def _called(self, name: str) -> str:
         """The variable of a state is named after it, if it holds its value."""
@@ -345,8 +346,11 @@ class Forward:
         return {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
 
     def _apply(self, operator: Operator, value: Expression) -> Expression:
-        made = self._applied(operator, value)
-        for name in linear_rule(operator).calls:
+        return self._calling(linear_rule(operator), self._applied(operator, value))
+
+    def _calling(self, rule: Rule, made: Expression) -> Expression:
+        """An expression with what it calls of the runtime as the file calls that."""
+        for name in rule.calls:
             if (call := f"runtime.{name}(") in made.text:
                 self.runtime_calls.add(name)
                 made = replace(made, text=made.text.replace(call, f"{self.names(name)}("))

@@ -10,7 +10,6 @@ from implicit_dsl.operators.base import (
     Entries,
     Expression,
     Formal,
-    Initialiser,
     LinearRule,
     Operator,
     ParameterSpec,
@@ -18,6 +17,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:

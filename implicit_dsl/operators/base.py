@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.shapes import Dim, Shape, show
 
 if TYPE_CHECKING:
@@ -83,14 +84,6 @@ class Formal:
         if isinstance(self.default, str):
             return f'"{self.default}"'
         return self.shown if self.default is None else str(self.default)
-
-
-@dataclass(frozen=True, slots=True)
-class Initialiser:
-    """How a parameter starts: the name of an initialiser of the language and its numbers."""
-
-    name: str
-    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
-from implicit_dsl.operators.base import Initialiser
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply, axes
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity, settings_of
 from implicit_dsl.resolve.context import Context
@@ -259,11 +259,17 @@ def _extremum(name: str, function: Callable[..., Any]) -> Run:
     return run
 
 
-def _absolute(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
-    if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
-        arguments.no_keywords("abs")
-        return apply.by_kind(context, "abs", (_wire(context, arguments, "abs"),), span)
-    return _arithmetic("abs", 1, abs)(context, arguments, span, environment)
+def _entry_by_entry(name: str, function: Callable[[float], float]) -> Run:
+    """A function of a number, which is an activation on a value of the network."""
+    of_number = _arithmetic(name, 1, function)
+
+    def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+        if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
+            arguments.no_keywords(name)
+            return apply.by_kind(context, name, (_wire(context, arguments, name),), span)
+        return of_number(context, arguments, span, environment)
+
+    return run
 
 
 def _initialiser(name: str, most: int, least: int = 0) -> Run:
@@ -277,6 +283,26 @@ def _initialiser(name: str, most: int, least: int = 0) -> Run:
         return Initialiser(name, numbers)
 
     return run
+
+
+def _fixed(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Initialiser:
+    """`fixed([…])`: numbers that are not trained, in the order of rows; or one for all entries."""
+    arguments.no_keywords("fixed")
+    arity("fixed", arguments, 1, 1, span)
+    listed: list[Any] = [arguments.values[0]]
+    while any(isinstance(item, (tuple, range)) for item in listed):  # rows are lists within lists
+        context.step(span, len(listed))
+        listed = [part for item in listed for part in (item if isinstance(item, (tuple, range)) else (item,))]
+    context.step(span, len(listed))
+    odd = next((item for item in listed if not _is_number(item)), None)
+    if odd is not None or not listed:
+        raise problem(
+            "E0502",
+            "`fixed` takes a number, or a list of numbers known at compile time",
+            arguments.spans[0],
+            describe(arguments.values[0]) if odd is None else f"among them {describe(odd)}",
+        )
+    return Initialiser("fixed", tuple(apply.finite(item, arguments.spans[0]) for item in listed))
 
 
 _FUNCTIONS: dict[str, Run] = {
@@ -297,7 +323,9 @@ _FUNCTIONS: dict[str, Run] = {
     "mod": _arithmetic("mod", 2, lambda a, b: a % b),
     "max": _extremum("max", max),
     "min": _extremum("min", min),
-    "abs": _absolute,
+    "abs": _entry_by_entry("abs", abs),
+    "sin": _entry_by_entry("sin", math.sin),
+    "cos": _entry_by_entry("cos", math.cos),
     "sqrt": _arithmetic("sqrt", 1, math.sqrt),
     "exp": _arithmetic("exp", 1, math.exp),
     "log": _arithmetic("log", 1, math.log),
@@ -312,6 +340,7 @@ _FUNCTIONS: dict[str, Run] = {
     "glorot": _initialiser("glorot", 0),
     "kaiming": _initialiser("kaiming", 0),
     "orthogonal": _initialiser("orthogonal", 0),
+    "fixed": _fixed,
 }
 
 

@@ -24,6 +24,7 @@ from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
+from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -114,6 +115,7 @@ __all__ = [
     "project_after",
     "relu_max_pool2d",
     "require",
+    "sinusoids",
     "start_nonneg_",
     "unrolled",
     "update_statistics",
