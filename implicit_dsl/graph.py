@@ -144,6 +144,11 @@ class SignalGraph:
         return {node.name: node for node in self.nodes}
 
     @cached_property
+    def fixed_norms(self) -> dict[str, tuple[float, float]]:
+        """The bounds of the rows and the columns of fixed parameters, by id."""
+        return {one.id: norms for one in self.parameters if (norms := one.norms) is not None}
+
+    @cached_property
     def network(self) -> nx.MultiDiGraph[Any]:
         """The same as a frozen networkx graph, with each Node and Edge under the key `data`.
 

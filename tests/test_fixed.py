@@ -180,6 +180,13 @@ def test_fixed_numbers_count_as_they_are_in_proofs(A: str, demand: str) -> None:
     ("A", "c", "demand", "code"),
     [
         ("B*x", 1.0, "", "E0401"),
+        ("3*(B*x)", 0.5, "@wellposed norm(A, 2) <= 0.9", "E0404"),
+        ("3*(B*x)", 0.5, "@wellposed spectral(A) <= 0.9", "E0404"),
+        ("3*(B*x)", 0.5, "@wellposed monotone(A; m = 0.1)", "E0404"),
+        ("B*(W*x)", 1.0, "@wellposed spectral(A) <= 0.9", "E0404"),
+        ("B*(W*x)", 1.0, "@wellposed spectral(W) <= 0.9", "E0401"),
+        ("B*(W*x)", 256 / 257, "@wellposed monotone(W; m = 0.1)", "E0401"),
+        ("B*x - W'*(W*x)", 1.0, "", "E0401"),
         ("B*x", 0.5, "@wellposed norm(B, Inf) <= 0.9", "E0404"),
         ("B*x + W*x", 0.5, "@wellposed norm(A, Inf) <= 0.5", "E0404"),
         ("W*x", 0.5, "@wellposed norm(W, Inf) <= 0.5\n@sparse columns(B) <= 1", "E0404"),

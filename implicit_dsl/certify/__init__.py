@@ -83,9 +83,8 @@ def _with_sparse(
     Projections onto rows and onto groups take no entry away from zero, so that they do not break each other.
     """
     made = list(constraints)
-    fixed = {one.id for one in graph.parameters if one.norms is not None}
     for demand in graph.demands.sparse:
-        if held := sorted(fixed & {id for family in demand.families for id in family}):
+        if held := sorted({id for family in demand.families for id in family} & graph.fixed_norms.keys()):
             message = f"`{demand.text}` is to be kept by training, and `{held[0]}` is fixed"
             findings.add(Diagnostic("E0404", message, demand.span or graph.span, help="leave it out"))
             return None

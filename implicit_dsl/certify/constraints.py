@@ -18,8 +18,7 @@ OF_ONE_MATRIX = ("spectral", "monotone", "nemon")  # what these bound is no sum 
 def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
     """The constraint that a demand on a layer, a parameter or an expression of them comes to."""
     assert demand.matrix is not None
-    fixed_ids = {one.id for one in graph.parameters if one.norms is not None}
-    held = next((id for term in demand.matrix for id, _ in term.tensors if id in fixed_ids), None)
+    held = next((id for term in demand.matrix for id, _ in term.tensors if id in graph.fixed_norms), None)
     if held is not None:
         return _refusal(
             graph,
