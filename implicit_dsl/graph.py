@@ -10,11 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.errors import Label
-from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
@@ -91,6 +93,28 @@ class Parameter:
         """The shape of the tensor that the module holds."""
         return self.shape if self.within is None else self.within.free
 
+    @property
+    def norms(self) -> tuple[float, float] | None:
+        """Bounds of Σ|…| of each row and of each column, if its entries are fixed.
+
+        Modules hold them to within 2⁻⁹ in bfloat16, which has the fewest digits.
+        """
+        listed = fixed_entries(self.initialiser)
+        if not listed:
+            return None
+        rows, columns = self.shape[0] if self.shape else 1, prod(self.shape[1:])
+        entries = [abs(entry) * (1 + 2**-8) for entry in listed]
+        if len(entries) == 1:
+            return entries[0] * columns, entries[0] * prod(self.shape) / prod(self.shape[1:2])
+        by_row = [sum(entries[row * columns : (row + 1) * columns]) for row in range(rows)]
+        if len(self.shape) < 2:
+            return max(by_row), sum(by_row)
+        behind = prod(self.shape[2:])
+        by_column = [0.0] * self.shape[1]
+        for number, entry in enumerate(entries):
+            by_column[number // behind % self.shape[1]] += entry
+        return max(by_row), max(by_column)
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -118,6 +142,11 @@ class SignalGraph:
     @cached_property
     def by_name(self) -> dict[str, Node]:
         return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def fixed_norms(self) -> dict[str, tuple[float, float]]:
+        """The bounds of the rows and the columns of fixed parameters, by id."""
+        return {one.id: norms for one in self.parameters if (norms := one.norms) is not None}
 
     @cached_property
     def network(self) -> nx.MultiDiGraph[Any]:

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
-from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.sets import MatrixSet
-from implicit_dsl.shapes import Shape, Size, bind, bind_some, count
+from implicit_dsl.shapes import Dim, Shape, Size, Total, bind, bind_size, bind_some, count
 
 Chain: TypeAlias = tuple[Operator, ...]
 BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
@@ -86,6 +87,11 @@ class Tensor:
     def trained(self) -> tuple[int, ...]:
         """The shape of the tensor that the module holds."""
         return self.shape if self.within is None else self.within.free
+
+    @property
+    def fixed(self) -> tuple[float, ...]:
+        """Its entries, or the one that all are, if it is not trained and no layer holds it."""
+        return fixed_entries(self.initialiser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +224,7 @@ class ImplicitModel:
                 given = given[: -1 if block.tokens else None]
                 raise ValueError(f"`{block.name}` has shape {block.given}, which {given} does not fit")
             for axis, size in enumerate(given):
-                if isinstance(size, Size):
+                if not isinstance(size, int):
                     raise ValueError(
                         f"axis {axis + 1} of `{block.name}` is free: give its shape, as {block.name}=(…)"
                     )
@@ -232,7 +238,13 @@ class ImplicitModel:
 
     def _bound(self, sizes: dict[tuple[str, int], int]) -> ImplicitModel:
         def operator(op: Operator) -> Operator:
-            return replace(op, source=bind(op.source, sizes), target=bind(op.target, sizes))
+            settings = tuple(
+                (name, bind_size(value, sizes) if isinstance(value, Size | Total) else value)
+                for name, value in op.settings
+            )
+            return replace(
+                op, source=bind(op.source, sizes), target=bind(op.target, sizes), settings=settings
+            )
 
         def block(b: Block) -> Block:
             activation = None if b.activation is None else operator(b.activation)
@@ -329,17 +341,49 @@ def _demand(data: Mapping[str, Any]) -> Demand:
 
 
 def _shape_data(shape: Shape) -> tuple[Any, ...]:
-    return tuple(d if isinstance(d, int) else (d.source, d.axis, d.add, d.divide) for d in shape)
+    return tuple(map(_dim_data, shape))
+
+
+def _dim_data(dim: Dim) -> Any:
+    match dim:
+        case int():
+            return dim
+        case Total(shapes):
+            return {"total": tuple(map(_shape_data, shapes))}
+    plain = (dim.source, dim.axis, dim.add, dim.divide)
+    if dim.of is None:
+        return plain if dim.times == 1 else (*plain, dim.times)
+    return (*plain, dim.times, _dim_data(dim.of))
 
 
 def _shape(data: tuple[Any, ...]) -> Shape:
-    return tuple(d if isinstance(d, int) else Size(*d) for d in data)
+    return tuple(map(_dim, data))
+
+
+def _dim(data: Any) -> Dim:
+    if isinstance(data, int):
+        return data
+    if isinstance(data, dict):
+        return Total(tuple(map(_shape, data["total"])))
+    if len(data) < 6:
+        return Size(*data)
+    inner = _dim(data[5])
+    assert isinstance(inner, Size), "a size is made of a size"
+    source, axis, add, divide, times = data[:5]
+    return Size(source, axis, add, divide, times, inner)
 
 
 def _operator_data(op: Operator) -> tuple[Any, ...]:
-    return (op.kind, _shape_data(op.source), _shape_data(op.target), dict(op.settings), dict(op.parameters))
+    settings = {
+        name: {"size": _dim_data(value)} if isinstance(value, Size | Total) else value
+        for name, value in op.settings
+    }
+    return (op.kind, _shape_data(op.source), _shape_data(op.target), settings, dict(op.parameters))
 
 
 def _operator(data: tuple[Any, ...]) -> Operator:
     kind, source, target, settings, parameters = data
-    return Operator(kind, _shape(source), _shape(target), tuple(settings.items()), tuple(parameters.items()))
+    read = (
+        (name, _dim(value["size"]) if isinstance(value, dict) else value) for name, value in settings.items()
+    )
+    return Operator(kind, _shape(source), _shape(target), tuple(read), tuple(parameters.items()))

@@ -1,45 +1,72 @@
 """Shapes without the batch axis: integers, and sizes that are free until run time.
 
-A free size is written `_` in the source. Windows and strides turn a size s into
-⌊(s + a) / b⌋, and such maps compose to one of the same form,
+A free size is written `_` in the source. Windows, strides and finer grids turn a size s into
+⌊(t s + a) / d⌋, and such maps compose: to one of the same form where d divides t or t = 1,
 
-    ⌊(⌊(s + a) / b⌋ + c) / d⌋ = ⌊(s + a + b c) / (b d)⌋,
+    ⌊(⌊(t s + a) / d⌋ + c) / e⌋ = ⌊(t s + a + d c) / (d e)⌋,
 
-so that a `Size` in this normal form is equal to another exactly when both are the
-same function of s: equal shapes are proved, never assumed.
+and to one behind the other where not, as in 2⌊s / 2⌋. Factors that t and d have in common are taken out. Two
+sizes of one such form are one function of s: equal shapes are proved, never assumed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """⌊(s + add) / divide⌋, where s is axis `axis` (from 0) of the input `source`."""
+    """⌊(times · s + add) / divide⌋, with s the size `of`, or axis `axis` (from 0) of the input `source`."""
 
     source: str
     axis: int
     add: int = 0
     divide: int = 1
+    times: int = 1
+    of: Size | None = None
 
     def __str__(self) -> str:
         return "_"
 
 
-Dim: TypeAlias = int | Size
+@dataclass(frozen=True, slots=True)
+class Total:
+    """The number of entries of all of some shapes, some of which have free sizes."""
+
+    shapes: tuple[Shape, ...]
+
+    def __str__(self) -> str:
+        return "_"
+
+
+Dim: TypeAlias = int | Size | Total
 Shape: TypeAlias = tuple[Dim, ...]
+
+
+def affine(dim: Dim, times: int, add: int, divide: int) -> Dim:
+    """⌊(times · dim + add) / divide⌋."""
+    if isinstance(dim, int):
+        return (times * dim + add) // divide
+    assert isinstance(dim, Size), "totals are of what an activation takes, and no operator follows"
+    common = gcd(times, divide)
+    times, add, divide = times // common, add // common, divide // common
+    if times != 1 and dim.divide != 1:
+        return Size(dim.source, dim.axis, add, divide, times, dim)
+    if times == 1:  # both floors are one
+        times, add, divide = dim.times, dim.add + add * dim.divide, divide * dim.divide
+    else:
+        times, add = times * dim.times, times * dim.add + add
+    if dim.of is not None:
+        return affine(dim.of, times, add, divide)
+    common = gcd(times, divide)
+    return Size(dim.source, dim.axis, add // common, divide // common, times // common)
 
 
 def floor_affine(dim: Dim, add: int, divide: int, then: int = 0) -> Dim:
     """⌊(dim + add) / divide⌋ + then."""
-    if isinstance(dim, int):
-        return (dim + add) // divide + then
-    total = dim.add + dim.divide * add
-    by = dim.divide * divide
-    return Size(dim.source, dim.axis, total + by * then, by)
+    return affine(dim, 1, add + divide * then, divide)
 
 
 def windows(dim: Dim, kernel: int, stride: int, pad: int, dilation: int = 1) -> Dim:
@@ -72,12 +99,24 @@ def bind(shape: Shape, given: dict[tuple[str, int], int]) -> tuple[int, ...]:
 
 def bind_some(shape: Shape, given: dict[tuple[str, int], int]) -> Shape:
     """The shape once some free axes of the inputs are given."""
-    return tuple(
-        d
-        if isinstance(d, int) or (d.source, d.axis) not in given
-        else (given[d.source, d.axis] + d.add) // d.divide
-        for d in shape
-    )
+    return tuple(bind_size(dim, given) for dim in shape)
+
+
+def bind_size(dim: Dim, given: dict[tuple[str, int], int]) -> Dim:
+    """One size of it."""
+    match dim:
+        case int():
+            return dim
+        case Total(shapes):
+            bound = [known(bind_some(shape, given)) for shape in shapes]
+            found = [prod(shape) for shape in bound if shape is not None]
+            return sum(found) if len(found) == len(shapes) else dim
+    if dim.of is not None:
+        inner = bind_size(dim.of, given)
+        return affine(inner, dim.times, dim.add, dim.divide) if isinstance(inner, int) else dim
+    if (dim.source, dim.axis) not in given:
+        return dim
+    return (dim.times * given[dim.source, dim.axis] + dim.add) // dim.divide
 
 
 def show(shape: Shape) -> str:

@@ -15,7 +15,7 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from implicit_dsl.compiler import check
-from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators import OPERATORS, linear_rule
 from implicit_dsl.operators.base import ActivationRule, Formal, Operator, Rule, ShapeError
 from implicit_dsl.operators.elementwise import Elementwise
 from implicit_dsl.sets import LINEAR, LinearSet
@@ -259,6 +259,23 @@ def _expand(draw: Draw) -> Case:
     return _case(draw, "expand", {"shape": (*source, *draw(shapes(0, 2)))}, source)
 
 
+def _expand_as(draw: Draw) -> Case:
+    source = draw(shapes(0, 2))
+    return _joined(draw, "expand_as", {}, source, (*source, *draw(shapes(0, 2))))
+
+
+def _adjoint(kind: str) -> Callable[[Draw], Case]:
+    """The transpose of a constant operator."""
+
+    def build(draw: Draw) -> Case:
+        case = draw(CASES[kind])
+        turned = linear_rule(case.operator).transpose(case.operator)
+        assert turned is not None
+        return Case(turned, {}, case.seed)
+
+    return build
+
+
 def _diagonal(draw: Draw) -> Case:
     source = draw(shapes())
     first = draw(st.integers(0, len(source)))
@@ -279,7 +296,8 @@ def _slot(draw: Draw) -> Case:
         st.one_of(st.lists(shapes(0, 2), min_size=2, max_size=3), shapes(0, 2).map(lambda s: [s] * 3))
     )
     index = draw(st.integers(0, len(several) - 1))
-    return _case(draw, "slot", {"index": index, "slots": tuple(several)}, several[index])
+    given = {"index": index, "slots": tuple(several), "empty": draw(st.sampled_from((False, False, True)))}
+    return _case(draw, "slot", given, several[index])
 
 
 def _group_norm(draw: Draw) -> Case:
@@ -525,6 +543,15 @@ _OWN: dict[str, Callable[[Draw], Case]] = {
     "maximum": _two("maximum"),
     "minimum": _two("minimum"),
     "upsample": _upsample,
+    "sinusoids": lambda draw: _case(
+        draw, "sinusoids", {"base": draw(st.sampled_from((10000.0, 3.5)))}, draw(shapes(2, 2, size=5))
+    ),
+    "pad_adjoint": _adjoint("pad"),
+    "avg_pool_adjoint": _adjoint("avg_pool"),
+    "global_avg_pool_adjoint": _adjoint("global_avg_pool"),
+    "adaptive_avg_pool_adjoint": _adjoint("adaptive_avg_pool"),
+    "upsample_adjoint": _adjoint("upsample"),
+    "expand_as": _expand_as,
     "expand": _expand,
     "diagonal": _diagonal,
     "affine": _affine,

@@ -204,4 +204,6 @@ def test_every_initialiser_is_in_its_table() -> None:
     section = _section("Parameters and matrices")
     names = set(re.findall(r"^\| `(\w+)\(", section, re.MULTILINE))
 
-    assert names == {"zeros", "ones", "constant", "normal", "uniform", "glorot", "kaiming", "orthogonal"}
+    assert names == {
+        "zeros", "ones", "constant", "normal", "uniform", "glorot", "kaiming", "orthogonal", "fixed"
+    }  # fmt: skip

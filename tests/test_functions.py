@@ -23,7 +23,10 @@ from implicit_dsl.operators.elementwise import Elementwise
 from implicit_dsl.operators.functions import derived
 from implicit_dsl.source import Source
 
-ELEMENTWISE = sorted(k for k, rule in OPERATORS.items() if isinstance(rule, Elementwise) and k != "function")
+TURNING = {"sin", "cos"}  # again and again, so that nothing is derived of what is made of them
+ELEMENTWISE = sorted(
+    k for k, rule in OPERATORS.items() if isinstance(rule, Elementwise) and k not in {"function", *TURNING}
+)
 KINDS = ["phi", "phi", "product", "sum", "maximum", "minimum", "scale", "constant"]
 PARTS = [
     ("sigmoid", ()),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from strategies import CASES, Case
 from torch import nn
 
+from implicit_dsl import runtime
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import ActivationRule, Entries, Expression, LinearRule, Operator, ShapeError
 from implicit_dsl.operators.structured import set_of
@@ -110,7 +111,7 @@ def emitted(case: Case, x: torch.Tensor) -> torch.Tensor:
         text = rule.emit(op, Expression("x"), "self.layer").text
     else:
         text = activation_rule(op).emit(op, Expression("x")).text
-    names = {"torch": torch, "F": F, "self": module, "x": given_to(case, x)}
+    names = {"torch": torch, "F": F, "runtime": runtime, "self": module, "x": given_to(case, x)}
     value = torch.as_tensor(eval(text, names), dtype=torch.float64)
     return value.expand(len(x), *sizes(op.target))
 
@@ -120,7 +121,7 @@ def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None
     op, rule = case.operator, linear_rule(case.operator)
     texts = {role: f"w[{role!r}]" for role in case.tensors if role in roles}
     expression = rule.emit_with(op, Expression("x"), texts)
-    names = {"torch": torch, "F": F, "w": used_of(case), "x": given_to(case, x)}
+    names = {"torch": torch, "F": F, "runtime": runtime, "w": used_of(case), "x": given_to(case, x)}
     value = eval(expression.text, names)
     return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
 
@@ -236,20 +237,28 @@ def test_the_transpose_of_an_operator_has_the_transposed_matrix(kind: str, data:
     if turned is None:
         return
     role = dict(case.operator.parameters)
-    turned = replace(turned, parameters=tuple((one, role[one]) for one in role if one == "weight"))
-    weights = {one: case.weights()[one] for one, _ in turned.parameters}
-    tensors = {one: torch.from_numpy(weight) for one, weight in weights.items()}
+    held = ("weight",) if "weight" in role else ()
+    turned = replace(turned, parameters=tuple((name, role[name]) for name in held))
+    weights = {name: case.weights()[name] for name in held}
     shape = (count(turned.target), count(turned.source))
     made = dense(linear_rule(turned).entries(turned, weights), shape, weights)
     (x,) = vectors(case, (BATCH, *sizes(turned.source)))
 
     same(made, matrix_of(case).T)
-    if weights:
+    if held:
         assert linear_rule(turned).transposed(turned) != linear_rule(case.operator).transposed(case.operator)
-    text = linear_rule(turned).emit_with(turned, Expression("x"), dict.fromkeys(weights, "W")).text
-    value = eval(text, {"F": F, "x": x, "W": tensors.get("weight")})
+    tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+    text = linear_rule(turned).emit_with(turned, Expression("x"), dict.fromkeys(held, "W")).text
+    value = eval(text, {"F": F, "runtime": runtime, "x": x, "W": tensors.get("weight")})
     same(value.numpy().reshape(BATCH, -1), x.numpy().reshape(BATCH, -1) @ made.T)
     same(linear_rule(turned).apply(turned, x, tensors), value)
+    bounds = {"layer.weight'": 0.0, "layer.weight": 0.0}
+    if held:  # of the rows of the transpose
+        W = np.abs(weights["weight"])
+        bounds = {"layer.weight'": W.sum(tuple(axis for axis in range(W.ndim) if axis != 1)).max()}
+        bounds["layer.weight"] = W.reshape(len(W), -1).sum(1).max()
+    gain = linear_rule(turned).gain(turned, bounds)
+    assert gain is not None and np.abs(made).sum(1).max() <= gain * (1 + TOLERANCE)
     assert len(linear_rule(turned).entries(turned, weights)[0].rows) == linear_rule(turned).entry_count(
         turned
     )
@@ -593,6 +602,7 @@ def test_vjp_is_autograd_also_at_kinks(kind: str, data: st.DataObject) -> None:
     g = rng.normal(size=(BATCH, *sizes(op.target)))
     point = torch.from_numpy(z).requires_grad_()
 
-    pulled = torch.autograd.grad(emitted(case, point), point, torch.from_numpy(g))[0]
+    value = emitted(case, point) + 0 * point.sum()  # of some, nothing but the shape of the argument counts
+    pulled = torch.autograd.grad(value, point, torch.from_numpy(g))[0]
 
     same(activation_rule(op).vjp(op, z, g), pulled.numpy())

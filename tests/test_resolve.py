@@ -597,3 +597,22 @@ def test_mutants_of_programs_get_diagnostics(data: st.DataObject) -> None:
     graphs, _ = resolved(" ".join(words))
     for made in graphs:
         verify(made)
+
+
+def test_an_input_is_no_output_by_its_own_name() -> None:
+    graphs, found = resolved("model M\n  input u[4]\n  output u\nend\n")
+    assert not graphs
+    assert [(d.code, d.help) for d in found] == [("E0302", "write `output y = u`")]
+
+
+def test_what_has_no_effect_is_named_as_the_source_names_it() -> None:
+    text = """model M
+  input u[4]
+  param W[1:2][4, 4], κ[4]
+  layer K[s in 1:2] = Dense(4 => 4)
+  output y = W[1]*u + K[1]*u + K[2]'*u
+end
+"""
+    _, found = resolved(text)
+    named = [d.message.split("`")[1] for d in found if d.code == "W0501"]
+    assert named == ["W[2]", "κ", "K[2]"]

@@ -84,6 +84,10 @@ def _with_sparse(
     """
     made = list(constraints)
     for demand in graph.demands.sparse:
+        if held := sorted({id for family in demand.families for id in family} & graph.fixed_norms.keys()):
+            message = f"`{demand.text}` is to be kept by training, and `{held[0]}` is fixed"
+            findings.add(Diagnostic("E0404", message, demand.span or graph.span, help="leave it out"))
+            return None
         uses = tuple(
             Use(str(number), "", id, demand.axis)
             for number, family in enumerate(demand.families)

@@ -18,6 +18,14 @@ OF_ONE_MATRIX = ("spectral", "monotone", "nemon")  # what these bound is no sum 
 def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
     """The constraint that a demand on a layer, a parameter or an expression of them comes to."""
     assert demand.matrix is not None
+    held = next((id for term in demand.matrix for id, _ in term.tensors if id in graph.fixed_norms), None)
+    if held is not None:
+        return _refusal(
+            graph,
+            demand,
+            f"`{demand.text}` is to be kept by training, and `{held}` is fixed",
+            advice="leave it out: what is fixed counts as it is",
+        )
     if demand.criterion in OF_ONE_MATRIX and not _is_one(demand):
         return _refusal(
             graph,

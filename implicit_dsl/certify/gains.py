@@ -44,7 +44,8 @@ class Tensor:
 class Way:
     """One way in which a state reads another. `factor` is the ∞-norm of all constant operators on
     it, None if one of them has no bound; `sign` the factor of its scalings, if there is nothing else.
-    `axes`: those along which what stands at one index reads from the same index alone."""
+    `axes`: those along which what stands at one index reads from the same index alone. `fixed`: one of
+    these operators is a parameter that is not trained."""
 
     source: str
     factor: float | None
@@ -52,6 +53,7 @@ class Way:
     edge: Edge
     sign: float | None = 1.0
     axes: Axes = ()
+    fixed: bool = False
 
     def gain(self, bounds: Mapping[str, float]) -> float | None:
         """The induced ∞-norm, if that of each parameter is at most its bound."""
@@ -100,16 +102,23 @@ def activation_gain(activation: Operator | None) -> float | None:
 
 def _way(graph: SignalGraph, edge: Edge) -> Way:
     assert edge.source is not None
+    fixed = False
     factor: float | None = 1.0
     sign: float | None = 1.0
     axes: Axes = tuple(range(len(graph.by_name[edge.source].shape)))
     tensors: list[Tensor] = []
     for operator in edge.chain:
         weight = operator.parameter("weight")
-        bounds = {} if weight is None else {weight: 1.0, f"{weight}'": 1.0}
+        norms = None if weight is None else graph.fixed_norms.get(weight)
+        rows, columns = norms or (1.0, 1.0)
+        bounds = {} if weight is None else {weight: rows, f"{weight}'": columns}
         gain = linear_rule(operator).gain(operator, bounds)
         factor = None if factor is None or gain is None else factor * gain
-        if weight is not None:
+        if norms is not None:  # nothing is trained, so that it is what it is
+            fixed = True
+            tensors = [replace(tensor, rows=None) for tensor in tensors]
+            axes = (None,) * len(operator.target)
+        elif weight is not None:
             tensors.append(_tensor(operator, weight, axes))
             axes = (None,) * len(operator.target)
         else:
@@ -118,9 +127,9 @@ def _way(graph: SignalGraph, edge: Edge) -> Way:
             axes = _composed(kept, axes)
         if operator.kind == "scale":
             sign = None if sign is None else sign * float(operator["factor"])
-        elif weight is None or operator.kind not in _MATRICES:
+        elif weight is None or norms is not None or operator.kind not in _MATRICES:
             sign = None
-    return Way(edge.source, factor, tuple(tensors), edge, sign, axes)
+    return Way(edge.source, factor, tuple(tensors), edge, sign, axes, fixed)
 
 
 def _tensor(operator: Operator, id: str, axes: Axes) -> Tensor:
@@ -153,7 +162,15 @@ def _joined(first: Way, then: Way) -> Way:
         replace(tensor, columns=None if tensor.columns is None else inner[tensor.columns])
         for tensor in then.tensors
     )
-    return Way(first.source, factor, (*before, *after), then.edge, sign, _composed(outer, inner))
+    return Way(
+        first.source,
+        factor,
+        (*before, *after),
+        then.edge,
+        sign,
+        _composed(outer, inner),
+        first.fixed or then.fixed,
+    )
 
 
 def misaligned(graph: SignalGraph, found: Ways) -> Way | None:
@@ -189,7 +206,7 @@ def matrix_of(found: Ways) -> Matrix | None:
     terms: list[MatrixTerm] = []
     for way in listed:
         if way.sign is None:
-            if len(way.tensors) != 1 or way.factor != 1.0:
+            if len(way.tensors) != 1 or way.factor != 1.0 or way.fixed:
                 return None
             terms.append(MatrixTerm(1.0, ((way.tensors[0].id, way.tensors[0].transposed),)))
             continue

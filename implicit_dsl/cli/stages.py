@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from implicit_dsl.cli.report import bold
 from implicit_dsl.cli.table import printable, table
-from implicit_dsl.shapes import Shape, show
+from implicit_dsl.shapes import Shape, Size, Total, show
 
 if TYPE_CHECKING:
     from implicit_dsl.certify import Certified
     from implicit_dsl.compiler import Checked
     from implicit_dsl.graph import SignalGraph
     from implicit_dsl.model import Chain, ImplicitModel, Term
+    from implicit_dsl.operators.base import Operator
 
 
 def describe(found: Checked, stage: str) -> str:
@@ -176,7 +177,7 @@ def graph_data(graph: SignalGraph) -> dict[str, Any]:
                 "source": edge.source,
                 "target": edge.target,
                 "chain": [
-                    {"kind": op.kind, "settings": dict(op.settings), "parameters": dict(op.parameters)}
+                    {"kind": op.kind, "settings": _settings(op), "parameters": dict(op.parameters)}
                     for op in edge.chain
                 ],
                 "line": edge.span.line,
@@ -188,6 +189,11 @@ def graph_data(graph: SignalGraph) -> dict[str, Any]:
             for tensor in graph.parameters
         ],
     }
+
+
+def _settings(operator: Operator) -> dict[str, Any]:
+    """The settings of an operator, with what depends on free sizes as null."""
+    return {name: None if isinstance(value, Size | Total) else value for name, value in operator.settings}
 
 
 def _shape_data(shape: Shape) -> list[int | None]:

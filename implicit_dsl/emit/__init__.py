@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import jinja2
 
 from implicit_dsl import __version__, _resources
+from implicit_dsl.emit.checks import checks
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers, structures
@@ -126,7 +127,7 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()) + given,
         returns=returns,
         forward_doc=forward_doc(model, forward.inputs),
-        checks=forward.checks(),
+        checks=checks(model, forward.inputs),
         body=[*prepared, *body],
         output_class=output_class,
         output_doc=f'"""What `{model.name}` gives."""',

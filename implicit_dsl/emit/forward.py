@@ -9,12 +9,13 @@ from dataclasses import replace
 from implicit_dsl.emit.fusion import Fusion, Fusions, count_uses, find_fusions, layered
 from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
 from implicit_dsl.emit.releasing import is_large, released
-from implicit_dsl.emit.wording import INDENT, WIDTH, batched, comment, fitted
+from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel, Term
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
-from implicit_dsl.operators.base import Expression, Operator
-from implicit_dsl.shapes import Shape, Size, known
+from implicit_dsl.operators.base import Expression, Operator, Rule
+from implicit_dsl.operators.slots import place_of
+from implicit_dsl.shapes import Dim, Shape
 
 _LONGEST_INSIDE = 60  # of an expression that may stand inside of another
 
@@ -77,53 +78,6 @@ class Forward:
         return next(real, tensor or f"{self.first_input}.float()")
 
     # ------------------------------------------------------------------ what surrounds the body
-
-    def checks(self) -> list[str]:
-        """Wrong shapes are refused at the door, with the shape that is taken."""
-        lines: list[str] = []
-        for block in self.model.inputs:
-            name = self.inputs[block.name]
-            wrong = [f"{name}.ndim != {len(block.given) + 1}"]
-            sizes = known(block.given)
-            if sizes:
-                wrong.append(f"{name}.shape[1:] != {sizes!r}")
-            elif sizes is None:
-                wrong += [
-                    f"{name}.shape[{axis}] != {size}"
-                    for axis, size in enumerate(block.given, 1)
-                    if not isinstance(size, Size)
-                ]
-            lines.append(f"if {' or '.join(wrong)}:")
-            message = f"`{block.name}` has shape {{tuple({name}.shape)}}, but must be {batched(block.given)}"
-            lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
-            if block.tokens:
-                lines.append(f"if {name}.dtype not in (torch.int64, torch.int32):")
-                message = f"`{block.name}` holds tokens, of int64 or int32, but is of {{{name}.dtype}}"
-                lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
-        for block in self.model.inputs:
-            for axis, size in enumerate(block.shape):
-                if isinstance(size, Size) and size != Size(block.name, axis):
-                    lines += self._shared_size(block.name, axis, size)
-        first, *others = self.inputs.values()
-        for other in others:
-            lines.append(f"if {other}.shape[0] != {first}.shape[0]:")
-            lines.append(f'    raise ValueError("`{first}` and `{other}` have batches of different size")')
-        return lines
-
-    def _shared_size(self, name: str, axis: int, size: Size) -> list[str]:
-        """An axis that is as long as a free one of another input."""
-        own, other = self.inputs[name], self.inputs[size.source]
-        at, there = axis + 1, size.axis + 1
-        return [
-            f"if {own}.shape[{at}] != {other}.shape[{there}]:",
-            *(
-                "    " + line
-                for line in fitted(
-                    f'raise ValueError(f"axis {at} of `{name}` is {{{own}.shape[{at}]}}, but '
-                    f'axis {there} of `{size.source}` is {{{other}.shape[{there}]}}")'
-                )
-            ),
-        ]
 
     def fields(self) -> dict[str, str]:
         """The names of several outputs in the tuple that is returned."""
@@ -228,12 +182,12 @@ class Forward:
         rule = activation_rule(activation)
         if len(rule.arguments) == 1:
             return [(block, terms)]
-        slots: dict[int, list[Term]] = {}
+        slots: dict[Dim, list[Term]] = {}
         for term in terms:
             slots.setdefault(term.chain[-1]["start"], []).append(replace(term, chain=term.chain[:-1]))
         shapes = zip((*rule.arguments, *rule.optional), rule.slots(activation))
         parts = [Block(f"{block.name}_{name}", shape) for name, shape in shapes]
-        return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots))]
+        return [(part, tuple(slots[start])) for part, start in zip(parts, sorted(slots, key=place_of))]
 
     def _arguments(self, block: Block) -> list[Expression]:
         return [self._sum(part, terms) for part, terms in self._slots(block)]
@@ -246,7 +200,8 @@ class Forward:
             self._assign(variable, value, "")
             return Expression(variable)
 
-        return activation_rule(block.activation).emit_kept(block.activation, arguments, keep)
+        rule = activation_rule(block.activation)
+        return self._calling(rule, rule.emit_kept(block.activation, arguments, keep))
 
     def _called(self, name: str) -> str:
         """The variable of a state is named after it, if it holds its value."""
@@ -391,6 +346,17 @@ class Forward:
         return {role: self.explicit.get(id, f"self.{id}") for role, id in operator.parameters}
 
     def _apply(self, operator: Operator, value: Expression) -> Expression:
+        return self._calling(linear_rule(operator), self._applied(operator, value))
+
+    def _calling(self, rule: Rule, made: Expression) -> Expression:
+        """An expression with what it calls of the runtime as the file calls that."""
+        for name in rule.calls:
+            if (call := f"runtime.{name}(") in made.text:
+                self.runtime_calls.add(name)
+                made = replace(made, text=made.text.replace(call, f"{self.names(name)}("))
+        return made
+
+    def _applied(self, operator: Operator, value: Expression) -> Expression:
         rule = linear_rule(operator)
         if not operator.parameters:
             return rule.emit(operator, value, "")

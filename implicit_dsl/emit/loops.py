@@ -6,7 +6,7 @@ in from outside of the loop; `Forward` calls it through an equilibrium of the ru
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from implicit_dsl.demands import applying
@@ -210,18 +210,24 @@ def needed_outside(model: ImplicitModel, loop: Loop) -> set[str]:
 
 def shape_text(shape: Shape, inputs: dict[str, str], axes: Iterable[str] = ()) -> str:
     """A shape as Python, free sizes from the inputs: `(48, u.shape[2] // 2)`."""
-    sizes = [*axes]
-    for dim in shape:
-        if not isinstance(dim, Size):
-            sizes.append(str(dim))
-            continue
-        text = f"{inputs[dim.source]}.shape[{dim.axis + 1}]"
-        if dim.add:
-            text = f"{text} {'+' if dim.add > 0 else '-'} {abs(dim.add)}"
-        if dim.divide != 1:
-            text = f"({text}) // {dim.divide}" if dim.add else f"{text} // {dim.divide}"
-        sizes.append(text)
+    sizes = [*axes, *(size_text(dim, inputs) if isinstance(dim, Size) else str(dim) for dim in shape)]
     return f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+
+
+def size_text(size: Size, inputs: Mapping[str, str]) -> str:
+    """A free size as Python: `u.shape[2] // 2`."""
+    if size.of is None:
+        text = f"{inputs[size.source]}.shape[{size.axis + 1}]"
+    else:
+        text = size_text(size.of, inputs)
+        text = f"({text})" if size.times != 1 and " " in text else text
+    if size.times != 1:
+        text = f"{size.times} * {text}"
+    if size.add:
+        text = f"{text} {'+' if size.add > 0 else '-'} {abs(size.add)}"
+    if size.divide == 1:
+        return text
+    return f"({text}) // {size.divide}" if " " in text else f"{text} // {size.divide}"
 
 
 def function_name(model: ImplicitModel, loop: Loop) -> str:

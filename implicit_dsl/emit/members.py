@@ -33,6 +33,11 @@ def attributes(model: ImplicitModel, classes: dict[str, str], names: Names) -> l
                 made = f"{names(classes[name])}({made.partition('(')[2]}"
             separator = "" if made.endswith("()") else ", "
             value = f"{made[:-1]}{separator}{_FACTORY})"
+        elif tensor.fixed:
+            lines += fitted(f"self.{name}: Tensor", f"  # {place(thing)}, not trained")
+            empty = f"torch.empty({tensor.shape!r}, {_FACTORY})"
+            lines += fitted(f'self.register_buffer("{name}", {empty}, persistent=False)')
+            continue
         else:
             value = f"nn.Parameter(torch.empty({tensor.trained!r}, {_FACTORY}))"
         lines += fitted(f"self.{name} = {value}", f"  # {place(thing)}")
@@ -61,6 +66,10 @@ def initialisers(model: ImplicitModel, names: Names) -> list[str]:
     for tensor in model.tensors:
         if tensor.initialiser is None:
             continue
+        if len(tensor.fixed) > 1:  # reading them is exact
+            given = f'torch.tensor(_NUMBERS["{model.name}", "{tensor.id}"], dtype=torch.float64)'
+            lines += fitted(f"self.{tensor.id}.copy_({given}.reshape({tensor.shape!r}))")
+            continue
         lines.append(_initialiser(tensor))
         if tensor.within is not None and tensor.within.kind == "Nonneg":
             lines.append(f"{names('start_nonneg_')}(self.{tensor.id})")
@@ -76,7 +85,7 @@ def _initialiser(tensor: Tensor) -> str:
             return f"nn.init.zeros_({weight})"
         case "ones":
             return f"nn.init.ones_({weight})"
-        case "constant":
+        case "constant" | "fixed":
             return f"nn.init.constant_({weight}, {number!r})"
         case "normal":
             return f"nn.init.normal_({weight}, std={number!r})"

@@ -27,7 +27,7 @@ class Names:
     def of(models: Collection[ImplicitModel], standalone: bool) -> Names:
         """The names of the file that holds the models."""
         plain = Names(standalone, models=frozenset(model.name for model in models))
-        own = {"_STRUCTURES", *plain.models}
+        own = {"_NUMBERS", "_STRUCTURES", *plain.models}
         for model in models:
             own.add(plain.class_of_outputs(model))
             for loop in model.loops:

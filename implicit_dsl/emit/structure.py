@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+
+from implicit_dsl.emit.wording import WIDTH
 from implicit_dsl.model import ImplicitModel
 
 _INTRODUCTION = [
@@ -24,4 +27,19 @@ def literals(models: tuple[ImplicitModel, ...]) -> list[str]:
             lines.extend(f"            {item!r}," for item in value)
             lines.append("        ),")
         lines.append("    },")
-    return [*lines, "}", "# fmt: on"]
+    return [*lines, "}", *_numbers(models), "# fmt: on"]
+
+
+def _numbers(models: tuple[ImplicitModel, ...]) -> list[str]:
+    """The lines that assign `_NUMBERS`: the entries of fixed tensors, by model and name."""
+    lines: list[str] = []
+    for model in models:
+        for tensor in model.tensors:
+            if len(tensor.fixed) > 1:
+                written = f"{', '.join(map(repr, tensor.fixed))},"
+                lines.append(f'    ("{model.name}", "{tensor.id}"): (')
+                lines += textwrap.wrap(written, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 8)
+                lines.append("    ),")
+    if not lines:
+        return []
+    return ["", "_NUMBERS: dict[tuple[str, str], tuple[float, ...]] = {", *lines, "}"]

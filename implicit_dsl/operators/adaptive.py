@@ -11,7 +11,7 @@ from implicit_dsl.operators.convolution import short
 from implicit_dsl.operators.pooling import MaxPool
 from implicit_dsl.operators.separable import Along, Separable
 from implicit_dsl.operators.windows import channels_and_axes, per_axis
-from implicit_dsl.shapes import Shape, count, show, sizes
+from implicit_dsl.shapes import Shape, count, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,15 @@ class AdaptiveAvgPool(Separable):
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return _adaptive(self, settings, source)
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        if known(operator.source[1:]) is None:
+            raise ShapeError(
+                f"the transpose of AdaptiveAvgPool gives {show(operator.source)}, "
+                "and needs to know these sizes",
+                "a size is free",
+            )
+        return Operator("adaptive_avg_pool_adjoint", operator.target, operator.source)
 
     def along(self, operator: Operator, axis: int) -> Along:
         return _means(sizes(operator.source)[axis], sizes(operator.target)[axis])

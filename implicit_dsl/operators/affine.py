@@ -10,7 +10,6 @@ from implicit_dsl.operators.base import (
     Entries,
     Expression,
     Formal,
-    Initialiser,
     LinearRule,
     Operator,
     ParameterSpec,
@@ -18,6 +17,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:
@@ -108,6 +108,12 @@ class Scaling(Diagonal):
         if settings["start"] != 1:
             chosen["start"] = settings["start"]
         return Operator("diagonal", source, source, tuple(chosen.items()))
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        return operator
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        return self.operator(settings, target)
 
     def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
         if operator.kind == "scale":

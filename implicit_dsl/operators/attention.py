@@ -69,8 +69,11 @@ class Attend(SeveralSlots):
                     "heads",
                 )
         if causal and q[0] != k[0]:
+            both = f"there are {q[0]} and {k[0]}"
+            if known((q[0], k[0])) is None:
+                both = "one number is free, and not the same as the other"
             raise ShapeError(
-                f"causal attention needs as many queries as keys, but there are {q[0]} and {k[0]}",
+                f"causal attention needs as many queries as keys, but {both}",
                 argument="causal",
             )
         for mask in masks:
@@ -85,7 +88,7 @@ class Attend(SeveralSlots):
         chosen: dict[str, Setting] = {"causal": causal, "heads": heads}
         if masks or not q == k == v:
             chosen |= {"width": count(q[1:])}
-            chosen |= {} if k[0] == q[0] and known(k) is None else {"keys": count(k[:1])}
+            chosen |= {} if k[0] == q[0] and known(k) is None else {"keys": k[0]}
         if masks:
             chosen["mask"] = "keys" if masks[0] == k[:1] else "pairs"
         return Operator(self.kind, source, (q[0], v[1]), tuple(sorted(chosen.items())))

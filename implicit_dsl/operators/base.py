@@ -16,7 +16,8 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.shapes import Shape, show
+from implicit_dsl.operators.initialisers import Initialiser
+from implicit_dsl.shapes import Dim, Shape, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
 
-Setting: TypeAlias = int | float | bool | str | tuple["Setting", ...] | None
+Setting: TypeAlias = Dim | float | bool | str | tuple["Setting", ...] | None
 Settings: TypeAlias = dict[str, Any]
 
 
@@ -84,14 +85,6 @@ class Formal:
         if isinstance(self.default, str):
             return f'"{self.default}"'
         return self.shown if self.default is None else str(self.default)
-
-
-@dataclass(frozen=True, slots=True)
-class Initialiser:
-    """How a parameter starts: the name of an initialiser of the language and its numbers."""
-
-    name: str
-    numbers: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +176,7 @@ class Rule(ABC):
     names: ClassVar[tuple[str, ...]] = ()
     formals: ClassVar[tuple[Formal, ...]] = ()
     takes_tokens: ClassVar[bool] = False  # its source has one more axis, of unit vectors
+    calls: ClassVar[tuple[str, ...]] = ()  # what its expressions call of the runtime, as `runtime.NAME(`
     doc: ClassVar[str] = ""
     example: ClassVar[str] = ""
 
@@ -208,6 +202,7 @@ class LinearRule(Rule):
 
     mixing: ClassVar[bool] = True
     offset_roles: ClassVar[tuple[str, ...]] = ("bias",)  # the tensors that only the offset needs
+    instead_of_transpose: ClassVar[str] = ""  # what to write where the language has no transpose of it
 
     @abstractmethod
     def entry_count(self, operator: Operator) -> int:
@@ -310,6 +305,7 @@ class ActivationRule(Rule):
     elementwise: ClassVar[bool] = True
     homogeneous: ClassVar[bool] = False
     has_useful_majorant: ClassVar[bool] = True
+    only_shapes: ClassVar[tuple[str, ...]] = ()  # the arguments of which nothing but the shape counts
 
     @property
     def optional(self) -> tuple[str, ...]:

@@ -118,8 +118,6 @@ class Conv(LinearRule):
         return text + ("" if mode_of(operator) == "zeros" else f', padding_mode="{mode_of(operator)}"') + ")"
 
     def transpose(self, operator: Operator) -> Operator | None:
-        if mode_of(operator) != "zeros":
-            return None
         source, target, before = operator.target, operator.source, operator["pad"]
         more: list[int] = []
         for small, large, k, s, p, d in zip(

@@ -22,7 +22,7 @@ from implicit_dsl.operators.base import (
     ShapeError,
 )
 from implicit_dsl.operators.dense import kronecker
-from implicit_dsl.shapes import Shape, count
+from implicit_dsl.shapes import Shape, count, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,9 @@ class _Table(LinearRule):
     def _by_columns(self, operator: Operator) -> bool:
         """Whether the tensor has the vectors as its columns, [width, vocab]."""
         return False
+
+    def transposed(self, operator: Operator) -> bool:
+        return not self._by_columns(operator)
 
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source) * count(operator.target[-1:])
@@ -79,6 +82,19 @@ class Embedding(_Table):
                 "vocab",
             )
         return Operator(self.kind, source, (*source[:-1], width), (("width", width),))
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        return Operator("matrix", operator.target, operator.source, (("transposed", False),))
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        if target[-1:] != (settings["width"],):
+            raise ShapeError(
+                f"this Embedding gives vectors of {settings['width']}, "
+                f"and its transpose is applied to {show(target)}",
+                f"takes {settings['width']} features",
+                "width",
+            )
+        return self.operator(settings, (*target[:-1], settings["vocab"]))
 
     def parameters(self, operator: Operator) -> tuple[ParameterSpec, ...]:
         return (ParameterSpec("weight", (count(operator.source[-1:]), operator["width"])),)

@@ -39,6 +39,7 @@ class BatchNorm(LinearRule):
 
     kind = "batch_norm"
     offset_roles = ("running_mean", "bias")
+    instead_of_transpose = "it is a factor for each channel: `Scale()` is one with a transpose, itself"
     names = ("BatchNorm",)
     formals = (
         Formal("eps", "number", "added to the variance", default=1e-5),
@@ -149,6 +150,7 @@ class Dropout(LinearRule):
 
     kind = "dropout"
     names = ("Dropout",)
+    instead_of_transpose = "each use drops other entries: write a `Dropout` of its own"
     formals = (
         Formal("p", "number", "probability that an entry is set to zero in training", default=0.5),
         Formal("channels", "flag", "drop whole channels, as `nn.Dropout2d` does", default=False),

@@ -51,6 +51,17 @@ class Pad(LinearRule):
         chosen = (("after", after), ("mode", mode), ("pad", before))
         return Operator(self.kind, source, (source[0], *target), chosen)
 
+    def transpose(self, operator: Operator) -> Operator | None:
+        return Operator("pad_adjoint", operator.target, operator.source, operator.settings)
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        axes = channels_and_axes(target, "the transpose of Pad")
+        before = per_axis(settings["pad"], axes, "the padding", "pad")
+        given = before if settings["after"] is None else settings["after"]
+        after = per_axis(given, axes, "the padding", "after")
+        inner = tuple(floor_affine(n, -b - a, 1) for n, b, a in zip(target[1:], before, after))
+        return self.operator(settings, (target[0], *inner))
+
     def _columns(self, operator: Operator) -> np.ndarray:
         """For each output the input that it is, or -1."""
         places = np.arange(count(operator.source)).reshape(sizes(operator.source))

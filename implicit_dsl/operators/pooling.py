@@ -25,7 +25,7 @@ from implicit_dsl.operators.windows import (
     slide,
     window_indices,
 )
-from implicit_dsl.shapes import Shape, count, show
+from implicit_dsl.shapes import Shape, count, floor_affine, known, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +88,27 @@ class AvgPool(LinearRule):
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         return _pool(self, settings, source)
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        along = zip(operator.source[1:], operator["stride"])
+        if any(not isinstance(size, int) and step != 1 for size, step in along):
+            raise ShapeError(
+                "the transpose of AvgPool with a stride above 1 needs to know all sizes, "
+                f"and it gives {show(operator.source)}",
+                "a size is free",
+            )
+        return Operator("avg_pool_adjoint", operator.target, operator.source, operator.settings)
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        """With a stride of 1, sizes follow from those of the output."""
+        axes = channels_and_axes(target, "the transpose of AvgPool")
+        kernel = per_axis(settings["kernel"], axes, "the kernel", "kernel")
+        stride = kernel if settings["stride"] is None else settings["stride"]
+        pad = per_axis(settings["pad"], axes, "the padding", "pad")
+        if any(step != 1 for step in per_axis(stride, axes, "the stride", "stride")):
+            return super().onto(settings, target, like)
+        behind = (floor_affine(n, k - 1 - 2 * p, 1) for n, k, p in zip(target[1:], kernel, pad))
+        return self.operator(settings, (target[0], *behind))
 
     def follows(self, operator: Operator) -> tuple[int | None, ...]:
         return (0, *(None,) * (len(operator.target) - 1))
@@ -152,6 +173,16 @@ class GlobalAvgPool(LinearRule):
                 "such as [channels, height, width]",
             )
         return Operator(self.kind, source, source[:1])
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        if known(operator.source[1:]) is None:
+            raise ShapeError(
+                f"the transpose of GlobalAvgPool gives {show(operator.source)}, "
+                "and needs to know these sizes",
+                "a size is free",
+                help="write `expand(s, x)`, which repeats s over the axes of x",
+            )
+        return Operator("global_avg_pool_adjoint", operator.target, operator.source)
 
     def follows(self, operator: Operator) -> tuple[int | None, ...]:
         return (0,)

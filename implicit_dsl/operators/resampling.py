@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,9 @@ from implicit_dsl.operators.base import (
 )
 from implicit_dsl.operators.convolution import short
 from implicit_dsl.operators.separable import Along, Separable
-from implicit_dsl.operators.windows import channels_and_axes, per_axis
-from implicit_dsl.shapes import Shape, count, known, show, sizes
+from implicit_dsl.operators.slots import SeveralSlots, joined
+from implicit_dsl.operators.windows import Axes, channels_and_axes, per_axis
+from implicit_dsl.shapes import Shape, affine, count, floor_affine, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,12 +76,6 @@ class Upsample(Separable):
     def operator(self, settings: Settings, source: Shape) -> Operator:
         axes, mode = channels_and_axes(source, "Upsample"), settings["mode"]
         factor = per_axis(settings["factor"], axes, "the factor", "factor")
-        behind = known(source[1:])
-        if behind is None:
-            raise ShapeError(
-                f"Upsample needs to know the sizes behind the channels, and its input is {show(source)}",
-                show(source),
-            )
         if mode not in ("nearest", "linear", _LINEAR[axes - 1]):
             raise ShapeError(
                 f"the mode `{mode}` is for {_LINEAR.index(mode) + 1} axes behind the channels, "
@@ -96,11 +91,29 @@ class Upsample(Separable):
                 "align_corners",
                 help='write `mode = "linear"`, or leave it out',
             )
-        finer = tuple(size * times for size, times in zip(behind, factor))
+        finer = tuple(affine(size, times, 0, 1) for size, times in zip(source[1:], factor))
         chosen: dict[str, Any] = {"factor": factor}
         if mode != "nearest":
             chosen |= {"align_corners": settings["align_corners"], "mode": "linear"}
         return Operator(self.kind, source, (source[0], *finer), tuple(sorted(chosen.items())))
+
+    def transpose(self, operator: Operator) -> Operator | None:
+        return Operator("upsample_adjoint", operator.target, operator.source, operator.settings)
+
+    def onto(self, settings: Settings, target: Shape, like: Operator | None) -> Operator:
+        axes = channels_and_axes(target, "the transpose of Upsample")
+        factor = per_axis(settings["factor"], axes, "the factor", "factor")
+        made = self.operator(
+            settings, (target[0], *(floor_affine(n, 0, times) for n, times in zip(target[1:], factor)))
+        )
+        if made.target != target:
+            raise ShapeError(
+                f"this Upsample gives multiples of {short(factor)}, "
+                f"and its transpose is applied to {show(target)}",
+                f"a multiple of {short(factor)}",
+                "factor",
+            )
+        return made
 
     def along(self, operator: Operator, axis: int) -> Along:
         inputs, factor = sizes(operator.source)[axis], operator["factor"][axis - 1]
@@ -111,12 +124,17 @@ class Upsample(Separable):
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         factor = operator["factor"]
         if operator.get("mode", "nearest") == "nearest":
-            # `nearest` rounds 1/factor, and so a position now and then; `nearest-exact` reads at cell centres
-            mode = "nearest" if all(times & (times - 1) == 0 for times in factor) else "nearest-exact"
+            mode = nearest(factor)
             return Expression(f'F.interpolate({x.text}, scale_factor={short(factor)}, mode="{mode}")')
         options = f'mode="{_LINEAR[len(factor) - 1]}"'
         options += ", align_corners=True" if operator["align_corners"] else ""
         return Expression(f"F.interpolate({x.text}, scale_factor={short(factor)}, {options})")
+
+
+def nearest(factor: Axes) -> str:
+    """What PyTorch calls the repetition of cells."""
+    # `nearest` rounds 1/factor, and so a position now and then; `nearest-exact` reads at cell centres
+    return "nearest" if all(times & (times - 1) == 0 for times in factor) else "nearest-exact"
 
 
 @lru_cache(maxsize=256)
@@ -151,10 +169,6 @@ class Expand(Repeating):
                 f"{show(source)} cannot be repeated to {show(target)}, which does not begin with it",
                 show(source),
             )
-        if known(target[len(source) :]) is None:
-            raise ShapeError(
-                f"{show(target)} has a free size, along which nothing can be repeated", show(target)
-            )
         return Operator(self.kind, source, target)
 
     def follows(self, operator: Operator) -> tuple[int | None, ...]:
@@ -177,4 +191,51 @@ class Expand(Repeating):
         return Expression(f"{x.atom}[{index}].expand({kept})")
 
 
-RULES: tuple[Rule, ...] = (Upsample(), Expand())
+class ExpandAs(SeveralSlots):
+    """`expand(s, x)` where x has free sizes: it is as long as x is. Of x nothing but the shape counts."""
+
+    kind = "expand_as"
+    arguments = ("s", "x")
+    only_shapes = ("x",)
+    homogeneous = True
+    has_useful_majorant = True
+    doc = (
+        "`expand(s, x)` where sizes of x are free: s [c] repeated over the axes that x [c, …] has behind it."
+    )
+    example = "input s[3], u[3, _]\noutput y = u + expand(s, u)"
+
+    def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
+        s, x = sources
+        if x[: len(s)] != s:
+            raise ShapeError(
+                f"{show(s)} cannot be repeated to {show(x)}, which does not begin with it", show(s)
+            )
+        return Operator(self.kind, joined(sources), x, (("axes", len(s)),))
+
+    def slots(self, operator: Operator) -> tuple[Shape, ...]:
+        return operator.target[: operator["axes"]], operator.target
+
+    def monotone(self, operator: Operator) -> bool:
+        return True
+
+    def value(self, operator: Operator, *parts: np.ndarray) -> np.ndarray:
+        s, x = parts
+        return np.broadcast_to(s.reshape(*s.shape, *(1,) * (x.ndim - s.ndim)), x.shape)
+
+    def pulled(self, operator: Operator, parts: list[np.ndarray], g: np.ndarray) -> tuple[np.ndarray, ...]:
+        s, x = parts
+        return g.sum(tuple(range(s.ndim, g.ndim))), np.zeros_like(x)
+
+    def moved(self, operator: Operator, changes: list[np.ndarray], most: list[np.ndarray]) -> np.ndarray:
+        return self.value(operator, *changes)
+
+    def gain(self, operator: Operator) -> float:
+        return 1.0
+
+    def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
+        s, x = parts
+        behind = ", ".join(["..."] + ["None"] * (len(operator.target) - operator["axes"]))
+        return Expression(f"{s.atom}[{behind}].expand_as({x.text})")
+
+
+RULES: tuple[Rule, ...] = (Upsample(), Expand(), ExpandAs())

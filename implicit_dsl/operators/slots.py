@@ -1,7 +1,8 @@
 """Activations of several arguments: z holds the arguments one after another, each in a slot of its own.
 
 Arguments of one shape are stacked, [k, *shape], others are flattened and joined; those with free sizes
-are joined along the last axis, if they have the others in common.
+are joined along the last axis, if they have the others in common. Where they have not, how long they are
+together is known when the module is called.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from implicit_dsl.operators.base import (
     Expression,
     Operator,
     Rule,
+    Setting,
     Settings,
-    ShapeError,
 )
 from implicit_dsl.operators.monomial import Monomial
-from implicit_dsl.shapes import Shape, count, known, show, sizes
+from implicit_dsl.shapes import Dim, Shape, Total, count, known, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ else:
 
 
 def joined(shapes: Sequence[Shape]) -> Shape:
-    """The shape of arguments one after another. Raises ShapeError if it depends on a free size."""
+    """The shape of arguments one after another."""
     first = shapes[0]
     if all(shape == first for shape in shapes):
         return (len(shapes), *first)
@@ -39,10 +40,12 @@ def joined(shapes: Sequence[Shape]) -> Shape:
     widths = _widths(shapes)
     if widths is not None:
         return (*max(shapes, key=len)[:-1], sum(widths))
-    free = next(shape for shape in shapes if known(shape) is None)
-    raise ShapeError(
-        f"a value of shape {show(free)} has a free size, and another argument has another shape", show(free)
-    )
+    return (Total(tuple(shapes)),)
+
+
+def place_of(start: Dim) -> tuple[int, int]:
+    """What the `start` of slots is to be sorted by: behind one with a free size, each `start` is free."""
+    return (1, len(start.shapes)) if isinstance(start, Total) else (0, count((start,)))
 
 
 def _widths(shapes: Sequence[Shape]) -> list[int] | None:
@@ -59,7 +62,8 @@ def _widths(shapes: Sequence[Shape]) -> list[int] | None:
 class Slot(Monomial):
     """The value as one of several arguments, zeros in the places of the others.
 
-    `start`: its number where arguments are stacked, else its first entry, or its first column.
+    `start`: its number where arguments are stacked, else its first entry, or its first column. With
+    `empty`, nothing but the shape of the value counts, and its place holds zeros as well.
     """
 
     kind = "slot"
@@ -69,18 +73,28 @@ class Slot(Monomial):
     def operator(self, settings: Settings, source: Shape) -> Operator:
         index, shapes = settings["index"], settings["slots"]
         target = joined(shapes)
+        before: tuple[Shape, ...] = tuple(shapes[:index])
+        chosen: dict[str, Setting] = {"empty": True} if settings.get("empty", False) else {}
         if all(shape == source for shape in shapes):
-            return Operator(self.kind, source, target, (("start", index),))
-        if len(target) == 1:
-            return Operator(self.kind, source, target, (("start", sum(map(count, shapes[:index]))),))
-        start = sum((_widths(shapes) or [])[:index])
-        return Operator(self.kind, source, target, (("columns", True), ("start", start)))
+            chosen["start"] = index
+        elif len(target) == 1:
+            counted = all(known(shape) is not None for shape in before)
+            chosen["start"] = sum(map(count, before)) if counted else Total(before)
+        else:
+            chosen |= {"columns": True, "start": sum((_widths(shapes) or [])[:index])}
+        return Operator(self.kind, source, target, tuple(sorted(chosen.items())))
 
     def _columns(self, operator: Operator) -> int:
         """How many columns it takes beside others; 0 if it does not stand beside them."""
-        if len(operator.settings) == 1:
+        if not operator.get("columns", False):
             return 0
         return 1 if len(operator.source) < len(operator.target) else count(operator.source[-1:])
+
+    def factor(self, operator: Operator) -> float:
+        return 0.0 if operator.get("empty", False) else 1.0
+
+    def entry_count(self, operator: Operator) -> int:
+        return 0 if operator.get("empty", False) else super().entry_count(operator)
 
     def _own(self, operator: Operator, whole: Any) -> Any:
         """Its part of an array [..., *target]."""
@@ -91,6 +105,8 @@ class Slot(Monomial):
 
     def columns(self, operator: Operator) -> np.ndarray:
         places = np.full(count(operator.target), -1)
+        if operator.get("empty", False):
+            return places
         own = self._own(operator, np.arange(len(places)).reshape(sizes(operator.target)))
         places[own.reshape(-1)] = np.arange(count(operator.source))
         return places
@@ -98,12 +114,14 @@ class Slot(Monomial):
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         whole = x.new_zeros((len(x), *sizes(operator.target)))
         own = self._own(operator, whole)
-        own.copy_(x.reshape(own.shape))
+        own.copy_(self.factor(operator) * x.reshape(own.shape))
         return whole
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         # alone; the arguments of an activation are emitted without being joined
         start, target, width = operator["start"], operator.target, self._columns(operator)
+        if operator.get("empty", False):
+            x = Expression(f"0 * {x.atom}", tight=False)
         if width:
             column = ".unsqueeze(-1)" if len(operator.source) < len(target) else ""
             sides = (start, count(target[-1:]) - start - width)

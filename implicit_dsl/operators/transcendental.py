@@ -1,4 +1,4 @@
-"""exp, log, sqrt, sin and cos, entry by entry: what the functions of numbers are on values of the network."""
+"""exp, log and sqrt, entry by entry: what the functions of numbers are on values of the network."""
 
 from __future__ import annotations
 
@@ -85,39 +85,4 @@ class SquareRoot(_Rising):
             return np.asarray(0.5 / np.sqrt(z))
 
 
-class _Wave(Elementwise):
-    def slope(self, operator: Operator) -> tuple[float, float]:
-        return -1.0, 1.0
-
-    def range(self, operator: Operator) -> tuple[float, float]:
-        return -1.0, 1.0
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.{self.kind}({z.text})")
-
-
-class Sine(_Wave):
-    kind = "sin"
-    doc = "The sine of each entry: `sin(x)`."
-    example = example("sin(u)")
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.sin(z))
-
-    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.cos(z))
-
-
-class Cosine(_Wave):
-    kind = "cos"
-    doc = "The cosine of each entry: `cos(x)`."
-    example = example("cos(u)")
-
-    def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.cos(z))
-
-    def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        return np.asarray(-np.sin(z))
-
-
-RULES: tuple[Rule, ...] = (Exponential(), Logarithm(), SquareRoot(), Sine(), Cosine())
+RULES: tuple[Rule, ...] = (Exponential(), Logarithm(), SquareRoot())

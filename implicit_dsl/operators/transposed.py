@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
@@ -19,7 +20,9 @@ from implicit_dsl.operators.base import (
 )
 from implicit_dsl.operators.convolution import (
     MOST_TRIED,
+    after_of,
     group_option,
+    mode_of,
     output_channels,
     short,
     window_options,
@@ -27,29 +30,36 @@ from implicit_dsl.operators.convolution import (
 from implicit_dsl.operators.windows import (
     Axes,
     channels_and_axes,
+    copies,
     inside_count,
+    margins,
+    overlap,
     per_axis,
     slide,
     window_indices,
 )
-from implicit_dsl.shapes import Dim, Shape, count, floor_affine, show
+from implicit_dsl.shapes import Dim, Shape, affine, count, floor_affine, show
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from implicit_dsl.runtime import transposes
 else:
     np = lazy_module("numpy")
     torch = lazy_module("torch")
+    transposes = lazy_module("implicit_dsl.runtime.transposes")
 
 
 class ConvTranspose(LinearRule):
     """T[(o, s i + d a − p), (c, i)] = K[c, o, a]: the transpose of a convolution from o to c channels.
 
     `output_pad` says which of the sizes that this convolution would map to its input is meant. With
-    `tied`, the weight belongs to that convolution, and there is no bias.
+    `tied`, the weight belongs to that convolution, and there is no bias; it may pad by copies, `mode`.
     """
 
     kind = "conv_transpose"
+    calls = ("pad_transposed",)
     names = ("ConvTranspose",)
     formals = (
         Formal("width", "width", "`out` channels, or `in => out` to have the input checked", required=True),
@@ -144,11 +154,15 @@ class ConvTranspose(LinearRule):
         chosen |= {"bias": False, "tied": True}
         return Operator("conv", source, target, tuple(sorted(chosen.items())))
 
-    def _geometry(self, operator: Operator) -> tuple[Shape, Shape, Axes, Axes, Axes, Axes]:
+    def _geometry(self, operator: Operator) -> tuple[Shape, Shape, Axes, Axes, Axes, Axes, str]:
         """The convolution that this is the transpose of: its input is the output here."""
         names = ("kernel", "stride", "pad", "dilation")
         kernel, stride, pad, dilation = (operator[name] for name in names)
-        return operator.target, operator.source, kernel, stride, pad, dilation
+        return operator.target, operator.source, kernel, stride, pad, dilation, mode_of(operator)
+
+    def overlap(self, operator: Operator) -> int:
+        widest: Axes = tuple(map(max, operator["pad"], after_of(operator)))
+        return overlap(operator.target, operator["kernel"], widest, operator["dilation"], mode_of(operator))
 
     def entry_count(self, operator: Operator) -> int:
         channels, each = self.parameters(operator)[0].shape[:2]
@@ -183,16 +197,13 @@ class ConvTranspose(LinearRule):
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         F = torch.nn.functional
         convolve = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
-        result: torch.Tensor = convolve[len(operator.source) - 1](
-            x,
-            weights["weight"],
-            None,
-            operator["stride"],
-            operator["pad"],
-            operator["output_pad"],
-            operator["groups"],
-            operator["dilation"],
-        )
+        padded = mode_of(operator) == "zeros"
+        pad: Axes = operator["pad"] if padded else (0,) * len(operator["pad"])
+        geometry = (operator["stride"], pad, operator["output_pad"], operator["groups"], operator["dilation"])
+        result: torch.Tensor = convolve[len(operator.source) - 1](x, weights["weight"], None, *geometry)
+        if not padded:
+            cells = margins(operator["pad"], after_of(operator))
+            return transposes.pad_transposed(result, cells, mode_of(operator))
         return result[(..., *(slice(None, -cells or None) for cells in _cut(operator)))]
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
@@ -202,14 +213,21 @@ class ConvTranspose(LinearRule):
         bias = f", {weights['bias']}" if "bias" in weights else ""
         axes = len(operator.source) - 1
         made = f"F.conv_transpose{axes}d({x.text}, {weights['weight']}{bias}{_options(operator)})"
+        if mode_of(operator) != "zeros":
+            cells = margins(operator["pad"], after_of(operator))
+            return Expression(f'runtime.pad_transposed({made}, {cells!r}, "{mode_of(operator)}")')
         if any(_cut(operator)):
             made += f"[..., {', '.join(f':-{cells}' if cells else ':' for cells in _cut(operator))}]"
         return Expression(made)
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
         # a row of the matrix reads an entry of the kernel at most once for each input channel, and with
-        # several groups or a stride above 1 only some of them
-        return bounds.get(f"{operator.parameter('weight')}'")
+        # several groups or a stride above 1 only some of them; what is copied may be read in several places
+        bound = bounds.get(f"{operator.parameter('weight')}'")
+        large, small, kernel, stride, pad, dilation, mode = self._geometry(operator)
+        windows = zip(kernel, stride, pad, after_of(operator), dilation)
+        along = zip(large[1:], small[1:], windows)
+        return None if bound is None else bound * prod(copies(n, m, *axis, mode) for n, m, axis in along)
 
 
 def _cut(operator: Operator) -> Axes:
@@ -219,7 +237,8 @@ def _cut(operator: Operator) -> Axes:
 
 
 def _options(operator: Operator) -> str:
-    pad, more = operator["pad"], operator["output_pad"]
+    pad = operator["pad"] if mode_of(operator) == "zeros" else ()
+    more = operator["output_pad"]
     text = window_options(operator, short(pad) if any(pad) else "")
     return text + (f", output_padding={short(more)}" if any(more) else "") + group_option(operator)
 
@@ -228,14 +247,7 @@ def _grown(source: Shape, size: Dim, k: int, s: int, p: int, more: int, d: int) 
     """The size behind: (size − 1) s − 2 p + d (k − 1) + output_pad + 1. Raises ShapeError."""
     cells = d * (k - 1) + 1 - 2 * p + more
     if not isinstance(size, int):
-        if s != 1:
-            raise ShapeError(
-                f"ConvTranspose with stride {s} needs to know the sizes behind the channels, "
-                f"and its input is {show(source)}",
-                show(source),
-                "stride",
-            )
-        return floor_affine(size, cells - 1, 1)
+        return affine(size, s, cells - s, 1)
     grown = (size - 1) * s + cells
     if grown < 1:
         raise ShapeError(

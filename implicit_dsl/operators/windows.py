@@ -81,6 +81,17 @@ def read_at(places: np.ndarray, extent: int, mode: str) -> np.ndarray:
             return places
 
 
+def copies(size: Dim, outputs: Dim, k: int, s: int, before: int, after: int, d: int, mode: str) -> int:
+    """How many windows of one axis may read a cell with the same entry of the kernel, at most."""
+    if mode == "zeros":
+        return 1
+    if isinstance(size, int) and isinstance(outputs, int):
+        along = (np.arange(outputs) * s - before)[:, None] + np.arange(k) * d
+        read = read_at(along, size, mode)
+        return max(int(np.bincount(read[:, tap], minlength=size).max()) for tap in range(k))
+    return 1 + before + after if mode == "replicate" else 1 + (before > 0) + (after > 0)
+
+
 def overlap(source: Shape, kernel: Axes, pad: Axes, dilation: Axes, mode: str) -> int:
     """How many entries of a kernel may read the same cell for the same output, at most."""
     if mode == "zeros":

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
-from implicit_dsl.operators.base import Initialiser
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply, axes
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity, settings_of
+from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import Environment
@@ -28,7 +29,7 @@ from implicit_dsl.resolve.values import (
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.sets import SETS, SetRule
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import known, show
 from implicit_dsl.source import Span
 
 Run = Callable[[Context, Arguments, Span, Environment], Any]
@@ -115,7 +116,7 @@ def _sum(context: Context, arguments: Arguments, span: Span, environment: Enviro
 
 
 def _total(context: Context, name: str, items: list[Any], span: Span) -> Any:
-    if all(_is_number(item) for item in items):
+    if all(is_number(item) for item in items):
         return _checked_sum(items, span)
     if all(isinstance(item, Wire) for item in items):
         total = items[0]
@@ -139,17 +140,13 @@ def _mean(context: Context, arguments: Arguments, span: Span, environment: Envir
     if not items:
         raise problem("E0104", "`mean` needs at least one number or value", span)
     total = _total(context, "mean", items, span)
-    if _is_number(total):
+    if is_number(total):
         return _arithmetic("mean", 2, lambda a, b: a / b)(
             context, Arguments([total, len(items)], [span] * 2, {}), span, environment
         )
     if isinstance(total, Wire):
         return apply.scale(context, 1 / len(items), total, span)
     return MatrixExpression("scale", (total,), 1 / len(items), span)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _checked_sum(numbers: list[Any], span: Span) -> Any:
@@ -215,7 +212,10 @@ def _expand(context: Context, arguments: Arguments, span: Span, environment: Env
             arguments.spans[1],
             describe(like),
         )
-    return apply.linear(context, "expand", {"shape": like.shape}, _wire(context, arguments, "expand"), span)
+    wire = _wire(context, arguments, "expand")
+    if known(like.shape[len(wire.shape) :]) is None:
+        return apply.by_kind(context, "expand_as", (wire, like), span)
+    return apply.linear(context, "expand", {"shape": like.shape}, wire, span)
 
 
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
@@ -266,8 +266,8 @@ def _extremum(name: str, function: Callable[..., Any]) -> Run:
         if not any(isinstance(item, Wire) for item in items):
             return of_numbers(context, arguments, span, environment)
         arguments.no_keywords(name)
-        numbers = [apply.finite(item, span) for item in items if _is_number(item)]
-        found, *others = (apply.as_value(context, item, span) for item in items if not _is_number(item))
+        numbers = [apply.finite(item, span) for item in items if is_number(item)]
+        found, *others = (apply.as_value(context, item, span) for item in items if not is_number(item))
         for wire in others:
             found = apply.by_kind(context, f"{name}imum", (found, wire), span)
         if not numbers:
@@ -302,6 +302,26 @@ def _initialiser(name: str, most: int, least: int = 0) -> Run:
         return Initialiser(name, numbers)
 
     return run
+
+
+def _fixed(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Initialiser:
+    """`fixed([…])`: numbers that are not trained, in the order of rows; or one for all entries."""
+    arguments.no_keywords("fixed")
+    arity("fixed", arguments, 1, 1, span)
+    listed: list[Any] = [arguments.values[0]]
+    while any(isinstance(item, (tuple, range)) for item in listed):  # rows are lists within lists
+        context.step(span, len(listed))
+        listed = [part for item in listed for part in (item if isinstance(item, (tuple, range)) else (item,))]
+    context.step(span, len(listed))
+    odd = next((item for item in listed if not is_number(item)), None)
+    if odd is not None or not listed:
+        raise problem(
+            "E0502",
+            "`fixed` takes a number, or a list of numbers known at compile time",
+            arguments.spans[0],
+            describe(arguments.values[0]) if odd is None else f"among them {describe(odd)}",
+        )
+    return Initialiser("fixed", tuple(apply.finite(item, arguments.spans[0]) for item in listed))
 
 
 _FUNCTIONS: dict[str, Run] = {
@@ -340,6 +360,7 @@ _FUNCTIONS: dict[str, Run] = {
     "glorot": _initialiser("glorot", 0),
     "kaiming": _initialiser("kaiming", 0),
     "orthogonal": _initialiser("orthogonal", 0),
+    "fixed": _fixed,
 }
 
 

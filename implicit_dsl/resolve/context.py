@@ -150,6 +150,10 @@ class Context:
         self._attributes[plain] = (name, span)
         return plain
 
+    def written(self, attribute: str) -> str:
+        """The name of the source that an attribute is called after: `W[2]` for `W_2`."""
+        return self._attributes[attribute][0]
+
     def invent(self, name: str, span: Span) -> str:
         """An attribute for what has no name of its own: `y_dense`, `y_dense2`, …"""
         base = identifier(name)

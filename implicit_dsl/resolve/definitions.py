@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import prod
 from typing import Any
 
 from implicit_dsl.errors import Label
-from implicit_dsl.operators.base import Initialiser
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.constants import sizes
@@ -253,7 +254,7 @@ def _initialiser(context: Context, definition: Definition, shape: tuple[int, ...
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return Initialiser("constant", (apply.finite(value, span),))
     if not isinstance(value, Initialiser):
-        names = "zeros, ones, constant, normal, uniform, glorot, kaiming, orthogonal"
+        names = "zeros, ones, constant, normal, uniform, glorot, kaiming, orthogonal, and fixed"
         raise problem(
             "E0502",
             "a parameter starts from an initialiser",
@@ -268,6 +269,21 @@ def _initialiser(context: Context, definition: Definition, shape: tuple[int, ...
             span,
             help="write `normal(0.1)`, `uniform(0.1)` or `zeros()`",
         )
+    if value.name == "fixed":
+        if len(value.numbers) not in (1, prod(shape)):
+            raise problem(
+                "E0502",
+                f"`{definition.shown}` {show(shape)} has {prod(shape)} entries, "
+                f"and these are {len(value.numbers)} numbers",
+                span,
+            )
+        if definition.member is not None:
+            raise problem(
+                "E0502",
+                f"`{definition.shown}` is fixed, and nothing is trained that a set could be about",
+                span,
+                help="leave out the set, or `fixed`",
+            )
     return value
 
 

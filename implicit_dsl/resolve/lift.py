@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from implicit_dsl.graph import Edge, Node, Role
-from implicit_dsl.operators import OPERATORS, linear_rule
+from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.wires import Network, Wire
 from implicit_dsl.source import Span
@@ -104,10 +104,13 @@ class _Lift:
         """What an activation reads: several arguments each stand in a slot of their own."""
         if len(wire.sources) == 1:
             return self.forms[wire.sources[0]]
-        shapes = tuple(source.shape for source in wire.sources)
+        assert wire.operator is not None
+        rule, shapes = activation_rule(wire.operator), tuple(source.shape for source in wire.sources)
+        unread = [(*rule.arguments, *rule.optional).index(name) for name in rule.only_shapes]
         found: list[_Term] = []
         for number, source in enumerate(wire.sources):
-            slot = OPERATORS["slot"].operator({"index": number, "slots": shapes}, source.shape)
+            settings = {"index": number, "slots": shapes, "empty": number in unread}
+            slot = OPERATORS["slot"].operator(settings, source.shape)
             found += [replace(term, chain=(*term.chain, slot)) for term in self.forms[source]]
         return tuple(found)
 

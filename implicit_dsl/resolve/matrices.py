@@ -145,19 +145,19 @@ def _apply_layer_transposed(context: Context, layer: Layer, wire: Wire, span: Sp
             labels=(Label(layer.span, "two inputs of this layer give one shape"),),
         )
     if type(rule).transpose is LinearRule.transpose:
-        raise later(f"the transpose of {rule.names[0]}", blame)
+        raise later(f"the transpose of {rule.names[0]}", blame, rule.instead_of_transpose)
     try:
         use = fitting[0] if fitting else rule.onto(layer.settings, wire.shape, layer.operator)
+        if any(isinstance(size, int) and size < 1 for size in use.source):
+            raise ShapeError(
+                f"no input of this {rule.names[0]} gives {show(wire.shape)}, "
+                "which its transpose is applied to",
+                "too small",
+            )
         turned = rule.transpose(use)
     except ShapeError as error:
         raise shape_problem(error, layer.blame.get(error.argument, blame), wire) from None
-    if turned is None:
-        raise later(f"the transpose of {_named(layer, use)}", blame)
+    assert turned is not None, "a rule that has a transpose has it for all of its operators"
     ids = dict(tied(context, layer, use, wire, span))
     weights = (("weight", ids["weight"]),) if "weight" in ids else ()
     return context.wire("linear", turned.target, span, (wire,), replace(turned, parameters=weights))
-
-
-def _named(layer: Layer, use: Operator) -> str:
-    mode = use.get("mode", "zeros")
-    return layer.rule.names[0] + ("" if mode == "zeros" else f' with `mode = "{mode}"`')

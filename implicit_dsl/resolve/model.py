@@ -8,7 +8,7 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import Demands
-from implicit_dsl.errors import Diagnostic
+from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
@@ -114,6 +114,15 @@ def _collect_outputs(context: Context, body: Body, template: s.Template, unread:
             if key[0] not in body.broken and not unread:
                 meant = _unread_value(context, body, key)
                 context.report(no_equation(show_key(key), "output", span, meant).diagnostic)
+        elif definition.kind == "input":
+            refused = problem(
+                "E0302",
+                f"`{show_key(key)}` is an input, and an output needs a name of its own",
+                span,
+                labels=(Label(definition.span, "the input"),),
+                help=f"write `output y = {show_key(key)}`",
+            )
+            context.report(refused.diagnostic)
         elif definition.status == "done" and isinstance(definition.value, Wire):
             context.network.outputs.append((show_key(key), definition.value, span))
 
@@ -230,11 +239,12 @@ def _warn_unused(
             warn("W0401", "annotation", message, node.span, "leave it out")
     for tensor in context.tensors:
         if tensor.id not in used and tensor.initialiser is not None:
-            message = f"parameter `{tensor.id}` has no effect"
+            message = f"parameter `{context.written(tensor.id)}` has no effect"
             warn("W0501", "parameter", message, tensor.span, "it is left out: remove it")
     for layer in context.layers:
         ids = [tensor.id for tensor in layer.tensors]
         unused = f"{layer.name}.bias" in ids and f"{layer.name}.bias" not in used
         if unused and f"{layer.name}.weight" in used:
-            message = f"the bias of `{layer.name}` has no effect, as only its transpose is used"
+            name = context.written(layer.name)
+            message = f"the bias of `{name}` has no effect, as only its transpose is used"
             warn("W0501", "parameter", message, layer.span, "it is left out: write `bias = false`")

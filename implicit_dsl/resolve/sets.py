@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from implicit_dsl.operators.base import Initialiser
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import did_you_mean, problem
@@ -40,7 +40,7 @@ def parameter(
         id = context.invent(prefix + definition.label + suffix, definition.span)
     else:
         id = context.claim(prefix + definition.shown + suffix, definition.span)
-    tensor = Tensor(id, shape, True, initialiser, definition.span, within)
+    tensor = Tensor(id, shape, initialiser.name != "fixed", initialiser, definition.span, within)
     context.tensors.append(tensor)
     name = f"{definition.shown}.{part}" if part else definition.shown
     return ParameterValue(tensor, name, definition.span)

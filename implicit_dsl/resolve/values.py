@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from implicit_dsl.operators.base import ActivationRule, Initialiser, Operator, Rule, Settings
+from implicit_dsl.operators.base import ActivationRule, Operator, Rule, Settings
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.sets import SetRule
 from implicit_dsl.source import Span

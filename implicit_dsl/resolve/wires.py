@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from implicit_dsl.errors import Label
-from implicit_dsl.operators.base import Initialiser, Operator
+from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span

@@ -24,6 +24,7 @@ from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
+from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -38,6 +39,12 @@ from implicit_dsl.runtime.starting import channels_last, first_guesses, update_s
 from implicit_dsl.runtime.statistics import Stats
 from implicit_dsl.runtime.structures import Nonneg, Orthogonal, Structure, members, start_nonneg_
 from implicit_dsl.runtime.system import System
+from implicit_dsl.runtime.transposes import (
+    adaptive_avg_pool_transposed,
+    avg_pool_transposed,
+    interpolate_transposed,
+    pad_transposed,
+)
 from implicit_dsl.sets.linear import (
     Banded,
     BlockBanded,
@@ -94,16 +101,21 @@ __all__ = [
     "Toeplitz",
     "Unrolled",
     "Within",
+    "adaptive_avg_pool_transposed",
     "add_parameters",
+    "avg_pool_transposed",
     "certify",
     "channels_last",
     "effective_weights",
     "first_guesses",
+    "interpolate_transposed",
     "members",
+    "pad_transposed",
     "project_",
     "project_after",
     "relu_max_pool2d",
     "require",
+    "sinusoids",
     "start_nonneg_",
     "unrolled",
     "update_statistics",

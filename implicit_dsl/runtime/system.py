@@ -333,7 +333,7 @@ def _weights(module: nn.Module, model: ImplicitModel) -> dict[str, np.ndarray]:
         matrix = made.pop(id, None)  # matrices are linear in the numbers that they are made of
         if matrix is not None and id in parametrised:
             made[id] = torch.from_numpy(numbers_of(set_of(op), _numpy(matrix)))
-    held = {**module.state_dict(), **made}
+    held = {**dict(module.named_buffers()), **module.state_dict(), **made}  # what is fixed is no state
     used = (id for term in model.terms for op in term.chain for _, id in op.parameters)
     shapes = {tensor.id: tensor.shape for tensor in model.tensors}
     found = {}

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from implicit_dsl.operators.base import Formal, Initialiser, Setting
+from implicit_dsl.operators.base import Formal, Setting
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.sets.linear import LINEAR, LinearSet
 
 

@@ -82,8 +82,16 @@ class Banded(LinearSet):
 
     @property
     def count(self) -> int:
-        ends = (min(self.columns, i + self.upper + 1) - max(0, i + self.lower) for i in range(self.rows))
-        return sum(max(0, end) for end in ends)
+        return max(0, self._up_to(self.upper) - self._up_to(self.lower - 1))
+
+    def _up_to(self, diagonal: int) -> int:
+        """How many entries have j − i ≤ `diagonal`: i + diagonal + 1 in row i, between 0 and all."""
+
+        def summed(last: int) -> int:
+            kept = min(max(last, 0), self.columns)
+            return kept * (kept + 1) // 2 + self.columns * max(0, last - self.columns)
+
+        return summed(self.rows + diagonal) - summed(diagonal)
 
     def inside(self, i: Any, j: Any) -> Any:
         return (j - i >= self.lower) & (j - i <= self.upper)

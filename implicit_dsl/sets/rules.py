@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from math import pi
 from typing import Any
 
-from implicit_dsl.operators.base import Formal, Initialiser
+from implicit_dsl.operators.base import Formal
+from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.sets.base import MatrixSet, SetError, SetRule, matrix_shape, square_shape
 from implicit_dsl.sets.linear import LINEAR
 
