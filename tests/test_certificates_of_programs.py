@@ -179,6 +179,7 @@ def test_the_attacks_find_what_is_false() -> None:
 # --------------------------------------------------------------------------- activations
 
 SETTINGS = {
+    "softshrink": ({"lambda": 0.5},),
     "leaky_relu": ({"slope": 0.1}, {"slope": 2.0}, {"slope": -0.5}, {"slope": -3.0}, {"slope": 0.0}),
     "elu": ({"alpha": 0.5}, {"alpha": 1.0}, {"alpha": 2.5}, {"alpha": -1.5}),
     "hardtanh": ({"low": -1.0, "high": 1.0}, {"low": -0.2, "high": 6.0}),
@@ -188,7 +189,9 @@ SETTINGS = {
 }
 # of those that have no name of their own
 CALLS = {"clamp": "max(W*x + u, 0.5)", "function": "(W*x + u) |> (z -> z .* σ(z))"}
-KINDS = sorted(kind for kind, rule in OPERATORS.items() if isinstance(rule, Elementwise))
+KINDS = sorted(
+    kind for kind, rule in OPERATORS.items() if isinstance(rule, Elementwise) and rule.has_useful_majorant
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)

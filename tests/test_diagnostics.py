@@ -128,7 +128,7 @@ def test_suggestions_know_twins_in_greek_and_other_frameworks() -> None:
     assert text_of("output y = u + κ + Linear[3]") == "not defined here"
     assert text_of("cell = u\noutput y = cel(κ)") == "did you mean `cell`?"
     assert text_of("state rel[4] ~ u + κ\noutput y = reli(rel)") == "did you mean the built-in `relu`?"
-    assert text_of("state sing[4] ~ u + κ\noutput y = sin[2] + sing") == "did you mean the state `sing`?"
+    assert text_of("state sing[4] ~ u + κ\noutput y = sng[2] + sing") == "did you mean the state `sing`?"
 
 
 def test_a_message_tells_the_instance_it_is_about() -> None:
