@@ -55,7 +55,8 @@ def _announce(context: Context, body: Body, declaration: s.Declaration, environm
     if declaration.value is not None:
         raise problem("E0302", f"`{name}` is an input, and has no definition", declaration.span)
     if declaration.shape is None and not body.state_path:
-        raise problem("E0205", f"input `{name}` needs a shape", span, help=f"write `input {name}[n]`")
+        help = f"write `input {name}[n]`, or `{name}[]` for one number"
+        raise problem("E0205", f"input `{name}` needs a shape", span, help=help)
     for key, scope in _members(context, declaration, environment):
         declared = None
         if declaration.shape is not None:
