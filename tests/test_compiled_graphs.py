@@ -5,9 +5,9 @@ The networks are those of `benchmarks/architectures.py`, which measures them; he
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def test_the_compiled_graph_has_the_operations_of_the_one_by_hand(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    architectures = sys.modules.get("architectures") or __import__("architectures")
+    architectures = import_module("architectures")
     by_hand, generated = architectures.pair(name)
     u = torch.randn(2, *architectures.CASES[name][1])
 

@@ -141,9 +141,10 @@ def _mean(context: Context, arguments: Arguments, span: Span, environment: Envir
         raise problem("E0104", "`mean` needs at least one number or value", span)
     total = _total(context, "mean", items, span)
     if is_number(total):
-        return _arithmetic("mean", 2, lambda a, b: a / b)(
-            context, Arguments([total, len(items)], [span] * 2, {}), span, environment
-        )
+        try:
+            return total / len(items)
+        except OverflowError:
+            raise problem("E0208", "this number is out of range", span) from None
     if isinstance(total, Wire):
         return apply.scale(context, 1 / len(items), total, span)
     return MatrixExpression("scale", (total,), 1 / len(items), span)

@@ -146,13 +146,13 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     """`left operator right` for two values."""
     if is_number(left) and is_number(right):
         return calculate(node, left, right)
-    if not isinstance(left, Wire) and not isinstance(right, Wire):
-        if node.operator not in ("./", ".^") or not any(isinstance(x, ParameterValue) for x in (left, right)):
-            return _matrix_binary(context, node, left, right)
+    if node.operator in ("./", ".^"):  # entry by entry, a parameter is a value
         if isinstance(left, ParameterValue):
             left = apply.offset(context, left, node.left.span)
-        else:
-            right = apply.as_value(context, right, node.right.span)
+        if isinstance(right, ParameterValue):
+            right = apply.offset(context, right, node.right.span)
+    if not isinstance(left, Wire) and not isinstance(right, Wire):
+        return _matrix_binary(context, node, left, right)
     match node.operator:
         case "+" | ".+" | "-" | ".-":
             return _sum(context, node, left, right)
