@@ -17,6 +17,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.reduction import Mean
 from implicit_dsl.operators.windows import (
     Axes,
     channels_and_axes,
@@ -160,7 +161,7 @@ def _padding(operator: Operator) -> tuple[Axes, Axes]:
     return tuple(p for p in reversed(pad) for _ in range(2)), (0,) * len(pad)
 
 
-class GlobalAvgPool(LinearRule):
+class GlobalAvgPool(Mean):
     kind = "global_avg_pool"
     names = ("GlobalAvgPool",)
     doc = "The mean of each channel over all axes behind it: [C, …] becomes [C]."
@@ -184,29 +185,8 @@ class GlobalAvgPool(LinearRule):
             )
         return Operator("global_avg_pool_adjoint", operator.target, operator.source)
 
-    def follows(self, operator: Operator) -> tuple[int | None, ...]:
-        return (0,)
-
-    def entry_count(self, operator: Operator) -> int:
-        return count(operator.source)
-
-    def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
-        each = count(operator.source[1:])
-        cols = np.arange(count(operator.source))
-        return (Entries("", cols // each, cols, None, 1 / each),)
-
-    def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return x.flatten(2).mean(2)
-
-    def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
-        axes = ", ".join(str(axis) for axis in range(1 - len(operator.source), 0))
-        return Expression(f"{x.atom}.mean(({axes}{',' if len(operator.source) == 2 else ''}))")
-
-    def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
-        return self.emit(operator, x, "")
-
-    def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
-        return 1.0
+    def gone(self, operator: Operator) -> tuple[int, ...]:
+        return tuple(range(1, len(operator.source)))
 
 
 class MaxPool(ActivationRule):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Entries, Expression, LinearRule, Operator, Rule, Settings
@@ -18,7 +18,14 @@ else:
 
 
 class _Reduction(LinearRule):
-    """All axes of the setting `axes` (from 0) are gone; `kind` is the method of PyTorch."""
+    """Some axes are gone; `method` is that of PyTorch."""
+
+    method: ClassVar[str]
+
+    def gone(self, operator: Operator) -> tuple[int, ...]:
+        """The axes that are summed over, from 0."""
+        axes: tuple[int, ...] = operator["axes"]
+        return axes
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         axes = tuple(sorted(settings["axes"]))
@@ -30,27 +37,27 @@ class _Reduction(LinearRule):
         return 1.0
 
     def follows(self, operator: Operator) -> tuple[int | None, ...]:
-        return tuple(axis for axis in range(len(operator.source)) if axis not in operator["axes"])
+        return tuple(axis for axis in range(len(operator.source)) if axis not in self.gone(operator))
 
     def entry_count(self, operator: Operator) -> int:
         return count(operator.source)
 
     def entries(self, operator: Operator, weights: Mapping[str, np.ndarray]) -> tuple[Entries, ...]:
         shape = sizes(operator.source)
-        kept = tuple(1 if axis in operator["axes"] else size for axis, size in enumerate(shape))
+        kept = tuple(1 if axis in self.gone(operator) else size for axis, size in enumerate(shape))
         rows = np.broadcast_to(np.arange(prod(kept)).reshape(kept), shape).reshape(-1)
         return (Entries("", rows, np.arange(prod(shape)), None, self.each(operator)),)
 
     def _axes(self, operator: Operator) -> tuple[int, ...]:
-        return tuple(axis - len(operator.source) for axis in operator["axes"])
+        return tuple(axis - len(operator.source) for axis in self.gone(operator))
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        reduced: torch.Tensor = getattr(x, self.kind)(self._axes(operator))
+        reduced: torch.Tensor = getattr(x, self.method)(self._axes(operator))
         return reduced
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         axes = self._axes(operator)
-        return Expression(f"{x.atom}.{self.kind}({axes[0] if len(axes) == 1 else axes!r})")
+        return Expression(f"{x.atom}.{self.method}({axes[0] if len(axes) == 1 else axes!r})")
 
     def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
         return self.emit(operator, x, "")
@@ -58,22 +65,24 @@ class _Reduction(LinearRule):
 
 class Total(_Reduction):
     kind = "sum"
+    method = "sum"
     doc = "All entries added up, or those along axes: `sum(x)`, `sum(x; dim = 2)`."
     example = "input u[3, 4]\noutput y[3] = sum(u; dim = 2), z[] = sum(u)"
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
-        summed = [operator.source[axis] for axis in operator["axes"]]
+        summed = [operator.source[axis] for axis in self.gone(operator)]
         whole = [size for size in summed if isinstance(size, int)]
         return float(prod(whole)) if len(whole) == len(summed) else None
 
 
 class Mean(_Reduction):
     kind = "mean"
+    method = "mean"
     doc = "The mean of all entries, or of those along axes: `mean(x)`, `mean(x; dim = 2)`."
     example = "input u[3, 4]\noutput y[3] = mean(u; dim = 2), z[] = mean(u)"
 
     def each(self, operator: Operator) -> float:
-        return 1 / count(tuple(operator.source[axis] for axis in operator["axes"]))
+        return 1 / count(tuple(operator.source[axis] for axis in self.gone(operator)))
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
         return 1.0
