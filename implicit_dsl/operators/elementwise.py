@@ -81,6 +81,25 @@ class Elementwise(ActivationRule):
         return change * gain
 
 
+class Steep(Elementwise):
+    """Its slope has no bound. Between two points it has, where `steepest` is finite."""
+
+    has_useful_majorant = False
+
+    @abstractmethod
+    def steepest(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+        """The largest |φ'| between two bounds; infinite if φ is not defined on all of it."""
+
+    def slope(self, operator: Operator) -> tuple[float, float] | None:
+        return None
+
+    def majorant_on(
+        self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> np.ndarray:
+        steepest = self.steepest(operator, lower, upper)
+        return np.asarray(np.multiply(steepest, change, out=np.zeros_like(change), where=change > 0))
+
+
 def kinked(kink: float, below: Tail, above: Tail) -> Curve:
     """φ that is affine on both sides of a point."""
     turns = ((kink, below.slope), (kink, above.slope))

@@ -15,7 +15,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
-from implicit_dsl.operators.slots import SeveralSlots, joined
+from implicit_dsl.operators.slots import EntryByEntry
 from implicit_dsl.shapes import Shape, show, sizes
 
 if TYPE_CHECKING:
@@ -24,26 +24,13 @@ else:
     np = lazy_module("numpy")
 
 
-class _Extremum(SeveralSlots):
+class _Extremum(EntryByEntry):
     """The larger or smaller of two values, entry by entry: it moves no more than either does at most."""
 
-    arguments = ("a", "b")
+    done = "compared"
     homogeneous = True
     has_useful_majorant = True
     sign: ClassVar[int]
-
-    def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
-        a, b = sources
-        if a != b:
-            raise ShapeError(
-                f"values of shapes {show(a)} and {show(b)} cannot be compared entry by entry",
-                notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
-                help="`expand(s, x)` repeats s [c] to the shape of x [c, …]",
-            )
-        return Operator(self.kind, joined(sources), a)
-
-    def slots(self, operator: Operator) -> tuple[Shape, ...]:
-        return operator.target, operator.target
 
     def monotone(self, operator: Operator) -> bool:
         return True

@@ -7,11 +7,10 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.operators.base import Expression, Operator, Rule, Settings, ShapeError
-from implicit_dsl.operators.elementwise import Elementwise, example
+from implicit_dsl.operators.base import Expression, Operator, Rule
+from implicit_dsl.operators.elementwise import Steep, example
 from implicit_dsl.operators.products import product_of_bounds
-from implicit_dsl.operators.slots import SeveralSlots, joined
-from implicit_dsl.shapes import Shape, show
+from implicit_dsl.operators.slots import EntryByEntry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +18,10 @@ else:
     np = lazy_module("numpy")
 
 
-class Power(Elementwise):
+class Power(Steep):
     """xᵖ for a number p. Whole p take any x (negative ones any but zero), others positive x."""
 
     kind = "power"
-    has_useful_majorant = False
     doc = "A power of each entry: `x .^ 2`."
     example = example("u .^ 3")
 
@@ -40,22 +38,15 @@ class Power(Elementwise):
         with np.errstate(all="ignore"):
             return np.asarray(exponent * z ** (exponent - 1))
 
-    def slope(self, operator: Operator) -> tuple[float, float] | None:
-        return None
-
     def monotone(self, operator: Operator) -> bool:
         exponent = operator["exponent"]
         return bool(exponent > 0 and (exponent % 2 == 1 or exponent % 1 != 0))
 
-    def majorant_on(
-        self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
-    ) -> np.ndarray:
+    def steepest(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         exponent = operator["exponent"]
         steep_at = np.maximum(np.abs(lower), np.abs(upper)) if exponent >= 1 else _least(lower, upper)
         steepest = np.abs(self.derivative(operator, steep_at))
-        if exponent % 1 != 0:
-            steepest = np.where(lower >= 0, steepest, np.inf)
-        return np.asarray(np.multiply(steepest, change, out=np.zeros_like(change), where=change > 0))
+        return np.where((lower >= 0) | (exponent % 1 == 0), steepest, np.inf)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         exponent = operator["exponent"]
@@ -64,9 +55,8 @@ class Power(Elementwise):
         return Expression(f"torch.pow({z.text}, {exponent!r})")
 
 
-class Reciprocal(Elementwise):
+class Reciprocal(Steep):
     kind = "reciprocal"
-    has_useful_majorant = False
     doc = "A number divided by each entry: `1 ./ x`."
     example = example("1 ./ (2 + tanh(u))")
 
@@ -81,46 +71,24 @@ class Reciprocal(Elementwise):
         with np.errstate(all="ignore"):
             return np.asarray(-operator["numerator"] / z**2)
 
-    def slope(self, operator: Operator) -> tuple[float, float] | None:
-        return None
-
-    def monotone(self, operator: Operator) -> bool:
-        return False
-
-    def majorant_on(
-        self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
-    ) -> np.ndarray:
+    def steepest(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         least = _least(lower, upper)
-        steepest = np.divide(
-            abs(operator["numerator"]), least**2, out=np.full_like(least, np.inf), where=least > 0
+        return np.asarray(
+            np.divide(abs(operator["numerator"]), least**2, out=np.full_like(least, np.inf), where=least > 0)
         )
-        return np.asarray(np.multiply(steepest, change, out=np.zeros_like(change), where=change > 0))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"{operator['numerator']!r} / {z.atom}", tight=False)
 
 
-class Quotient(SeveralSlots):
+class Quotient(EntryByEntry):
     kind = "quotient"
-    arguments = ("a", "b")
+    done = "divided"
     doc = "The quotient of two values entry by entry: `a ./ b`. Both have one shape."
     example = "input a[4], b[4]\noutput y[4] = a ./ (1 + abs(b))"
 
-    def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
-        a, b = sources
-        if a != b:
-            raise ShapeError(
-                f"values of shapes {show(a)} and {show(b)} cannot be divided entry by entry",
-                notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
-                help="`expand(s, x)` repeats s [c] to the shape of x [c, …]",
-            )
-        return Operator(self.kind, joined(sources), a)
-
     def domain(self, operator: Operator) -> tuple[float, float]:
         return 0.0, inf
-
-    def slots(self, operator: Operator) -> tuple[Shape, ...]:
-        return operator.target, operator.target
 
     def value(self, operator: Operator, *parts: np.ndarray) -> np.ndarray:
         a, b = parts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Expression, Operator, Rule, Settings, ShapeError
-from implicit_dsl.operators.slots import SeveralSlots, joined
+from implicit_dsl.operators.slots import EntryByEntry, SeveralSlots, joined
 from implicit_dsl.shapes import Shape, count, show
 
 if TYPE_CHECKING:
@@ -29,24 +29,11 @@ def product_of_bounds(
     return np.where(infinite > 0, np.inf, finite)
 
 
-class Product(SeveralSlots):
+class Product(EntryByEntry):
     kind = "product"
-    arguments = ("a", "b")
+    done = "multiplied"
     doc = "The product of two values entry by entry: `a .* b`, also written `a ⊙ b`. Both have one shape."
     example = "input a[4], b[4]\nstate g[4] ~ σ(a)\noutput y[4] = g .* b"
-
-    def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
-        a, b = sources
-        if a != b:
-            raise ShapeError(
-                f"values of shapes {show(a)} and {show(b)} cannot be multiplied entry by entry",
-                notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
-                help="`expand(s, x)` repeats s [c] to the shape of x [c, …]",
-            )
-        return Operator(self.kind, joined(sources), a)
-
-    def slots(self, operator: Operator) -> tuple[Shape, ...]:
-        return operator.target, operator.target
 
     def value(self, operator: Operator, *parts: np.ndarray) -> np.ndarray:
         a, b = parts

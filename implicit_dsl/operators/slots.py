@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
@@ -19,9 +19,10 @@ from implicit_dsl.operators.base import (
     Rule,
     Setting,
     Settings,
+    ShapeError,
 )
 from implicit_dsl.operators.monomial import Monomial
-from implicit_dsl.shapes import Dim, Shape, Total, count, known, sizes
+from implicit_dsl.shapes import Dim, Shape, Total, count, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,6 +219,26 @@ class SeveralSlots(ActivationRule):
             parts.append(Expression(f"{piece}.unflatten(1, {shape!r})"))
             start += count(shape)
         return self.emit_slots(operator, parts)
+
+
+class EntryByEntry(SeveralSlots):
+    """φ of two arguments of one shape, which is also that of the state. `done` is what happens to them."""
+
+    arguments = ("a", "b")
+    done: ClassVar[str]
+
+    def join(self, settings: Settings, sources: tuple[Shape, ...]) -> Operator:
+        a, b = sources
+        if a != b:
+            raise ShapeError(
+                f"values of shapes {show(a)} and {show(b)} cannot be {self.done} entry by entry",
+                notes=("shapes must be equal: nothing is repeated along an axis unless it is written",),
+                help="`expand(s, x)` repeats s [c] to the shape of x [c, …]",
+            )
+        return Operator(self.kind, joined(sources), a)
+
+    def slots(self, operator: Operator) -> tuple[Shape, ...]:
+        return operator.target, operator.target
 
 
 RULES: tuple[Rule, ...] = (Slot(),)

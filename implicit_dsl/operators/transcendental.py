@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Expression, Operator, Rule
-from implicit_dsl.operators.elementwise import Elementwise, example
+from implicit_dsl.operators.elementwise import Steep, example
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,23 +15,15 @@ else:
     np = lazy_module("numpy")
 
 
-class _Rising(Elementwise):
-    """Its slope has no bound, and rises or falls all the way: between two points it is largest at one."""
-
-    has_useful_majorant = False
-
-    def slope(self, operator: Operator) -> tuple[float, float] | None:
-        return None
+class _Rising(Steep):
+    """Its slope rises or falls all the way, so that it is largest at an end of an interval."""
 
     def monotone(self, operator: Operator) -> bool:
         return True
 
-    def majorant_on(
-        self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
-    ) -> np.ndarray:
+    def steepest(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         steepest = np.maximum(self.derivative(operator, lower), self.derivative(operator, upper))
-        steepest = np.where(lower >= self.domain(operator)[0], steepest, np.inf)
-        return np.asarray(np.multiply(steepest, change, out=np.zeros_like(change), where=change > 0))
+        return np.where(lower >= self.domain(operator)[0], steepest, np.inf)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.{self.kind}({z.text})")
@@ -47,17 +39,20 @@ class Exponential(_Rising):
             return np.asarray(np.exp(z))
 
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            return np.asarray(np.exp(z))
+        return self.reference(operator, z)
 
 
-class Logarithm(_Rising):
-    kind = "log"
-    doc = "The natural logarithm of each entry: `log(x)`, for positive x."
-    example = example("log(1 + abs(u))")
+class _OfPositive(_Rising):
+    """Not a number below zero, as in PyTorch."""
 
     def domain(self, operator: Operator) -> tuple[float, float]:
         return 0.0, inf
+
+
+class Logarithm(_OfPositive):
+    kind = "log"
+    doc = "The natural logarithm of each entry: `log(x)`, for positive x."
+    example = example("log(1 + abs(u))")
 
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -68,13 +63,10 @@ class Logarithm(_Rising):
             return np.asarray(1 / z)
 
 
-class SquareRoot(_Rising):
+class SquareRoot(_OfPositive):
     kind = "sqrt"
     doc = "The square root of each entry: `sqrt(x)`, for x ≥ 0; its slope is infinite at zero."
     example = example("sqrt(1 + u .* u)")
-
-    def domain(self, operator: Operator) -> tuple[float, float]:
-        return 0.0, inf
 
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):

@@ -24,9 +24,20 @@ else:
     np = lazy_module("numpy")
 
 
-class Sin(Elementwise):
-    """What the function `sin` of the language is on a value of the network."""
+class _Wave(Elementwise):
+    """What the function of the language of that name is on a value of the network."""
 
+    def slope(self, operator: Operator) -> tuple[float, float]:
+        return -1.0, 1.0
+
+    def range(self, operator: Operator) -> tuple[float, float]:
+        return -1.0, 1.0
+
+    def emit(self, operator: Operator, z: Expression) -> Expression:
+        return Expression(f"torch.{self.kind}({z.text})")
+
+
+class Sin(_Wave):
     kind = "sin"
     doc = "The sine of each entry: `sin(x)`."
     example = example("sin(u)")
@@ -37,19 +48,8 @@ class Sin(Elementwise):
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(np.cos(z))
 
-    def slope(self, operator: Operator) -> tuple[float, float]:
-        return -1.0, 1.0
 
-    def range(self, operator: Operator) -> tuple[float, float]:
-        return -1.0, 1.0
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.sin({z.text})")
-
-
-class Cos(Elementwise):
-    """What the function `cos` of the language is on a value of the network."""
-
+class Cos(_Wave):
     kind = "cos"
     doc = "The cosine of each entry: `cos(x)`."
     example = example("cos(u)")
@@ -59,15 +59,6 @@ class Cos(Elementwise):
 
     def derivative(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         return np.asarray(-np.sin(z))
-
-    def slope(self, operator: Operator) -> tuple[float, float]:
-        return -1.0, 1.0
-
-    def range(self, operator: Operator) -> tuple[float, float]:
-        return -1.0, 1.0
-
-    def emit(self, operator: Operator, z: Expression) -> Expression:
-        return Expression(f"torch.cos({z.text})")
 
 
 class Sinusoids(ActivationRule):
