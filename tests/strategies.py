@@ -425,6 +425,15 @@ def _plain(kind: str, **settings: st.SearchStrategy[Any]) -> Callable[[Draw], Ca
     return build
 
 
+def _over_axes(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes(1, 4))
+        axes = draw(st.sets(st.integers(0, len(source) - 1), min_size=1))
+        return _case(draw, kind, {"axes": tuple(sorted(axes))}, source)
+
+    return build
+
+
 CASES: dict[str, st.SearchStrategy[Case]] = {
     kind: _strategy(build)
     for kind, build in {
@@ -438,6 +447,8 @@ CASES: dict[str, st.SearchStrategy[Case]] = {
         "conv_transpose": _conv_transpose,
         "avg_pool": _pool("avg_pool"),
         "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
+        "sum": _over_axes("sum"),
+        "mean": _over_axes("mean"),
         "max_pool": _pool("max_pool"),
         "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
         "adaptive_max_pool": _adaptive("adaptive_max_pool"),

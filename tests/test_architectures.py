@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+import twins_of_networks as nets
 import twins_of_std as hand
 from test_exactness import assert_close, outputs, randomise
 from torch import Tensor, nn
@@ -221,6 +222,17 @@ CASES = {
     "elman": Case(
         "recurrent_unrolled", "UnrolledElman", {"T": 5, "n": 6}, ((5, 4),), lambda: Elman(6, 4, 10)
     ),
+    "vit": Case("vit", "ViT", {}, IMAGE, lambda: nets.ViT(10, 4, 16, 2, 4)),
+    "mixer": Case("mixer", "Mixer", {}, IMAGE, lambda: nets.Mixer(10, 4, 12, 2, 8, 24)),
+    "googlenet": Case("googlenet", "GoogLeNet", {}, ((3, 32, 32),), lambda: nets.googlenet(10)),
+    "unet": Case("unet", "TransposedUNet", {}, ((1, 16, 16),), lambda: nets.TransposedUNet(3, 4, 3)),
+    "mobilenet3": Case("mobilenet3", "MobileNetV3", {}, ((3, 32, 32),), nets.mobilenet3),
+    "translator": Case(
+        "translator", "Translator", {}, ((6,), (6,), (4,)), lambda: nets.Translator(13, 8, 2, 2, 6, 4), 13
+    ),
+    "convnext": Case("convnext", "ConvNeXt", {}, ((3, 32, 32),), nets.convnext),
+    "alexnet": Case("alexnet", "AlexNet", {}, ((3, 64, 64),), nets.alexnet),
+    "vgg": Case("alexnet", "VGG", {}, IMAGE, lambda: nets.vgg([4, "M", 8, "M", 12, 12, "M"])),
 }
 
 
@@ -243,6 +255,9 @@ def pair(case: Case) -> tuple[nn.Module, nn.Module]:
 
 
 def inputs_of(case: Case) -> list[Tensor]:
+    if case.file == "translator":
+        words, begun = torch.randint(case.tokens, (2, 6)), torch.randint(case.tokens, (2, 4))
+        return [words, torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6], dtype=torch.float64), begun]
     if case.tokens:
         return [torch.randint(case.tokens, (2, *shape)) for shape in case.shapes]
     values = [torch.randn(2, *shape, dtype=torch.float64) for shape in case.shapes]

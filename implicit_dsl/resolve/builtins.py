@@ -28,7 +28,7 @@ from implicit_dsl.resolve.values import (
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.sets import SETS, SetRule
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import Shape, show
 from implicit_dsl.source import Span
 
 Run = Callable[[Context, Arguments, Span, Environment], Any]
@@ -106,7 +106,10 @@ def _length(context: Context, arguments: Arguments, span: Span, environment: Env
 
 
 def _sum(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
-    """Numbers are added up; so are values of the network, and matrices."""
+    """Numbers are added up; so are values of the network, matrices, and the entries of one value."""
+    alone = len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue))
+    if alone or "dim" in arguments.keywords:
+        return axes.over_axes(context, "sum", arguments, span)
     arguments.no_keywords("sum")
     items = _spread(context, arguments, span)
     if not items:
@@ -170,30 +173,22 @@ def _flatten(context: Context, arguments: Arguments, span: Span, environment: En
     return apply.linear(context, "reshape", {"shape": None}, _wire(context, arguments, "flatten"), span)
 
 
-def _reshape(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
-    arguments.no_keywords("reshape")
-    arity("reshape", arguments, 2, None, span)
-    wire = _wire(context, arguments, "reshape")
-    if len(arguments.values) == 2 and isinstance(arguments.values[1], tuple):
-        listed = arguments.values[1]
-        arguments = Arguments([wire, *listed], [arguments.spans[0]] + [arguments.spans[1]] * len(listed), {})
-    sizes = tuple(_whole(arguments, i, "a size", 1) for i in range(1, len(arguments.values)))
-    apply.check_size(sizes, span)
-    return apply.linear(context, "reshape", {"shape": sizes}, wire, span)
-
-
 def _expand(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
     arguments.no_keywords("expand")
     arity("expand", arguments, 2, 2, span)
     like = arguments.values[1]
-    if not isinstance(like, Wire):
+    if isinstance(like, ParameterValue):
+        shape: Shape = like.tensor.shape
+    elif isinstance(like, Wire):
+        shape = like.shape
+    else:
         raise problem(
             "E0207",
             "`expand(s, x)` repeats s to the shape of a value x",
             arguments.spans[1],
             describe(like),
         )
-    return apply.linear(context, "expand", {"shape": like.shape}, _wire(context, arguments, "expand"), span)
+    return apply.linear(context, "expand", {"shape": shape}, _wire(context, arguments, "expand"), span)
 
 
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
@@ -282,7 +277,8 @@ _FUNCTIONS: dict[str, Run] = {
     "sum": _sum,
     "cat": _cat,
     "flatten": _flatten,
-    "reshape": _reshape,
+    "reshape": axes.reshape,
+    "mean": axes.mean,
     "permute": axes.permute,
     "transpose": axes.transpose,
     "expand": _expand,
