@@ -151,6 +151,22 @@ class Reduced(nn.Module):
         return features, h.sum((1, 3)), h.mean((1, 2, 3)) + self.W.sum(), h.reshape(len(u), 12, 5) + 1
 
 
+class Scalars(nn.Module):
+    """Numbers of the network times and plus values, and parameters among themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g, self.t = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.0))
+        self.b, self.c = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+        self.W = nn.Parameter(torch.zeros(4, 4))
+
+    def forward(self, u: Tensor, v: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        skip = u + self.g * torch.tanh(u @ self.W.T) - self.t
+        gated = s[:, None] * u + (1 - self.g) * u + s[:, None]
+        pair = (1 - self.b) * u + (self.b + self.c) * u / 2 - self.b / 2
+        return skip, gated, pair, v - v.mean((1, 2))[:, None, None], self.g * s + self.t, s[:, None] * self.c
+
+
 class Normed(nn.Module):
     """Normalisations of one sample, and factors."""
 
@@ -195,6 +211,17 @@ PROGRAMS = [
 """,
         Moved,
         ((2, 4, 5), (3, 4)),
+    ),
+    Whole(
+        "scalars",
+        """
+    input u[4], v[2, 3], s[]
+    param g[] = 1, t[], b[4], c[4], W[4, 4]
+    output y = u + g*tanh(W*u) - t, a = s*u + (1 - g)*u + s
+    output p = (1 - b) .* u + (b + c) .* u / 2 - b/2, q = v - mean(v), r = g .* s + t, d = s*c
+""",
+        Scalars,
+        ((4,), (2, 3), ()),
     ),
     Whole(
         "reduced",

@@ -64,7 +64,7 @@ class Diagonal(LinearRule):
     def _spread(self, operator: Operator) -> str:
         """What makes the weight broadcast over the axes behind its own: `[:, None]`."""
         axes, behind = self._behind(operator)
-        return f"[{', '.join([':'] * axes + ['None'] * behind)}]" if behind else ""
+        return f"[{', '.join([':'] * axes + ['None'] * behind)}]" if behind and axes else ""
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return self.emit_with(operator, x, {"weight": layer})
