@@ -220,3 +220,38 @@ def vgg(layout: list[int | str]) -> nn.Sequential:
             before = width
     tail = [nn.Flatten(), nn.Linear(4 * before, 24), nn.ReLU(), nn.Dropout(), nn.Linear(24, 10)]
     return nn.Sequential(*layers, *tail)
+
+
+class StructuredImplicit(nn.Module):
+    """Of A, the blocks above the diagonal are numbers, in the order of its rows."""
+
+    def __init__(self, blocks: list[int], p: int, q: int) -> None:
+        super().__init__()
+        n = sum(blocks)
+        block = torch.arange(len(blocks)).repeat_interleave(torch.tensor(blocks))
+        self.above = block[:, None] < block
+        shapes = [(int(self.above.sum()),), (n, 4), (4, n), (n, p), (q, n), (q, p), (n,)]
+        self.parts = nn.ParameterList([torch.zeros(shape) for shape in shapes])
+
+    def forward(self, u: Tensor) -> Tensor:
+        numbers, left, right, B, C, D, b = self.parts
+        A = torch.zeros(self.above.shape, dtype=u.dtype)
+        A[self.above] = numbers
+        weight, injected = A + left @ right, u @ B.T + b
+        x = hand.iterated(lambda x: torch.relu(x @ weight.T + injected), torch.zeros_like(injected))
+        return x @ C.T + u @ D.T
+
+
+class FeatureSelection(nn.Module):
+    def __init__(self, n: int, p: int, q: int) -> None:
+        super().__init__()
+        self.A, self.B, self.C = (nn.Parameter(torch.zeros(shape)) for shape in ((n, n), (n, p), (q, n)))
+
+    def forward(self, u: Tensor) -> Tensor:
+        injected = u @ self.B.T
+        x = hand.iterated(lambda x: torch.relu(x @ self.A.T + injected), torch.zeros_like(injected))
+        return x @ self.C.T
+
+
+def pipeline() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10))

@@ -76,7 +76,7 @@ class Diagonal(LinearRule):
         return None
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
-        if operator["axes"] > 1:
+        if operator["axes"] != 1:
             return None  # a row of this matrix is one entry of the tensor, not one of its rows
         return bounds.get(operator.parameter("weight") or "")
 

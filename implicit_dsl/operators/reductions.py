@@ -21,8 +21,11 @@ class Sum(LinearRule):
 
     kind = "sum"
     names = ("sum",)
-    doc = "`sum(x; dim = 1)`: what adds up along an axis; without `dim`, all entries of a value."
-    example = "input u[3, 4]\noutput y[3] = sum(u; dim = 2), z = sum(u)"
+    doc = (
+        "`sum(x; dim = 1)`: the entries along an axis, added up; without `dim`, all entries of a value. "
+        "`sum(list)`, `sum(f(i) for i in 1:3)`: numbers, values of one shape, or matrices, added up."
+    )
+    example = "input u[3, 4]\noutput y[3] = sum(u; dim = 2), z = sum(u), w = sum(i * u for i in 1:2)"
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         left = tuple(size for axis, size in enumerate(source) if axis not in settings["axes"])
