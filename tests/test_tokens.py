@@ -134,7 +134,7 @@ def test_wrong_tokens_are_refused() -> None:
         ("output y = t", "`t` holds tokens"),
         ("x ~ t\noutput y = x", "`t` holds tokens"),
         ("output y = Embedding(5, 2)(u)", "Embedding takes tokens"),
-        ("layer E = Embedding(2)\noutput y = E(t), z = E(s)\ninput s[2] in Tokens(4)", "its weights cannot be shared"),
+        ("input s[2] in Tokens(4)\nlayer E = Embedding(2)\noutput y = E(t), z = E(s)", "cannot be shared"),
         ("output y = Embedding(6, 2)(t)", "has 6 vectors, but its input is in Tokens(5)"),
         ("param E[6, 2]\noutput y = E'*t", "takes 6 tokens"),
         ("input v[3] in 4\noutput y = v", "an input is from a set of tokens"),
