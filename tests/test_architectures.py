@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -303,6 +305,17 @@ def test_a_program_is_the_solution_of_its_matrices(name: str) -> None:
     free = {"image": case.shapes[0]} if case.shapes in (IMAGE, ((3, 31, 31),), ((3, 32, 32),)) else {}
 
     assert_close(outputs(module(*inputs)), outputs(module.system(**free).solve(*inputs)), 1e-8)
+
+
+def test_what_is_written_is_formatted_and_typed(tmp_path: Path) -> None:
+    for path in HOME.glob("*.impl"):
+        text = compile(read_source(str(path), path.name))
+        (tmp_path / f"{path.stem}.py").write_text(text, encoding="utf-8")
+
+    ruff = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--line-length", "110"]
+    subprocess.run([*ruff, str(tmp_path)], check=True)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir"]
+    subprocess.run([*mypy, str(tmp_path / "cache"), *map(str, tmp_path.glob("*.py"))], check=True)
 
 
 @pytest.mark.parametrize("path", sorted(HOME.glob("*.impl")), ids=lambda path: path.stem)
