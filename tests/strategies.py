@@ -496,6 +496,15 @@ def _as_documented(kind: str) -> Callable[[Draw], Case]:
     return build
 
 
+def _over_axes(kind: str) -> Callable[[Draw], Case]:
+    def build(draw: Draw) -> Case:
+        source = draw(shapes(1, 4))
+        axes = draw(st.sets(st.integers(0, len(source) - 1), min_size=1))
+        return _case(draw, kind, {"axes": tuple(sorted(axes))}, source)
+
+    return build
+
+
 _OWN: dict[str, Callable[[Draw], Case]] = {
     "dense": _dense,
     "matrix": _matrix,
@@ -507,6 +516,8 @@ _OWN: dict[str, Callable[[Draw], Case]] = {
     "conv_transpose": _conv_transpose,
     "avg_pool": _pool("avg_pool"),
     "global_avg_pool": lambda draw: _case(draw, "global_avg_pool", {}, draw(shapes(2, 4))),
+    "sum": _over_axes("sum"),
+    "mean": _over_axes("mean"),
     "max_pool": _pool("max_pool"),
     "adaptive_avg_pool": _adaptive("adaptive_avg_pool"),
     "adaptive_max_pool": _adaptive("adaptive_max_pool"),

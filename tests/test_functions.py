@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from strategies import BODIES, CASES
 
 import implicit_dsl
-from implicit_dsl.compiler import check
+from implicit_dsl.compiler import check, read_source
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Operator
@@ -264,12 +265,48 @@ def test_a_claim_is_used_where_nothing_is_proved_and_is_named() -> None:
     assert module.system().model.loops[0].rate <= 0.95 + 1e-9
 
 
+def test_a_claim_may_stand_beside_its_function_and_be_imported(tmp_path: Path) -> None:
+    function, rest = PLATEAU.strip().split("\n", 1)
+    rest = rest.replace("    @lipschitz plateau <= 5\n", "")
+    beside = f"{function}\n@lipschitz plateau <= 5\n{rest}"
+    assert generated(beside).M().certify().loops[0].claims == ("|plateau'| <= 5",)
+
+    (tmp_path / "functions.impl").write_text(f"{function}\n@lipschitz plateau <= 5\n", encoding="utf-8")
+    net = tmp_path / "net.impl"
+    net.write_text(f'import "functions.impl": plateau\n{rest}', encoding="utf-8")
+    assert implicit_dsl.load(net).M().certify().loops[0].claims == ("|plateau'| <= 5",)
+
+    net.write_text(f'import "functions.impl": plateau\n@lipschitz plateau <= 5\n{rest}', encoding="utf-8")
+    (elsewhere,) = check(read_source(str(net), "net.impl")).diagnostics
+    assert elsewhere.code == "E0702" and "another file" in elsewhere.message
+
+    (steep,) = check(Source(beside.replace("<= 5", "<= 3", 1))).diagnostics
+    assert steep.code == "E0407"
+
+
 def test_a_claim_that_is_proved_is_no_claim() -> None:
     head = "swish(x) = x .* σ(x)\nmodel M\ninput u[4]\nparam W[4, 4]"
     text = f"{head}\nstate z[4] ~ swish(W*z + u)\noutput y = z\n"
     module = generated(f"{text}@lipschitz swish <= 1.2\n@wellposed norm(W, Inf) <= 0.9\nend").M()
 
     assert module.certify().loops[0].claims == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "says"),
+    [
+        ("@lipschitz relu <= 1", "E0702", "a function of the program"),
+        ("@lipschitz swish", "E0702", "`function <= number`"),
+        ("@lipschitz other <= 1", "E0101", "unknown name `other`"),
+        ("@wellposed", "E0309", "stands inside of it"),
+        ("@lipshitz swish <= 2", "E0701", "unknown annotation"),
+    ],
+)
+def test_what_stands_at_the_top_of_a_file_is_checked(line: str, code: str, says: str) -> None:
+    text = f"swish(x) = x .* σ(x)\n{line}\nmodel M\n    input u[4]\n    output y = 2*u\nend\n"
+    (found,) = check(Source(text)).diagnostics
+
+    assert found.code == code and says in found.message
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,36 @@ class Moved(nn.Module):
         return last.permute(0, 3, 1, 2), padded.mT, F.pad(h, (1, 1, 1, 1)) + 1, v.mT @ v
 
 
+class Reduced(nn.Module):
+    """Sums and means over axes, of values and of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = nn.Parameter(torch.zeros(4))
+        self.W = nn.Parameter(torch.zeros(3, 4))
+
+    def forward(self, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        h = torch.tanh(u)
+        features = h.mean(3).sum(1) + self.b + self.b.mean() * v.square().sum(1)
+        return features, h.sum((1, 3)), h.mean((1, 2, 3)) + self.W.sum(), h.reshape(len(u), 12, 5) + 1
+
+
+class Scalars(nn.Module):
+    """Numbers of the network times and plus values, and parameters among themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.g, self.t = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.0))
+        self.b, self.c = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
+        self.W = nn.Parameter(torch.zeros(4, 4))
+
+    def forward(self, u: Tensor, v: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        skip = u + self.g * torch.tanh(u @ self.W.T) - self.t
+        gated = s[:, None] * u + (1 - self.g) * u + s[:, None]
+        pair = (1 - self.b) * u + (self.b + self.c) * u / 2 - self.b / 2
+        return skip, gated, pair, v - v.mean((1, 2))[:, None, None], self.g * s + self.t, s[:, None] * self.c
+
+
 class Normed(nn.Module):
     """Normalisations of one sample, and factors."""
 
@@ -181,6 +211,29 @@ PROGRAMS = [
 """,
         Moved,
         ((2, 4, 5), (3, 4)),
+    ),
+    Whole(
+        "scalars",
+        """
+    input u[4], v[2, 3], s[]
+    param g[] = 1, t[], b[4], c[4], W[4, 4]
+    output y = u + g*tanh(W*u) - t, a = s*u + (1 - g)*u + s
+    output p = (1 - b) .* u + (b + c) .* u / 2 - b/2, q = v - mean(v), r = g .* s + t, d = s*c
+""",
+        Scalars,
+        ((4,), (2, 3), ()),
+    ),
+    Whole(
+        "reduced",
+        """
+    input u[3, 4, 5], v[6, 4]
+    param b[4], W[3, 4]
+    h ~ tanh(u)
+    output y[4] = sum(mean(h; dim = 3); dim = 1) + b + expand(mean(b), b) .* sum(v .* v; dim = 1)
+    output p[4] = sum(h; dim = [1, 3]), q[] = mean(h) + sum(W), r[12, 5] = reshape(h, [_, 5]) + 1
+""",
+        Reduced,
+        ((3, 4, 5), (6, 4)),
     ),
     Whole(
         "pooled",

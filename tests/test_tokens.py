@@ -108,7 +108,7 @@ def test_a_block_takes_tokens() -> None:
 
 
 def test_wrong_tokens_are_refused() -> None:
-    model = generated("model M\ninput t[3] in Tokens(5)\noutput y = Embedding(5, 2)(t)\nend").M()
+    model = generated("model M\ninput t[3] in Tokens(5)\noutput y = Embedding(2)(t)\nend").M()
 
     with pytest.raises(ValueError, match=r"`t` holds tokens, of int64 or int32, but is of torch\.float32"):
         model(torch.zeros(2, 3))
@@ -129,10 +129,12 @@ def test_wrong_tokens_are_refused() -> None:
         ("output y = Dense(3)*t", "`t` holds tokens"),
         ("output y = t + u", "`t` holds tokens"),
         ("output y = cat(t, t)", "`t` holds tokens"),
+        ("output y = mean(t)", "`t` holds tokens"),
         ("output y = t[1:2]", "`t` holds tokens"),
         ("output y = t", "`t` holds tokens"),
         ("x ~ t\noutput y = x", "`t` holds tokens"),
         ("output y = Embedding(5, 2)(u)", "Embedding takes tokens"),
+        ("input s[2] in Tokens(4)\nlayer E = Embedding(2)\noutput y = E(t), z = E(s)", "cannot be shared"),
         ("output y = Embedding(6, 2)(t)", "has 6 vectors, but its input is in Tokens(5)"),
         ("param E[6, 2]\noutput y = E'*t", "takes 6 tokens"),
         ("input v[3] in 4\noutput y = v", "an input is from a set of tokens"),

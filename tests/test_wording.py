@@ -47,6 +47,35 @@ def test_lines_are_broken_as_ruff_breaks_them(seed: int) -> None:
     assert done.stdout == source
 
 
+def chain(draw: random.Random) -> str:
+    """A value, and what is called on it one after another; now and then in a product or a sum."""
+
+    def word(least: int) -> str:
+        return "".join(draw.choice("abcdef") for _ in range(draw.randint(least, 12)))
+
+    text = draw.choice([f"self.{word(5)}({word(3)})", f"{word(5)}.{word(4)}(1)", f"({word(9)} * {word(4)})"])
+    for _ in range(draw.randint(0, 3)):
+        text += draw.choice(["[:, None]", ".mT", ".flatten(1)", ".transpose(1, 2)", f".expand({word(3)}, 8)"])
+    for _ in range(draw.choice([0, 0, 0, 1, 2])):
+        text = f"{draw.choice(['0.5 *', word(4) + ' +', word(4) + ' -'])} {text}"
+    return text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_chains_of_calls_are_broken_as_ruff_breaks_them(seed: int) -> None:
+    draw = random.Random(seed)
+    lines = ["class Net:", "    def f(self):"]
+    for number in range(300):
+        value = chain(draw)
+        name = f"a{number:_>{draw.randint(100 - len(value), 112 - len(value))}}"
+        lines += [f"        {row}" for row in fitted(f"{name} = {value}")]
+    source = "\n".join(lines) + "\n"
+    command = [sys.executable, "-m", "ruff", "format", "--isolated", "--line-length", "110", "-"]
+    done = subprocess.run(command, input=source, capture_output=True, text=True, check=True, encoding="utf-8")
+
+    assert done.stdout == source
+
+
 @pytest.mark.parametrize(
     ("doc", "summary"),
     [

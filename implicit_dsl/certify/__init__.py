@@ -152,16 +152,17 @@ def _constraints(
         # what is said of one matrix holds for that of each loop; rows are bounded all at once
         single = demand.matrix is None and demand.criterion in OF_ONE_MATRIX
         for together in [[one] for one in concerned] if single else [concerned]:
-            constraint = _constraint(graph, demand, together)
-            if isinstance(constraint, Diagnostic):
-                findings.add(constraint)
+            found_ones = _constraint(graph, demand, together)
+            if isinstance(found_ones, Diagnostic):
+                findings.add(found_ones)
                 return None
-            if constraint.uses and constraint not in made:
-                made.append(constraint)
+            made += [one for one in found_ones if one.uses and one not in made]
     return tuple(made)
 
 
-def _constraint(graph: SignalGraph, demand: Demand, concerned: list[Ways]) -> Constraint | Diagnostic:
+def _constraint(
+    graph: SignalGraph, demand: Demand, concerned: list[Ways]
+) -> tuple[Constraint, ...] | Diagnostic:
     if by_construction(graph, demand, concerned):
-        return Constraint(demand.criterion, demand.bound, demand.method, (), (), demand.line, demand.text)
+        return ()
     return of_loops(graph, demand, concerned) if demand.matrix is None else of_matrix(graph, demand)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from implicit_dsl.certify.gains import Way, Ways, misaligned
 from implicit_dsl.certify.reports import not_by_channels
@@ -15,8 +15,12 @@ from implicit_dsl.guarantees import Constraint, Use
 OF_ONE_MATRIX = ("spectral", "monotone", "nemon")  # what these bound is no sum over rows
 
 
-def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
-    """The constraint that a demand on a layer, a parameter or an expression of them comes to."""
+def of_matrix(graph: SignalGraph, demand: Demand) -> tuple[Constraint, ...] | Diagnostic:
+    """The constraints that a demand on a layer, a parameter or an expression of them comes to.
+
+    Row sums of a product are kept by its factors: Σⱼ |(L R)ᵢⱼ| ≤ Σₖ |Lᵢₖ| if those of R are at most 1. That
+    loses no product, as L D⁻¹ and D R make the same one for each diagonal D > 0.
+    """
     assert demand.matrix is not None
     held = next((id for term in demand.matrix for id, _ in term.tensors if id in graph.fixed_norms), None)
     if held is not None:
@@ -35,36 +39,61 @@ def of_matrix(graph: SignalGraph, demand: Demand) -> Constraint | Diagnostic:
             "`norm(A, Inf) <= …`",
         )
     uses: list[Use] = []
+    inner: list[tuple[str, bool]] = []
     fixed = 0.0
     row = demand.text or "matrix"
     for term in demand.matrix:
         if not term.tensors:
             fixed += abs(term.factor)
-        elif len(term.tensors) > 1:
+            continue
+        (tensor, turned), *others = term.tensors
+        if others and demand.criterion != "norm":
             names = " ".join(name + ("'" if turned else "") for name, turned in term.tensors)
             return _refusal(
                 graph,
                 demand,
                 f"`{demand.text}` bounds the product {names}, onto which nothing can be projected",
-                advice="bound its factors one by one: of a `LowRank` parameter W they are W.left and W.right",
+                advice="bound row sums instead, `norm(…, Inf) <= 0.95`, or the factors one by one",
             )
-        else:
-            ((tensor, turned),) = term.tensors
-            uses.append(Use(row, row, tensor, int(turned), abs(term.factor)))
+        uses.append(Use(row, row, tensor, int(turned), abs(term.factor)))
+        inner += others
     if uses and fixed >= demand.bound:
         message = (
             f"`{demand.text}` cannot hold: without any parameter, the expression has {fixed:g} in each row"
         )
         return _refusal(graph, demand, message, advice="use a larger bound, or a smaller multiple of I")
-    return unkept(graph, demand, uses) or _constraint(demand, uses, {row: fixed} if fixed else {})
+    whole = _constraint(demand, uses, {row: fixed} if fixed else {})
+    return unkept(graph, demand, uses) or _with_factors(graph, demand, whole, inner)
 
 
-def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constraint | Diagnostic:
-    """The constraint on the assembled A: the rows of its loops share their budgets.
+def _with_factors(
+    graph: SignalGraph, demand: Demand, whole: Constraint, inner: Sequence[tuple[str, bool]]
+) -> tuple[Constraint, ...] | Diagnostic:
+    """A bound of row sums, and those of the inner factors of its products: their rows sum to 1 at most."""
+    uses = [Use(id + "'" * turned, "", id, int(turned)) for id, turned in dict.fromkeys(inner)]
+    made = [
+        Constraint("norm", 1.0, demand.method, (use,), (), demand.line, f"norm({use.row}, Inf) <= 1")
+        for use in uses
+    ]
+    names = [id for one in (whole, *made) for id in one.tensors]
+    if demand.method == "parametrize" and len(set(names)) < len(names):
+        twice = next(id for id in names if names.count(id) > 1)
+        return _refusal(
+            graph,
+            demand,
+            f"`{demand.text}` cannot be parametrised: `{twice}` stands in several factors of its products",
+            advice='write `method = "project"`',
+        )
+    return unkept(graph, demand, uses) or (whole, *made)
+
+
+def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> tuple[Constraint, ...] | Diagnostic:
+    """The constraints on the assembled A: the rows of its loops share their budgets.
 
     Rows without parameters are no part of it: they are what they are, and proved with that.
     """
     uses: list[Use] = []
+    inner: list[tuple[str, bool]] = []
     fixed: dict[str, float] = {}
     for ways in loops:
         if not any(way.tensors for listed in ways.values() for way in listed):
@@ -73,14 +102,15 @@ def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constrain
         if odd is not None:
             return not_by_channels(graph, None, demand, odd)
         for row, listed in ways.items():
-            problem = _unshareable(row, listed)
+            problem = _unshareable(row, listed, demand.criterion == "norm")
             if problem:
                 message = f"`{demand.text}` cannot be projected onto: {problem[0]}"
                 return _refusal(graph, demand, message, (Label(problem[1].edge.span, "read here"),))
             for way in listed:
                 assert way.factor is not None
                 if way.tensors:
-                    (tensor,) = way.tensors
+                    *before, tensor = way.tensors
+                    inner += [(one.id, one.transposed) for one in before]
                     uses.append(Use(row, way.source, tensor.id, int(tensor.transposed), way.factor))
                 else:
                     fixed[row] = fixed.get(row, 0.0) + way.factor
@@ -91,18 +121,20 @@ def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> Constrain
                 )
                 first = next(way for way in listed if not way.tensors)
                 return _refusal(graph, demand, message, (Label(first.edge.span, "read here"),))
-    return unkept(graph, demand, uses) or _constraint(demand, uses, fixed)
+    return unkept(graph, demand, uses) or _with_factors(
+        graph, demand, _constraint(demand, uses, fixed), inner
+    )
 
 
-def _unshareable(row: str, ways: tuple[Way, ...]) -> tuple[str, Way] | None:
+def _unshareable(row: str, ways: tuple[Way, ...], products: bool) -> tuple[str, Way] | None:
     """Why the parameters of a row of A have no budget in common, and where."""
     for way in ways:
         if way.factor is None:
             return f"an operator in the equation of `{row}` has no bound of its own", way
-        if len(way.tensors) > 1:
+        if len(way.tensors) > 1 and not products:
             names = " and ".join(f"`{tensor.id}`" for tensor in way.tensors)
             return f"`{row}` reads `{way.source}` through a product of {names}", way
-    held = [(way, tensor) for way in ways for tensor in way.tensors]
+    held = [(way, way.tensors[-1]) for way in ways if way.tensors]
     rows = {tensor.rows for _, tensor in held}
     if len({(tensor.id, tensor.transposed) for _, tensor in held}) > 1 and (len(rows) > 1 or rows == {None}):
         return f"the rows of the parameters of `{row}` do not line up", held[0][0]

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from implicit_dsl.certify.constraints import sole
 from implicit_dsl.certify.contraction import Row, perron_root, swept
@@ -135,33 +136,41 @@ def _by_gains(
     return no_guarantee(graph, loop, None, f"its gain is {root:.4g}, which is not below 1")
 
 
-def _bounds(demands: Sequence[Demand]) -> tuple[dict[str, float], list[tuple[frozenset[str], float]]]:
-    """What is demanded of single parameters, and of sums of several."""
+Chain: TypeAlias = tuple[str, ...]  # the factors of a product by their keys, the last applied first
+Joint: TypeAlias = list[tuple[list[tuple[Chain, float]], float]]  # sums of products, and their bounds
+
+
+def _bounds(demands: Sequence[Demand]) -> tuple[dict[str, float], Joint]:
+    """What is demanded of single parameters, and of sums of several: see `constraints.of_matrix`."""
     bounds: dict[str, float] = {}
-    joint: list[tuple[frozenset[str], float]] = []
+    joint: Joint = []
     for demand in demands:
         if demand.criterion != "norm" or demand.matrix is None:
             continue
-        if any(len(term.tensors) > 1 or abs(term.factor) < 1 for term in demand.matrix):
-            continue
-        keys = frozenset(id + "'" * turned for term in demand.matrix for id, turned in term.tensors)
-        for key in keys:
-            bounds[key] = min(demand.bound, bounds.get(key, demand.bound))
-        if len(keys) > 1:
-            joint.append((keys, demand.bound))
+        terms = [term for term in demand.matrix if term.tensors and term.factor]
+        chains = [tuple(id + "'" * turned for id, turned in term.tensors) for term in terms]
+        for (first, *inner), term in zip(chains, terms):
+            most = {first: demand.bound / abs(term.factor)}
+            for key, bound in (*most.items(), *((key, 1.0) for key in inner)):
+                bounds[key] = min(bound, bounds.get(key, bound))
+        joint.append((sorted(zip(chains, (abs(term.factor) for term in terms))), demand.bound))
     return bounds, joint
 
 
-def _shared(ways: tuple[Way, ...], joint: list[tuple[frozenset[str], float]]) -> float | None:
+def _shared(ways: tuple[Way, ...], joint: Joint) -> float | None:
     """The gain of a state that reads one source through the matrices of one bounded sum, row by row."""
-    single = [way for way in ways if len(way.tensors) == 1 and way.factor == 1.0]
-    if len(single) != len(ways) or len({way.source for way in ways}) != 1:
+    held = [(way, way.factor) for way in ways if way.tensors and way.factor is not None]
+    if len(held) != len(ways) or len({way.source for way in ways}) != 1:
         return None
-    rows = {way.tensors[0].rows for way in ways}
-    if len(rows) > 1 or rows == {None}:
+    rows = {way.tensors[-1].rows for way in ways}
+    if len(ways) > 1 and (len(rows) > 1 or rows == {None}):
         return None
-    keys = [way.tensors[0].key for way in ways]
-    return next((bound for these, bound in joint if sorted(these) == sorted(keys)), None)
+    mine = sorted((tuple(tensor.key for tensor in reversed(way.tensors)), factor) for way, factor in held)
+    for theirs, bound in joint:
+        same = [chain for chain, _ in theirs] == [chain for chain, _ in mine]
+        if same and all(factor <= most for (_, factor), (_, most) in zip(mine, theirs)):
+            return bound
+    return None
 
 
 def _by_criterion(

@@ -228,7 +228,8 @@ class Forward:
         if self._is_large:
             self._large.add(variable.partition(":")[0])
         self._show_comments()
-        if self._too_long(variable, value, wrap) and value.lines and not wrap:
+        inside = not value.tight and self.indent + 4 + len(value.text) <= WIDTH  # of brackets around it
+        if self._too_long(variable, value, wrap) and value.lines and not wrap and not inside:
             first, *others = value.lines
             self._lines += [f"{variable} = {first}", *others]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 
@@ -56,13 +57,79 @@ def fitted(line: str, remark: str = "", indent: int = INDENT) -> list[str]:
     parts = _parts(inner)
     is_call = start > 0 and line[start - 1] not in " =(,"
     exploded = inner.endswith(",") and (is_call or len(parts) > 1)
-    if start < 0 or (indent + len(line) + len(remark) <= WIDTH and not exploded):
+    fits = indent + len(line) + len(remark) <= WIDTH
+    if not fits and not exploded:
+        *rows, last = _assigned(line, indent) or [""]
+        if rows:
+            return [*rows, last + remark]
+    if start < 0 or (fits and not exploded):
         return [line + remark]
     head, tail = line[: start + 1], line[-1] + remark
     if is_call and indent + 4 + len(inner) <= WIDTH and not exploded:
         return [head, f"    {inner}", tail]
     broken = [f"    {row}" for part in parts for row in fitted(part, ",", indent + 4)]
     return [head, *broken, tail]
+
+
+def _assigned(line: str, indent: int) -> list[str]:
+    """An assignment whose value is better not broken within its last brackets; [] if it is, or is none."""
+    target, sign, value = line.partition(" = ")
+    if not sign or not target.replace(": Tensor", "").replace(".", "").isidentifier():
+        return []
+    inside = [f"{target} = (", f"    {value}", ")"] if indent + 4 + len(value) <= WIDTH else []
+    pairs, operators = _outermost(value)
+    methods = _methods(value, pairs)
+    if len(methods) > 2 and not operators:
+        cuts = zip(methods, [*methods[1:], len(value)])
+        rows = [row for a, b in cuts for row in fitted(value[a:b], indent=indent + 4)]
+        return inside or [f"{target} = (", *(f"    {row}" for row in rows), ")"]
+    if len(operators) > 1:
+        cuts = zip([0, *operators], [*operators, len(value) + 1])
+        return inside or [f"{target} = (", *(f"    {value[a : b - 1]}" for a, b in cuts), ")"]
+    if operators and not value.endswith(")"):
+        return inside
+    for a, b in _chain(value, pairs):
+        if indent + len(f"{target} = ") + a < WIDTH:
+            rows = [f"{target} = {value[: a + 1]}", f"    {value[a + 1 : b]}", value[b:]]
+            short = max(map(len, rows)) + indent <= WIDTH
+            return rows if short and b < len(value) - 1 else []
+    return inside
+
+
+def _outermost(text: str) -> tuple[list[tuple[int, int]], list[int]]:
+    """The brackets of a text that stand in no others, and where the loosest of its signs do that."""
+    pairs: list[tuple[int, int]] = []
+    sums: list[int] = []
+    products: list[int] = []
+    depth = start = 0
+    for at, letter in _outside_of_strings(text):
+        if letter in "([{":
+            start, depth = start if depth else at, depth + 1
+        elif letter in ")]}":
+            depth -= 1
+            if not depth:
+                pairs.append((start, at))
+        elif not depth and letter in "+-*/" and text[at - 1 : at] == " " and text[at + 1 : at + 2] == " ":
+            (sums if letter in "+-" else products).append(at)
+    return pairs, sums or products
+
+
+def _methods(text: str, pairs: list[tuple[int, int]]) -> list[int]:
+    """Where the parts of a chain of calls begin: the first at 0, the others at the dots behind brackets."""
+    return [0, *(b + 1 for _, b in pairs if text[b + 1 : b + 2] == ".")]
+
+
+def _chain(text: str, pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The brackets at the end of a text that follow one another, the last first: `f(x)[:, 0].mean(1)`."""
+    found: list[tuple[int, int]] = []
+    end = len(text)
+    for a, b in reversed(pairs):
+        if re.fullmatch(r"(\.\w*)*", text[b + 1 : end]):
+            found.append((a, b))
+            end = a
+        else:
+            break
+    return found
 
 
 def _opening(line: str) -> int:

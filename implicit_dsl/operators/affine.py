@@ -64,7 +64,7 @@ class Diagonal(LinearRule):
     def _spread(self, operator: Operator) -> str:
         """What makes the weight broadcast over the axes behind its own: `[:, None]`."""
         axes, behind = self._behind(operator)
-        return f"[{', '.join([':'] * axes + ['None'] * behind)}]" if behind else ""
+        return f"[{', '.join([':'] * axes + ['None'] * behind)}]" if behind and axes else ""
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
         return self.emit_with(operator, x, {"weight": layer})
@@ -76,7 +76,7 @@ class Diagonal(LinearRule):
         return None
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
-        if operator["axes"] > 1:
+        if operator["axes"] != 1:
             return None  # a row of this matrix is one entry of the tensor, not one of its rows
         return bounds.get(operator.parameter("weight") or "")
 

@@ -68,13 +68,18 @@ class Embedding(_Table):
     names = ("Embedding",)
     formals = (
         Formal("vocab", "integer", "how many tokens there are", required=True),
-        Formal("width", "integer", "the length of the vector of each", required=True),
+        Formal("width", "integer", "the length of the vector of each; the only argument is this", shown="…"),
     )
-    doc = "A learned vector for each token, `nn.Embedding`: `Embedding(1000, 32)(t)`."
+    doc = (
+        "A learned vector for each token, `nn.Embedding`: `Embedding(1000, 32)(t)`. With one argument, "
+        "`Embedding(32)(t)`, there are as many as the set of t has tokens."
+    )
     example = "input t[5] in Tokens(100)\noutput y[5, 8] = Embedding(100, 8)(t)"
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
         vocab, width = settings["vocab"], settings["width"]
+        if width is None:
+            vocab, width = source[-1], vocab
         if source[-1] != vocab:
             raise ShapeError(
                 f"this Embedding has {vocab} vectors, but its input is in Tokens({source[-1]})",

@@ -120,11 +120,8 @@ class Reshape(Monomial):
             return Expression(f"{x.atom}.reshape{(-1, *operator.target)!r}")
         if len(operator.target) == 1:
             return x if len(operator.source) == 1 else Expression(f"{x.atom}.flatten(1)")
-        return Expression(
-            f"{x.atom}.unflatten(1, {operator.target!r})"
-            if len(operator.source) == 1
-            else f"{x.atom}.flatten(1).unflatten(1, {operator.target!r})"
-        )
+        flat = x.text if len(operator.source) == 1 else f"{x.atom}.flatten(1)"
+        return Expression(f"torch.unflatten({flat}, 1, {operator.target!r})")  # the method has no types
 
 
 class Permute(Monomial):

@@ -66,8 +66,12 @@ class _Reduction(LinearRule):
 class Total(_Reduction):
     kind = "sum"
     method = "sum"
-    doc = "All entries added up, or those along axes: `sum(x)`, `sum(x; dim = 2)`."
-    example = "input u[3, 4]\noutput y[3] = sum(u; dim = 2), z[] = sum(u)"
+    names = ("sum",)
+    doc = (
+        "`sum(x; dim = 1)`: the entries along an axis, added up; without `dim`, all entries of a value. "
+        "`sum(list)`, `sum(f(i) for i in 1:3)`: numbers, values of one shape, or matrices, added up."
+    )
+    example = "input u[3, 4]\noutput y[3] = sum(u; dim = 2), z = sum(u), w = sum(i * u for i in 1:2)"
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
         summed = [operator.source[axis] for axis in self.gone(operator)]
@@ -78,8 +82,12 @@ class Total(_Reduction):
 class Mean(_Reduction):
     kind = "mean"
     method = "mean"
-    doc = "The mean of all entries, or of those along axes: `mean(x)`, `mean(x; dim = 2)`."
-    example = "input u[3, 4]\noutput y[3] = mean(u; dim = 2), z[] = mean(u)"
+    names = ("mean",)
+    doc = (
+        "`mean(x; dim = 1)`: the mean along an axis; without `dim`, of all entries of a value. "
+        "`mean(list)`: of numbers, or of values of one shape."
+    )
+    example = "input u[3, 4]\noutput y[4] = mean(u; dim = 1), z = mean(u), w = mean([u, 2 * u])"
 
     def each(self, operator: Operator) -> float:
         return 1 / count(tuple(operator.source[axis] for axis in self.gone(operator)))

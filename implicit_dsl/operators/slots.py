@@ -216,7 +216,7 @@ class SeveralSlots(ActivationRule):
                 parts.append(Expression(f"{z.atom}[:, {number}]"))
                 continue
             piece = f"{z.atom}[:, {start}:{start + count(shape)}]"
-            parts.append(Expression(f"{piece}.unflatten(1, {shape!r})"))
+            parts.append(Expression(f"torch.unflatten({piece}, 1, {shape!r})"))
             start += count(shape)
         return self.emit_slots(operator, parts)
 

@@ -16,6 +16,7 @@ from implicit_dsl._collector import collector_at_rest
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.graph import SignalGraph
 from implicit_dsl.names import identifier
+from implicit_dsl.resolve.annotations import check_top
 from implicit_dsl.resolve.context import MOST_STEPS, STEPS_PER_CHARACTER, Budget, Context
 from implicit_dsl.resolve.definitions import force, introduce
 from implicit_dsl.resolve.expressions import evaluate
@@ -56,7 +57,9 @@ def resolve(
             module = open_module(loader, program)
             text = sum(len(source.text) for source in (program.source, *loader.sources))
             budget = Budget(MOST_STEPS + STEPS_PER_CHARACTER * text)
-            run_constants(_context(findings, budget), module)
+            top = _context(findings, budget)
+            run_constants(top, module)
+            check_top(top, module)
             for value in _choose(findings, module, model, bindings or {}):
                 graph = resolve_model(_context(findings, budget), value, bindings or {})
                 if graph is not None:

@@ -80,7 +80,17 @@ def by_kind(
 
 def multiply(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left .* right: a state of its own, as it is not linear."""
+    left, right = _repeated(context, left, right, span)
     return by_kind(context, "product", (left, right), span)
+
+
+def _repeated(context: Context, left: Wire, right: Wire, span: Span) -> tuple[Wire, Wire]:
+    """Both, a number of the network `[]` repeated to the shape of the other, as numbers are."""
+    if not left.shape and right.shape:
+        return linear(context, "expand", {"shape": right.shape}, left, span), right
+    if not right.shape and left.shape:
+        return left, linear(context, "expand", {"shape": left.shape}, right, span)
+    return left, right
 
 
 def as_value(context: Context, value: Any, span: Span) -> Wire:
@@ -93,10 +103,12 @@ def as_value(context: Context, value: Any, span: Span) -> Wire:
 
 
 def weigh(context: Context, parameter: ParameterValue, wire: Wire, span: Span) -> Wire:
-    """parameter .* wire, which is linear."""
+    """parameter .* wire, which is linear. A parameter `[]` is a number."""
     check_entries(parameter, span)
     shape = parameter.tensor.shape
-    if shape != wire.shape:
+    if shape and not wire.shape:
+        return multiply(context, offset(context, parameter, span), wire, span)
+    if shape and shape != wire.shape:
         raise problem(
             "E0204",
             f"values of shapes {show(shape)} and {show(wire.shape)} cannot be multiplied entry by entry",
@@ -180,6 +192,14 @@ def finite(value: float, span: Span) -> float:
     return number
 
 
+def inverse(value: float, span: Span) -> float:
+    """1 ÷ value. Raises Problem if there is no such number."""
+    number = finite(value, span)
+    if number == 0:
+        raise problem("E0208", "division by zero", span, "this is 0")
+    return finite(1 / number, span)
+
+
 def scale(context: Context, factor: float, wire: Wire, span: Span) -> Wire:
     """factor · wire."""
     if factor == 1:
@@ -205,7 +225,8 @@ def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
 
 
 def add(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
-    """left + right, of one shape: nothing is repeated silently."""
+    """left + right, of one shape: nothing but numbers is repeated."""
+    left, right = _repeated(context, left, right, span)
     if left.shape != right.shape:
         check_kept(context, (left, right))
         note = "shapes must be equal: nothing is repeated along an axis unless it is written"

@@ -1,18 +1,19 @@
-"""Axes in another order, `permute` and `transpose`, and axes that are summed over, `sum` and `mean`."""
+"""Axes and entries moved, and sums over axes: `permute`, `transpose`, `reshape`, `sum`, `mean`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from implicit_dsl.resolve import apply
-from implicit_dsl.resolve.arguments import Arguments, arity
+from implicit_dsl.resolve.arguments import MOST, Arguments, arity
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.problem import instead, problem
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment
-from implicit_dsl.resolve.values import ParameterValue, describe
+from implicit_dsl.resolve.values import REST, ParameterValue, describe
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import count, known, show
 from implicit_dsl.source import Span
 
 
@@ -48,8 +49,31 @@ def transpose(context: Context, arguments: Arguments, span: Span, environment: E
     return _moved(context, wire, axes, span)
 
 
-def reduce(context: Context, kind: str, arguments: Arguments, span: Span) -> Wire:
-    """`sum(x)`, `mean(x; dim = 2)`, `mean(x; dim = [2, 3])`: over all axes, or over some."""
+def reshape(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    """`reshape(x, 4, 6)` or `reshape(x, [4, 6])`; one size may be `_`, which follows from the others."""
+    arguments.no_keywords("reshape")
+    arity("reshape", arguments, 2, None, span)
+    wire = _value(context, arguments, "reshape")
+    named = list(zip(arguments.values[1:], arguments.spans[1:]))
+    if len(named) == 1 and isinstance(named[0][0], tuple):
+        named = [(value, named[0][1]) for value in named[0][0]]
+    rest = [number for number, (value, _) in enumerate(named) if value is REST]
+    if len(rest) > 1:
+        raise problem("E0205", "one size at most can follow from the others", named[rest[1]][1])
+    sizes = [1 if value is REST else _size(value, place) for value, place in named]
+    apply.check_size(tuple(sizes), span)
+    entries = known(wire.shape)
+    if rest and entries is not None:
+        each = math.prod(sizes)
+        if count(entries) % each:
+            text = f"{show(wire.shape)} has {count(entries)} entries, which {each} does not divide"
+            raise problem("E0201", text, span, labels=origin_label(wire, span))
+        sizes[rest[0]] = count(entries) // each
+    return apply.linear(context, "reshape", {"shape": tuple(sizes)}, wire, span)
+
+
+def over_axes(context: Context, kind: str, arguments: Arguments, span: Span) -> Wire:
+    """A sum or a mean along `dim`, which is an axis or a list of them; of all entries if it is not given."""
     dim, place = arguments.keywords.pop("dim", (None, span))
     arguments.no_keywords(kind)
     arity(kind, arguments, 1, 1, span)
@@ -59,6 +83,19 @@ def reduce(context: Context, kind: str, arguments: Arguments, span: Span) -> Wir
     if len(set(axes)) != len(axes):
         raise problem("E0206", f"`{kind}` names each axis once", place)
     return apply.linear(context, kind, {"axes": tuple(axes)}, wire, span) if axes else wire
+
+
+def _size(value: object, place: Span) -> int:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value == -1 and place.text.strip() == "-1":
+        help = "the size that follows from the others is written `_`"
+        raise problem("E0205", "a size must be at least 1", place, help=help, fixes=instead(place, "_"))
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise problem("E0205", "a size must be a whole number, at least 1", place, describe(value))
+    if value > MOST:
+        raise problem("E0208", "a size is out of range", place, f"at most {MOST}")
+    return value
 
 
 def _value(context: Context, arguments: Arguments, name: str) -> Wire:

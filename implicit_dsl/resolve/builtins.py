@@ -29,7 +29,7 @@ from implicit_dsl.resolve.values import (
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.sets import SETS, SetRule
-from implicit_dsl.shapes import known, show
+from implicit_dsl.shapes import Shape, known, show
 from implicit_dsl.source import Span
 
 Run = Callable[[Context, Arguments, Span, Environment], Any]
@@ -107,9 +107,10 @@ def _length(context: Context, arguments: Arguments, span: Span, environment: Env
 
 
 def _sum(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
-    """Numbers are added up; so are values of the network, and matrices; and the entries of one value."""
-    if len(arguments.values) == 1 and isinstance(arguments.values[0], Wire):
-        return axes.reduce(context, "sum", arguments, span)
+    """Numbers are added up; so are values of the network, matrices, and the entries of one value."""
+    alone = len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue))
+    if alone or "dim" in arguments.keywords:
+        return axes.over_axes(context, "sum", arguments, span)
     arguments.no_keywords("sum")
     items = _spread(context, arguments, span)
     return _total(context, "sum", items, span) if items else 0
@@ -134,7 +135,7 @@ def _total(context: Context, name: str, items: list[Any], span: Span) -> Any:
 def _mean(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
     """The mean of numbers, of values of the network, or of the entries of one value."""
     if len(arguments.values) == 1 and isinstance(arguments.values[0], (Wire, ParameterValue)):
-        return axes.reduce(context, "mean", arguments, span)
+        return axes.over_axes(context, "mean", arguments, span)
     arguments.no_keywords("mean")
     items = _spread(context, arguments, span)
     if not items:
@@ -190,23 +191,15 @@ def _flatten(context: Context, arguments: Arguments, span: Span, environment: En
     return apply.linear(context, "reshape", {"shape": None}, _wire(context, arguments, "flatten"), span)
 
 
-def _reshape(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
-    arguments.no_keywords("reshape")
-    arity("reshape", arguments, 2, None, span)
-    wire = _wire(context, arguments, "reshape")
-    if len(arguments.values) == 2 and isinstance(arguments.values[1], tuple):
-        listed = arguments.values[1]
-        arguments = Arguments([wire, *listed], [arguments.spans[0]] + [arguments.spans[1]] * len(listed), {})
-    sizes = tuple(_whole(arguments, i, "a size", 1) for i in range(1, len(arguments.values)))
-    apply.check_size(sizes, span)
-    return apply.linear(context, "reshape", {"shape": sizes}, wire, span)
-
-
 def _expand(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
     arguments.no_keywords("expand")
     arity("expand", arguments, 2, 2, span)
     like = arguments.values[1]
-    if not isinstance(like, Wire):
+    if isinstance(like, ParameterValue):
+        shape: Shape = like.tensor.shape
+    elif isinstance(like, Wire):
+        shape = like.shape
+    else:
         raise problem(
             "E0207",
             "`expand(s, x)` repeats s to the shape of a value x",
@@ -214,9 +207,9 @@ def _expand(context: Context, arguments: Arguments, span: Span, environment: Env
             describe(like),
         )
     wire = _wire(context, arguments, "expand")
-    if known(like.shape[len(wire.shape) :]) is None:
+    if known(shape[len(wire.shape) :]) is None and isinstance(like, Wire):
         return apply.by_kind(context, "expand_as", (wire, like), span)
-    return apply.linear(context, "expand", {"shape": like.shape}, wire, span)
+    return apply.linear(context, "expand", {"shape": shape}, wire, span)
 
 
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
@@ -332,7 +325,7 @@ _FUNCTIONS: dict[str, Run] = {
     "mean": _mean,
     "cat": _cat,
     "flatten": _flatten,
-    "reshape": _reshape,
+    "reshape": axes.reshape,
     "permute": axes.permute,
     "transpose": axes.transpose,
     "expand": _expand,

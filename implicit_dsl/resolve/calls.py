@@ -16,6 +16,7 @@ from implicit_dsl.resolve.matrices import apply_matrix
 from implicit_dsl.resolve.problem import Problem, later, problem, quoted
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.values import (
+    REST,
     Activation,
     Builtin,
     ChainValue,
@@ -48,8 +49,11 @@ def evaluate_call(context: Context, node: s.Call, environment: Environment) -> A
     if node.elementwise:
         check_elementwise(function, node.function.span)
     arguments = Arguments([], [], {})
+    sizes = isinstance(function, Builtin) and function.name == "reshape"
+    behind = environment.inner({"_": REST}) if sizes else environment  # where sizes stand
     for argument in node.arguments:
-        arguments.values.append(context.evaluate(argument, environment))
+        place = behind if arguments.values else environment
+        arguments.values.append(context.evaluate(argument, place))
         arguments.spans.append(argument.span)
     for keyword in node.keywords:
         if keyword.name.name in arguments.keywords:

@@ -13,7 +13,7 @@ from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.problem import Exhausted, problem
 from implicit_dsl.resolve.scope import Environment, Noted
-from implicit_dsl.resolve.values import Definition, Layer
+from implicit_dsl.resolve.values import Definition, Function, Layer
 from implicit_dsl.resolve.wires import Network, Tensor, Wire
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
@@ -70,7 +70,7 @@ class Context:
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
-    functions: list[tuple[Wire, Span]] = field(default_factory=list)  # as activations, and where defined
+    functions: list[tuple[Wire, Function]] = field(default_factory=list)  # that are activations
     sparse: list[SparseDemand] = field(default_factory=list)  # bounds of `@sparse`
     penalties: list[PenaltyDemand] = field(default_factory=list)  # terms of `@penalty`
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph

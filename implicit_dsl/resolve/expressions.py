@@ -20,7 +20,7 @@ from implicit_dsl.resolve.context import WIRE, Context
 from implicit_dsl.resolve.declarations import check_variable, formals
 from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
-from implicit_dsl.resolve.matrices import apply_matrix
+from implicit_dsl.resolve.matrices import apply_matrix, of_matrices
 from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.refusals import not_linear
 from implicit_dsl.resolve.scope import Environment
@@ -39,14 +39,11 @@ from implicit_dsl.resolve.values import (
     describe,
     is_matrix,
     outputs_hint,
-    short,
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
-from implicit_dsl.source import Span
 
 MOST_IN_RANGE = 2**61  # so that Python can count the items
-MOST_FACTORS = 64  # of the power of a matrix: each is an operator of its own
 
 
 def evaluate(context: Context, expression: s.Expression, environment: Environment) -> Any:
@@ -151,15 +148,19 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             left = apply.offset(context, left, node.left.span)
         if isinstance(right, ParameterValue):
             right = apply.offset(context, right, node.right.span)
+    elif _is_offset(left) and (_is_offset(right) or is_number(right)):
+        left = apply.offset(context, left, node.left.span)
+    elif is_number(left) and _is_offset(right):
+        right = apply.offset(context, right, node.right.span)
     if not isinstance(left, Wire) and not isinstance(right, Wire):
-        return _matrix_binary(context, node, left, right)
+        return of_matrices(context, node, left, right)
     match node.operator:
         case "+" | ".+" | "-" | ".-":
             return _sum(context, node, left, right)
         case "*" | ".*":
             return _product(context, node, left, right)
         case "/" | "./" if isinstance(left, Wire) and is_number(right):
-            return apply.scale(context, _inverse(right, node.right.span), left, node.span)
+            return apply.scale(context, apply.inverse(right, node.right.span), left, node.span)
         case "./":
             return entrywise.quotient(context, node, left, right)
         case ".^":
@@ -181,13 +182,6 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
                 node.operator_span,
                 f"between {describe(left)} and {describe(right)}",
             )
-
-
-def _inverse(value: float, span: Span) -> float:
-    number = apply.finite(value, span)
-    if number == 0:
-        raise problem("E0208", "division by zero", span, "this is 0")
-    return apply.finite(1 / number, span)
 
 
 def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
@@ -219,7 +213,8 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
         return apply.scale(context, apply.finite(left, node.left.span), right, node.span)
     if is_number(right):
         return apply.scale(context, apply.finite(right, node.right.span), left, node.span)
-    if node.operator == ".*":
+    numbers = (_is_scalar(left) or _is_scalar(right)) and not is_matrix(left) and not is_matrix(right)
+    if node.operator == ".*" or (numbers and _is_value(left) and _is_value(right)):
         return entrywise.product(context, node, left, right)
     if isinstance(left, Wire) and isinstance(right, Wire):
         raise problem(
@@ -231,7 +226,7 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
                 Label(node.right.span, f"a value of shape {show(right.shape)}"),
             ),
             notes=("`*` applies a linear operator to a value, or scales it by a number",),
-            help=f"an elementwise product is written `{quoted(node.left.span)} .* {quoted(node.right.span)}`",
+            help=f"an elementwise product is written `{_operand(node.left)} .* {_operand(node.right)}`",
             fixes=replacing(node.operator_span, ".*"),
         )
     if isinstance(right, Wire):
@@ -257,52 +252,29 @@ def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     )
 
 
+def _is_offset(value: Any) -> bool:
+    """Whether a value is a `param` that is added, and no matrix."""
+    return isinstance(value, ParameterValue) and not is_matrix(value)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, Wire) or _is_offset(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value of the network or a `param` is one number, by which `*` multiplies."""
+    shape = value.shape if isinstance(value, Wire) else value.tensor.shape if _is_offset(value) else (1,)
+    return not shape
+
+
+def _operand(part: s.Expression) -> str:
+    """The text of an operand of a product, in brackets if it needs them."""
+    loose = isinstance(part, s.Binary) and part.operator in ("+", "-", ".+", ".-")
+    return f"({quoted(part.span)})" if loose else quoted(part.span)
+
+
 def _callable(value: Any) -> bool:
     return isinstance(value, (Instance, Function, Builtin, Activation, ChainValue, TemplateValue))
-
-
-def _matrix_binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
-    """Matrices made of matrices."""
-    match node.operator:
-        case "*" | "∘" if is_matrix(left) and is_matrix(right):
-            for side, part in ((left, node.left), (right, node.right)):
-                if isinstance(side, Layer) and not isinstance(side.rule, LinearRule):
-                    raise problem(
-                        "E0307", f"`{node.operator}` composes linear operators", part.span, "is not linear"
-                    )
-            return MatrixExpression("product", (left, right), 0.0, node.span)
-        case "^" if is_matrix(left) and isinstance(right, int) and not isinstance(right, bool):
-            return _power(context, node, left, right)
-        case "*" if is_number(left) and is_matrix(right):
-            return MatrixExpression("scale", (right,), apply.finite(left, node.left.span), node.span)
-        case "*" | "/" if is_matrix(left) and is_number(right):
-            place = node.right.span
-            factor = apply.finite(right, place) if node.operator == "*" else _inverse(right, place)
-            return MatrixExpression("scale", (left,), factor, node.span)
-        case "+" if is_matrix(left) and is_matrix(right):
-            return MatrixExpression("sum", (left, right), 0.0, node.span)
-        case "-" if is_matrix(left) and is_matrix(right):
-            negative = MatrixExpression("scale", (right,), -1.0, node.right.span)
-            return MatrixExpression("sum", (left, negative), 0.0, node.span)
-        case "+" if isinstance(left, (str, tuple)) and type(left) is type(right):
-            context.step(node.span, len(left) + len(right))
-            return left + right  # type: ignore[operator]
-        case _:
-            raise problem(
-                "E0207",
-                f"`{node.operator}` does not apply to {describe(left)} and {describe(right)}",
-                node.operator_span,
-            )
-
-
-def _power(context: Context, node: s.Binary, matrix: Any, exponent: int) -> MatrixExpression:
-    """A^2 is A*A; each factor is applied as it stands."""
-    if not 1 <= exponent <= MOST_FACTORS:
-        place, message = node.right.span, f"the power of a matrix is at least 1 and at most {MOST_FACTORS}"
-        raise problem("E0205", message, place, f"this is {short(exponent)}")
-    if isinstance(matrix, Layer) and not isinstance(matrix.rule, LinearRule):
-        raise problem("E0307", "`^` composes linear operators", node.left.span, "is not linear")
-    return MatrixExpression("product", (matrix,) * exponent, 0.0, node.span)
 
 
 def _unary(context: Context, node: s.Unary, environment: Environment) -> Any:

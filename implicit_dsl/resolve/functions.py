@@ -33,7 +33,7 @@ def as_activation(
     operator = OPERATORS["function"].operator({"body": made, "name": name}, x.shape)
     wire = context.wire("activation", x.shape, span, (x,), operator)
     wire.hint, wire.path = result.hint, result.path
-    context.functions.append((wire, function.span))
+    context.functions.append((wire, function))
     return wire
 
 

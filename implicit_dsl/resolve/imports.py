@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Findings, Label
+from implicit_dsl.resolve.annotations import at_the_top
 from implicit_dsl.resolve.context import MOST_FOUND, Context
 from implicit_dsl.resolve.declarations import check_name
 from implicit_dsl.resolve.places import STD, Found, Places
@@ -22,7 +23,6 @@ from implicit_dsl.resolve.problem import (
     Problem,
     did_you_mean,
     instead,
-    later,
     problem,
     too_deep,
 )
@@ -152,7 +152,7 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
         case s.Import():
             _import(loader, module, statement)
         case s.Annotation():
-            raise later(f"`@{statement.name.name}` at the top of a file", statement.span)
+            at_the_top(module, statement)
         case s.Bare():
             loader.findings.add(no_effect(statement))
         case _:

@@ -5,17 +5,69 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import LinearRule, Operator, ShapeError
-from implicit_dsl.resolve.apply import add, apply_layer, scale, tied
+from implicit_dsl.resolve.apply import add, apply_layer, finite, inverse, scale, tied
+from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import CALL, Context
-from implicit_dsl.resolve.problem import later, problem
+from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.refusals import not_linear, origin_label, shape_problem
-from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe
+from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe, is_matrix, short
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
+
+MOST_FACTORS = 64  # of the power of a matrix: each is an operator of its own
+
+
+def of_matrices(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
+    """Matrices made of matrices."""
+    match node.operator:
+        case "*" | "∘" if is_matrix(left) and is_matrix(right):
+            for side, part in ((left, node.left), (right, node.right)):
+                if isinstance(side, Layer) and not isinstance(side.rule, LinearRule):
+                    raise problem(
+                        "E0307", f"`{node.operator}` composes linear operators", part.span, "is not linear"
+                    )
+            return MatrixExpression("product", (left, right), 0.0, node.span)
+        case "^" if is_matrix(left) and isinstance(right, int) and not isinstance(right, bool):
+            return _power(context, node, left, right)
+        case "*" if is_number(left) and is_matrix(right):
+            return MatrixExpression("scale", (right,), finite(left, node.left.span), node.span)
+        case "*" | "/" if is_matrix(left) and is_number(right):
+            place = node.right.span
+            factor = finite(right, place) if node.operator == "*" else inverse(right, place)
+            return MatrixExpression("scale", (left,), factor, node.span)
+        case "+" if is_matrix(left) and is_matrix(right):
+            return MatrixExpression("sum", (left, right), 0.0, node.span)
+        case "-" if is_matrix(left) and is_matrix(right):
+            negative = MatrixExpression("scale", (right,), -1.0, node.right.span)
+            return MatrixExpression("sum", (left, negative), 0.0, node.span)
+        case "+" if isinstance(left, (str, tuple)) and type(left) is type(right):
+            context.step(node.span, len(left) + len(right))
+            return left + right  # type: ignore[operator]
+        case _:
+            scalar = isinstance(left, ParameterValue) and not left.tensor.shape and is_matrix(right)
+            raise problem(
+                "E0207",
+                f"`{node.operator}` does not apply to {describe(left)} and {describe(right)}",
+                node.operator_span,
+                help=f"multiply what it gives: `{quoted(node.left.span)} * ({quoted(node.right.span)} * …)`"
+                if scalar and node.operator == "*"
+                else "",
+            )
+
+
+def _power(context: Context, node: s.Binary, matrix: Any, exponent: int) -> MatrixExpression:
+    """A^2 is A*A; each factor is applied as it stands."""
+    if not 1 <= exponent <= MOST_FACTORS:
+        place, message = node.right.span, f"the power of a matrix is at least 1 and at most {MOST_FACTORS}"
+        raise problem("E0205", message, place, f"this is {short(exponent)}")
+    if isinstance(matrix, Layer) and not isinstance(matrix.rule, LinearRule):
+        raise problem("E0307", "`^` composes linear operators", node.left.span, "is not linear")
+    return MatrixExpression("product", (matrix,) * exponent, 0.0, node.span)
 
 
 def apply_matrix(context: Context, matrix: Any, wire: Wire, span: Span) -> Wire:

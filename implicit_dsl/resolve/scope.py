@@ -93,4 +93,5 @@ class Module:
     program: Program
     names: dict[str, Any] = field(default_factory=dict)  # templates, imports; constants are Definitions
     lost: frozenset[str] = frozenset()  # words of lines that could not be read: silent afterwards
+    claims: list[Annotation] = field(default_factory=list)  # what is said of its functions
     incomplete: bool = False  # an import failed, which could have given any name

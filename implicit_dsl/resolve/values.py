@@ -29,6 +29,13 @@ class PairValue:
     right: Any
 
 
+class Rest:
+    """The size that follows from the others: `_` in `reshape(x, _, 8)`."""
+
+
+REST = Rest()
+
+
 @dataclass(eq=False, slots=True)
 class Layer:
     """One instance of an operator with its arguments. Used twice, it is tied.
@@ -242,6 +249,7 @@ _DESCRIPTIONS: dict[type, str] = {
     tuple: "a list",
     range: "a range",
     PairValue: "a pair `a => b`",
+    Rest: "`_`, a size that is left out",
     Layer: "a layer",
     ParameterValue: "a parameter",
     MatrixExpression: "a matrix",

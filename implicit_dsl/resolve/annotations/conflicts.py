@@ -102,8 +102,8 @@ def _methods(id: str) -> tuple[str, str]:
 
 
 def _is_product(demand: Demand) -> bool:
-    """Whether nothing is projected: a product is what it is by construction, or refused."""
-    return any(len(term.tensors) > 1 for term in demand.matrix or ())
+    """Whether nothing is projected: a product is what it is by construction, or refused, but for its rows."""
+    return demand.criterion != "norm" and any(len(term.tensors) > 1 for term in demand.matrix or ())
 
 
 def _check_unrolled(context: Context, found: list[Assigned]) -> None:

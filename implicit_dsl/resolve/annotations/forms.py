@@ -124,10 +124,10 @@ def _bracketed(noted: Noted) -> bool:
     return name.source.text[name.end : name.end + 1] == "("
 
 
-def no_keywords(noted: Noted, allowed: Collection[str] = (), help: str = "") -> None:
+def no_keywords(annotation: s.Annotation, allowed: Collection[str] = (), help: str = "") -> None:
     """Raises Problem for a keyword of the annotation that it does not have, or has twice."""
     seen: set[str] = set()
-    for keyword in noted.annotation.keywords:
+    for keyword in annotation.keywords:
         name = keyword.name.name
         if name in seen:
             raise problem("E0104", f"`{name}` is given twice", keyword.span)
@@ -136,7 +136,7 @@ def no_keywords(noted: Noted, allowed: Collection[str] = (), help: str = "") -> 
             meant = did_you_mean(name, allowed)
             raise problem(
                 "E0104",
-                f"`@{noted.annotation.name.name}` has no argument `{name}`",
+                f"`@{annotation.name.name}` has no argument `{name}`",
                 keyword.span,
                 f"did you mean `{meant}`?" if meant else "",
                 help=help,

@@ -11,8 +11,8 @@ from implicit_dsl.operators.functions import derived, steepest
 from implicit_dsl.resolve.annotations.forms import no_keywords
 from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.problem import problem
-from implicit_dsl.resolve.scope import Noted
+from implicit_dsl.resolve.problem import Poisoned, Problem, problem
+from implicit_dsl.resolve.scope import Environment, Module, Noted
 from implicit_dsl.resolve.values import Function, describe
 from implicit_dsl.source import Span
 
@@ -21,11 +21,35 @@ _FORM = "write `@lipschitz f <= 1.1`"
 
 def claim(context: Context, noted: Noted) -> None:
     """Check what is said of a function, and keep it where no bound as good is proved. Raises Problem."""
-    no_keywords(noted, help=_FORM)
-    name, function, bound = _parts(context, noted)
-    uses = [wire for wire, defined in context.functions if defined == function.span]
-    if not uses:
-        _without_effect(context, noted, name)
+    if not _claim(context, noted.annotation, noted.environment):
+        _without_effect(context, noted)
+
+
+def claims_of_files(context: Context) -> None:
+    """The same of what stands beside the functions that a model uses; what is wrong is reported."""
+    for module in dict.fromkeys(function.environment.module for _, function in context.functions):
+        for annotation in module.claims:
+            try:
+                _claim(context, annotation, Environment(None, module))
+            except Problem as found:
+                context.report(found.diagnostic)
+            except Poisoned:
+                continue  # the cause was reported
+
+
+def check_form(context: Context, annotation: s.Annotation, module: Module) -> None:
+    """Raises Problem if a claim at the top of a file says nothing of a function of that file."""
+    name, function, _ = _parts(context, annotation, Environment(None, module))
+    if function.environment.module is not module:
+        message = f"`{name}` is a function of another file"
+        help = "say it beside the function, or inside of a model"
+        raise problem("E0702", message, annotation.span, help=help)
+
+
+def _claim(context: Context, annotation: s.Annotation, environment: Environment) -> bool:
+    """Whether the function is used as an activation. Raises Problem."""
+    name, function, bound = _parts(context, annotation, environment)
+    uses = [wire for wire, used in context.functions if used.span == function.span]
     for wire in uses:
         assert wire.operator is not None
         body = wire.operator["body"]
@@ -34,13 +58,14 @@ def claim(context: Context, noted: Noted) -> None:
             raise problem(
                 "E0407",
                 f"`{name}` is steeper than {bound:g}",
-                noted.annotation.span,
+                annotation.span,
                 f"its slope is {slope:.6g} at {at:.6g}",
                 labels=(Label(function.span, "defined here"),),
             )
         proved = derived(body)
         if proved is None or max(-proved[0], proved[1]) > bound:
             wire.operator = _claimed(wire.operator, bound)
+    return bool(uses)
 
 
 def _claimed(operator: Operator, bound: float) -> Operator:
@@ -51,17 +76,18 @@ def _claimed(operator: Operator, bound: float) -> Operator:
     return replace(operator, settings=tuple(sorted((settings | {"claimed": least}).items())))
 
 
-def _parts(context: Context, noted: Noted) -> tuple[str, Function, float]:
-    match noted.annotation.arguments:
+def _parts(
+    context: Context, annotation: s.Annotation, environment: Environment
+) -> tuple[str, Function, float]:
+    no_keywords(annotation, help=_FORM)
+    match annotation.arguments:
         case (s.Comparison((s.Name(name) as what, right), ("<=",)),):
-            function = context.evaluate(what, noted.environment)
-            bound = context.evaluate(right, noted.environment)
+            function = context.evaluate(what, environment)
+            bound = context.evaluate(right, environment)
         case (other, *_):
             raise problem("E0702", "`@lipschitz` says `function <= number`", other.span, help=_FORM)
         case _:
-            raise problem(
-                "E0702", "`@lipschitz` says `function <= number`", noted.annotation.span, help=_FORM
-            )
+            raise problem("E0702", "`@lipschitz` says `function <= number`", annotation.span, help=_FORM)
     if not isinstance(function, Function):
         said = f"this is {describe(function)}"
         raise problem("E0702", "`@lipschitz` is about a function of the program", what.span, said)
@@ -70,9 +96,10 @@ def _parts(context: Context, noted: Noted) -> tuple[str, Function, float]:
     return name, function, float(bound)
 
 
-def _without_effect(context: Context, noted: Noted, name: str) -> None:
+def _without_effect(context: Context, noted: Noted) -> None:
     if "unused_annotation" in noted.body.allowed:
         return
+    name, _, _ = _parts(context, noted.annotation, noted.environment)
     span: Span = noted.annotation.span
     context.report(
         Diagnostic(

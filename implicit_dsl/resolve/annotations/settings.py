@@ -90,7 +90,9 @@ _FOREIGN = {
 def read_solver(context: Context, noted: Noted) -> Request:
     """The demand of one `@solver`. Raises Problem, or Poisoned if the cause was reported."""
     target, form = split(noted, "solver", SOLVERS)
-    no_keywords(noted, (), "settings stand in brackets behind the solver: `@solver auto(tol = 1e-3)`")
+    no_keywords(
+        noted.annotation, (), "settings stand in brackets behind the solver: `@solver auto(tol = 1e-3)`"
+    )
     name, settings = _named(context, form, noted, "solver", _OF_SOLVERS, SOLVERS)
     span = noted.annotation.span
     demand = SolverDemand(name, settings, line=span.line, span=span)
@@ -101,7 +103,7 @@ def read_solver(context: Context, noted: Noted) -> Request:
 def read_backward(context: Context, noted: Noted) -> Request:
     """The demand of one `@backward`. Raises Problem, or Poisoned if the cause was reported."""
     target, form = split(noted, "gradient", BACKWARDS)
-    no_keywords(noted, (), "settings stand in brackets: `@backward phantom(steps = 5)`")
+    no_keywords(noted.annotation, (), "settings stand in brackets: `@backward phantom(steps = 5)`")
     name, settings = _named(context, form, noted, "gradient", _OF_BACKWARDS, BACKWARDS)
     span = noted.annotation.span
     demand = BackwardDemand(name, settings, line=span.line, span=span)

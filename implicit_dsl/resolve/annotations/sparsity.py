@@ -35,7 +35,7 @@ class Weight:
 
 def read_sparse(context: Context, noted: Noted) -> list[SparseDemand]:
     """The bounds of one `@sparse`. Raises Problem, or Poisoned if the cause was reported."""
-    no_keywords(noted, (), "its bounds are kept by projection")
+    no_keywords(noted.annotation, (), "its bounds are kept by projection")
     if not noted.annotation.arguments:
         raise problem("E0702", "`@sparse` has no bound", noted.annotation.span, help=f"write {_FORMS}")
     return [_bound(context, noted, form) for form in noted.annotation.arguments]
@@ -212,7 +212,7 @@ def _warn_ways_around(
 
 def read_penalty(context: Context, noted: Noted) -> list[PenaltyDemand]:
     """The terms of one `@penalty`. Raises Problem, or Poisoned if the cause was reported."""
-    no_keywords(noted)
+    no_keywords(noted.annotation)
     if len(noted.annotation.arguments) != 1:
         raise problem(
             "E0702",

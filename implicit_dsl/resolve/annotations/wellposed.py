@@ -40,7 +40,7 @@ class _Measure:
 def read_wellposed(context: Context, noted: Noted) -> Request:
     """The demand of one `@wellposed`. Raises Problem, or Poisoned if the cause was reported."""
     target, form = split(noted, "bound", ("unchecked",))
-    no_keywords(noted, ("method",), "its keyword is `method`")
+    no_keywords(noted.annotation, ("method",), "its keyword is `method`")
     method = _method(context, noted)
     environment = noted.environment
     if target is None and _names_a_state(form, environment):
