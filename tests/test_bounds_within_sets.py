@@ -329,6 +329,7 @@ PRODUCTS = {
     "assembled": ("W*(V*x) - 0.5*(F*x)", "norm(A, Inf) <= 0.9"),
     "transposed": ("(F' + 2*W*V')*x", "norm(F' + 2*W*V', Inf) <= 0.9"),
     "small factors": ("(0.5*W + 0.25*V)*x", "norm(0.5*W + 0.25*V, Inf) <= 0.9"),
+    "half of a bounded sum": ("(0.5*W + V)*x", "norm(W + 2*V, Inf) <= 1.8"),
     "of itself": ("(W'*W)*x", "norm(W'*W, Inf) <= 0.9"),
 }
 

@@ -113,15 +113,15 @@ def _by_gains(
             if not most < 1:
                 return not_below_one(graph, loop, whole, name, lipschitz, most)
         shared = _shared(listed, joint)
-        if shared is not None:
-            table[name] = Row({listed[0].source: lipschitz * shared}, most)
-            continue
         gains: dict[str, float] = {}
         for way in listed:
             gain = way.gain(bounds)
-            if gain is None and most == math.inf:
+            if gain is None and most == shared == math.inf:
                 return no_guarantee(graph, loop, way, "")
             gains[way.source] = gains.get(way.source, 0.0) + lipschitz * (math.inf if gain is None else gain)
+        if shared < math.inf:
+            (source,) = gains
+            gains[source] = min(gains[source], lipschitz * shared)
         table[name] = Row(gains, most)
     rate = swept(table, loop.iterated)
     if rate < 1:
@@ -157,20 +157,24 @@ def _bounds(demands: Sequence[Demand]) -> tuple[dict[str, float], Joint]:
     return bounds, joint
 
 
-def _shared(ways: tuple[Way, ...], joint: Joint) -> float | None:
-    """The gain of a state that reads one source through the matrices of one bounded sum, row by row."""
+def _shared(ways: tuple[Way, ...], joint: Joint) -> float:
+    """The gain of a state that reads one source through the matrices of one bounded sum, row by row.
+
+    ∞ if there is no such sum.
+    """
     held = [(way, way.factor) for way in ways if way.tensors and way.factor is not None]
     if len(held) != len(ways) or len({way.source for way in ways}) != 1:
-        return None
+        return math.inf
     rows = {way.tensors[-1].rows for way in ways}
     if len(ways) > 1 and (len(rows) > 1 or rows == {None}):
-        return None
+        return math.inf
     mine = sorted((tuple(tensor.key for tensor in reversed(way.tensors)), factor) for way, factor in held)
+    found = math.inf
     for theirs, bound in joint:
-        same = [chain for chain, _ in theirs] == [chain for chain, _ in mine]
-        if same and all(factor <= most for (_, factor), (_, most) in zip(mine, theirs)):
-            return bound
-    return None
+        if [chain for chain, _ in theirs] == [chain for chain, _ in mine]:
+            times = max(factor / most for (_, factor), (_, most) in zip(mine, theirs))
+            found = min(found, times * bound)
+    return found
 
 
 def _by_criterion(
