@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import types
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,10 +83,25 @@ def test_a_mask_of_pairs_and_cross_attention(heads: int) -> None:
     torch.testing.assert_close(model.system().solve(x, memory, pairs), expected)
 
 
-def test_a_mask_is_fused() -> None:
-    text = implicit_dsl.compile(PADDED.replace("heads = 2", "heads = 1"))
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_onnx_gives_zeros_to_a_query_without_keys(causal: bool, heads: int, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    settings = f"heads = {heads}, causal = {causal}".lower()
+    model = generated(PADDED.replace("heads = 2, causal = false", settings)).M().eval()
+    given = (torch.randn(4, 5, 4), torch.randn(4, 5, 4), torch.randn(4, 5, 6), MASKS.float())
+    path = str(tmp_path / "model.onnx")
 
-    assert "F.scaled_dot_product_attention(q, k, v, attn_mask=(m != 0)[:, None])" in text
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model, given, path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    names = [each.name for each in session.get_inputs()]
+    (made,) = session.run(None, {name: value.numpy() for name, value in zip(names, given)})
+
+    torch.testing.assert_close(torch.from_numpy(made), model(*given), atol=1e-5, rtol=1e-5)
+    assert not made[2].any()
 
 
 def test_inputs_that_share_a_free_size_are_checked() -> None:

@@ -529,7 +529,10 @@ def test_arguments_are_emitted_without_being_joined(kind: str, data: st.DataObje
     joined = torch.cat([part.reshape(BATCH, -1) for part in parts], 1).reshape(BATCH, *sizes(op.source))
     text = rule.emit_slots(op, [Expression(f"parts[{at}]") for at in range(len(parts))]).text
 
-    same(eval(text, {"torch": torch, "F": F, "parts": parts}), rule.reference(op, joined.numpy()))
+    same(
+        eval(text, {"torch": torch, "F": F, "runtime": runtime, "parts": parts}),
+        rule.reference(op, joined.numpy()),
+    )
 
 
 @pytest.mark.parametrize("kind", ["group_norm", "instance_norm", "layer_norm", "rms_norm", "prelu"])

@@ -354,7 +354,9 @@ class Forward:
         for name in rule.calls:
             if (call := f"runtime.{name}(") in made.text:
                 self.runtime_calls.add(name)
-                made = replace(made, text=made.text.replace(call, f"{self.names(name)}("))
+                own = f"{self.names(name)}("
+                lines = tuple(line.replace(call, own) for line in made.lines)
+                made = replace(made, text=made.text.replace(call, own), lines=lines)
         return made
 
     def _applied(self, operator: Operator, value: Expression) -> Expression:

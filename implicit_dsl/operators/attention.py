@@ -35,6 +35,7 @@ class Attend(SeveralSlots):
     """
 
     kind = "attend"
+    calls = ("masked_attention",)
     names = ("attend",)
     arguments = ("q", "k", "v")
     formals = (
@@ -159,32 +160,34 @@ class Attend(SeveralSlots):
         return made
 
     def _masked(self, operator: Operator, mask: Expression) -> str:
-        """The mask as booleans [batch, (heads,) queries, keys], True where a key is attended to."""
-        keys, heads = dict(operator.settings)["mask"] == "keys", operator["heads"] > 1
-        index = ", ".join([":", *["None"] * (keys + heads)])
-        text = f"({mask.atom} != 0)[{index}]" if keys or heads else f"{mask.atom} != 0"
+        """The mask as booleans [batch, 1, queries or 1, keys], True where a key is attended to."""
+        keys = dict(operator.settings)["mask"] == "keys"
+        text = f"({mask.atom} != 0)[:, None{', None' if keys else ''}]"
         if not operator["causal"]:
             return text
         if not keys:
             return f"torch.tril({text})"
         (queries, *_) = operator.target
         size = queries if isinstance(queries, int) else f"{mask.atom}.shape[1]"
-        whole = ", ".join(["-1"] * (1 + heads) + [str(size), "-1"])
-        return f"torch.tril({text}.expand({whole}))"
+        return f"torch.tril({text}.expand(-1, -1, {size}, -1))"
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
-        heads, given = operator["heads"], [part.text for part in parts[:3]]
-        merged = [".transpose(1, 2)", ".flatten(2)"] if heads > 1 else []
-        if merged:  # as a function: the method has no types
-            given = [f"torch.unflatten({part}, -1, ({heads}, -1)).transpose(1, 2)" for part in given]
+        # with an axis for the heads, even of one: what is fast, and what can be exported, has four axes
+        heads = operator["heads"]
+        given = [f"{part.atom}[:, None]" for part in parts[:3]]
+        merged = ["[:, 0]"]
+        if heads > 1:  # as a function: the method has no types
+            given = [f"torch.unflatten({part.text}, -1, ({heads}, -1)).transpose(1, 2)" for part in parts[:3]]
+            merged = [".transpose(1, 2)", ".flatten(2)"]
+        call = "F.scaled_dot_product_attention("
         if len(parts) > 3:
-            given.append(f"attn_mask={self._masked(operator, parts[3])}")
+            given.append(self._masked(operator, parts[3]))
+            call = "runtime.masked_attention("
         elif operator["causal"]:
             given.append("is_causal=True")
-        call = "F.scaled_dot_product_attention("
-        lines: tuple[str, ...] = (call, *(f"    {argument}," for argument in given), ")")
-        if merged:
-            lines = ("(", *(f"    {line}" for line in (*lines, *merged)), ")")
+        lines: tuple[str, ...] = (call, *(f"    {argument}," for argument in given), f"){merged[0]}")
+        if heads > 1:
+            lines = ("(", *(f"    {line}" for line in (*lines[:-1], ")", *merged)), ")")
         return Expression(f"{call}{', '.join(given)}){''.join(merged)}", lines=lines)
 
 

@@ -1,6 +1,7 @@
 """What generated modules import. It knows nouns, operators and matrices, and never the compiler's stages."""
 
 from implicit_dsl.runtime.adjoints import JFB, Backward, Implicit, Neumann, Phantom, Unrolled
+from implicit_dsl.runtime.attention import masked_attention
 from implicit_dsl.runtime.block_operator import BlockOperator
 from implicit_dsl.runtime.certificates import Certificate, certify
 from implicit_dsl.runtime.constraints import (
@@ -109,6 +110,7 @@ __all__ = [
     "effective_weights",
     "first_guesses",
     "interpolate_transposed",
+    "masked_attention",
     "members",
     "pad_transposed",
     "project_",
