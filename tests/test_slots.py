@@ -91,7 +91,7 @@ def test_arguments_are_not_joined_in_generated_code() -> None:
     )
 
     assert body_of(module) == [
-        "y_attend1 = F.scaled_dot_product_attention(q, k, 2.0 * k)",
+        "y_attend1 = F.scaled_dot_product_attention(q[:, None], k[:, None], (2.0 * k)[:, None])[:, 0]",
         "y_matmul1 = torch.matmul(torch.unflatten(k.flatten(1), 1, (4, 6)), k)",
         "y_matmul2 = torch.matmul(q, y_matmul1)",
         "y: Tensor = y_attend1 + y_matmul2",
