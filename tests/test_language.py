@@ -188,9 +188,12 @@ def test_shapes_of_inputs_may_use_what_the_body_defines() -> None:
         (["input u[1:2][4]", "u[3] = u[1]", "output y = u[1]"], ""),
         (["input u[1:2][4]", "u[2] = u[1]", "output y = u[1]"], "E0302 `u` is an input and cannot"),
         (["input u[1:2][4], u_1[4]", "output y = u_1"], "E0106 two inputs are called `u_1` in Python"),
-        (["for i in 1:2", "input u[4]", "end", "output y = 1"], "E0309 an input is declared once"),
+        (["for i in 1:2", "input u[4]", "end", "output y = 1"], "E0309 an input is declared outside"),
         (["input u[4]", "output q[i in 1:2] = i*u"], "E0205 a shape stands in the last"),
-        (["input u[1:k][4]", "k = 2", "output y = u[1]"], "E0101 unknown name `k`"),
+        (["input u[1:k][4]", "k = 2", "output y = u[1]"], "E0101 `k` is not known here"),
+        (["input u[4]", "if k", "input v[4]", "end", "k = false", "output y = u"], "E0101 `k` is not known"),
+        (["input u[4]", "if u", "input v[4]", "end", "output y = u"], "E0101 `u` is not known here"),
+        (["if false", "input v[4]", "end", "input u[4]", "output y = v"], "E0101 unknown name `v`"),
     ],
 )  # fmt: skip
 def test_wrong_families_say_why(lines: list[str], message: str) -> None:
@@ -206,6 +209,37 @@ def test_a_block_with_a_family_of_inputs_takes_one_value_for_each_member() -> No
     assert_close((sum(inputs) / 3,), outputs(made(*inputs)))
     wrong = messages(block + body("input u[4]", "output y = Mean(3)(u, u)"))
     assert wrong == ["E0104 `Mean` takes 3 arguments, and 2 are given"]
+
+
+@pytest.mark.parametrize(("kind", "inputs"), [(1, "u"), (2, "u v"), (3, "u w_1 w_2"), (4, "u v w_1 w_2")])
+def test_parameters_decide_which_inputs_there_are(kind: int, inputs: str) -> None:
+    lines = [
+        "input u[3]",
+        "if k == 2 || k == 4",
+        "input v[size(u, 1)]",
+        "if k == 4",
+        "input w[1:2][3]",
+        "end",
+    ]
+    lines += ["elseif k == 3", "input w[1:2][n]", "n = 3", "end"]
+    lines += ["a = ifelse(k == 2 || k == 4, v, u)", "b = ifelse(k > 2, w[1] - w[2], u)", "output y = a + b"]
+    block = "block B(k)\n    " + "\n    ".join(lines) + "\nend\n"
+    model = "model M\n    input u[3], v[3], w_1[3], w_2[3]\n    @allow unused_input\n"
+    made = module(f"{block}{model}    output y = B({kind})({inputs.replace(' ', ', ')})\nend\n")
+    u, v, w_1, w_2 = (random(3) for _ in range(4))
+
+    expected = (v if kind in (2, 4) else u) + (w_1 - w_2 if kind > 2 else u)
+    assert_close((expected,), outputs(made(u, v, w_1, w_2)))
+    wrong = messages(f"{block}{model}    output y = B({kind})(u, u, u, u, u)\nend\n")
+    assert wrong == [f"E0104 `B` takes {count(inputs)}, and 5 are given"]
+    alone = module(block.replace("block B(k)", f"model M(k = {kind})"))
+    given = {"u": u, "v": v, "w_1": w_1, "w_2": w_2}
+    assert_close((expected,), outputs(alone(*(given[name] for name in inputs.split()))))
+
+
+def count(inputs: str) -> str:
+    number = len(inputs.split())
+    return f"{number} argument{'s' if number > 1 else ''}"
 
 
 # --------------------------------------------------------------------------- comprehensions

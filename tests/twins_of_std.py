@@ -238,8 +238,10 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(d, d, bias=bias) for _ in range(4))
         self.heads, self.causal = heads, causal
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        memory = x if memory is None else memory
+    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
+        """`given`: what is attended to, if it is not x, and which of its steps are there, [batch, steps]."""
+        memory = next((each for each in given if each.ndim == 3), x)
+        padding = next((each == 0 for each in given if each.ndim == 2), None)
         d, steps = x.shape[-1], x.shape[1]
         bias = (
             None if self.query.bias is None else torch.cat([self.query.bias, self.key.bias, self.value.bias])
@@ -248,7 +250,7 @@ class Attention(nn.Module):
         y, _ = F.multi_head_attention_forward(
             x.transpose(0, 1), memory.transpose(0, 1), memory.transpose(0, 1), d, self.heads, None, bias,
             None, None, False, 0.0, self.out.weight, self.out.bias, attn_mask=mask, need_weights=False,
-            use_separate_proj_weight=True, q_proj_weight=self.query.weight,
+            key_padding_mask=padding, use_separate_proj_weight=True, q_proj_weight=self.query.weight,
             k_proj_weight=self.key.weight, v_proj_weight=self.value.weight,
         )  # fmt: skip
         return y.transpose(0, 1)
@@ -276,10 +278,12 @@ class Layer(nn.Module):
         self.feedforward = FeedForward(d, 4, act)
         self.norm_first = norm_first
 
-    def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *given: Tensor) -> Tensor:
         parts: list[Phi] = [self.attention, self.feedforward]
-        if memory is not None:
-            parts.insert(1, lambda given: self.cross(given, memory))
+        if hasattr(self, "cross"):
+            parts.insert(1, lambda z: self.cross(z, *given))
+        else:
+            parts[0] = lambda z: self.attention(z, *given)
         for number, part in enumerate(parts, 1):
             norm: Phi = getattr(self, f"norm{number}")
             x = x + part(norm(x)) if self.norm_first else norm(x + part(x))

@@ -9,8 +9,9 @@ from implicit_dsl.fixes import replacing
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import DeclaredShape, Environment
-from implicit_dsl.resolve.values import TokensValue, describe
+from implicit_dsl.resolve.values import Builtin, TokensValue, describe
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import Dim
 
 MOST = 2**31 - 1
 
@@ -46,14 +47,17 @@ def items(context: Context, expression: s.Expression, environment: Environment) 
     raise problem("E0205", message, expression.span, describe(values), help=help, fixes=fixes)
 
 
-def size(context: Context, expression: s.Expression, environment: Environment) -> int | None:
-    """One size of a shape; None for `_`."""
+def size(context: Context, expression: s.Expression, environment: Environment) -> Dim | None:
+    """One size of a shape; None for `_`. What is free may be named as that of another value, `size(x, 1)`."""
     if isinstance(expression, s.Axis):
         expression = expression.value
     if isinstance(expression, s.Name) and expression.name == "_":
         return None
     if isinstance(expression, s.Colon):
         raise problem("E0205", "a size is needed here", expression.span, help="a free size is written `_`")
+    shared = _shared(context, expression, environment)
+    if shared is not None:
+        return shared
     value = context.evaluate(expression, environment)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -63,6 +67,20 @@ def size(context: Context, expression: s.Expression, environment: Environment) -
     if not 1 <= value <= MOST:
         raise problem("E0205", f"a size must be between 1 and {MOST}", expression.span, f"this is {value}")
     return value
+
+
+def _shared(context: Context, expression: s.Expression, environment: Environment) -> Dim | None:
+    """The free size of another value, `size(x, 1)`, which is the same at each call."""
+    if not isinstance(expression, s.Call) or len(expression.arguments) != 2 or expression.keywords:
+        return None
+    asked = (expression.function, *expression.arguments)
+    function, given, axis = (context.evaluate(part, environment) for part in asked)
+    if not isinstance(function, Builtin) or function.name != "size" or not isinstance(given, Wire):
+        return None
+    if not isinstance(axis, int) or not 1 <= axis <= len(given.shape):
+        return None
+    found = given.shape[axis - 1]
+    return None if isinstance(found, int) else found
 
 
 def vocabulary(context: Context, expression: s.Expression | None, environment: Environment) -> int:
@@ -81,6 +99,6 @@ def vocabulary(context: Context, expression: s.Expression | None, environment: E
     return value.count
 
 
-def sizes(context: Context, shape: DeclaredShape) -> tuple[int | None, ...]:
+def sizes(context: Context, shape: DeclaredShape) -> tuple[Dim | None, ...]:
     """A declared shape; None where it is left open."""
     return tuple(size(context, expression, shape.environment) for expression in shape.sizes)

@@ -194,7 +194,12 @@ def _declare_input(body: Body, declaration: s.Declaration) -> None:
     if name in body.broken and name not in body.announced:
         raise Poisoned
     if name not in body.announced:
-        raise problem("E0309", "an input is declared once, outside of `for` and `if`", span)
+        raise problem(
+            "E0309",
+            "an input is declared outside of loops",
+            span,
+            help=f"several of them are a family: `input {name}[i in 1:3][…]`",
+        )
     if body.announced[name] is not span and name not in body.broken:
         raise twice(name, span, body.announced[name])
 

@@ -30,7 +30,7 @@ from implicit_dsl.resolve.values import (
     outputs_hint,
 )
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Shape, show
+from implicit_dsl.shapes import Dim, Shape, show
 
 DEEP = 12  # definitions within definitions, from which on they are put in order first
 
@@ -128,7 +128,7 @@ def introduce(context: Context, definition: Definition, reads_itself: bool = Fal
         context.frames = outer
 
 
-def _whole(definition: Definition, expected: tuple[int | None, ...], guess: bool) -> Shape | None:
+def _whole(definition: Definition, expected: tuple[Dim | None, ...], guess: bool) -> Shape | None:
     """A declared shape without open sizes, or with those of an input of the model or block."""
     assert definition.body is not None
     like: Shape = ()
@@ -232,7 +232,7 @@ def _parameter(context: Context, definition: Definition) -> ParameterValue | Low
         return value
     shape: list[int] = []
     for size, expression in zip(sizes(context, declared), declared.sizes):
-        if size is None:
+        if not isinstance(size, int):
             raise problem("E0205", "a parameter has no free sizes", expression.span)
         shape.append(size)
     apply.check_size(tuple(shape), declared.span, "a parameter")

@@ -16,6 +16,7 @@ from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.resolve.annotations import at_the_top
 from implicit_dsl.resolve.context import MOST_FOUND, Context
 from implicit_dsl.resolve.declarations import check_name
+from implicit_dsl.resolve.defined import names_defined
 from implicit_dsl.resolve.places import STD, Found, Places
 from implicit_dsl.resolve.problem import (
     Exhausted,
@@ -27,7 +28,7 @@ from implicit_dsl.resolve.problem import (
     too_deep,
 )
 from implicit_dsl.resolve.scope import Environment, Module
-from implicit_dsl.resolve.statements import make_function, names_defined, no_effect
+from implicit_dsl.resolve.statements import make_function, no_effect
 from implicit_dsl.resolve.values import Definition, Namespace, TemplateValue
 from implicit_dsl.source import Source, Span
 

@@ -17,14 +17,15 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.resolve.apply import check_size, offset
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.bases import Parts
-from implicit_dsl.resolve.constants import size, sizes, vocabulary
+from implicit_dsl.resolve.constants import sizes, truth, vocabulary
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.declarations import check_name, family, twice
+from implicit_dsl.resolve.defined import declares_input, names_defined
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
-from implicit_dsl.resolve.values import Builtin, Definition, ParameterValue, describe, show_key
+from implicit_dsl.resolve.values import Definition, ParameterValue, describe, show_key
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import Size, show
 from implicit_dsl.source import Span
@@ -32,16 +33,39 @@ from implicit_dsl.source import Span
 
 def announce(context: Context, body: Body, parts: Parts) -> None:
     """Enter the inputs of a body, in their order and with families written out; shapes come later."""
+    body.awaited = frozenset(
+        name for statements, _ in parts for statement in statements for name in names_defined(statement)
+    )
     for statements, environment in parts:
-        for statement in statements:
-            if isinstance(statement, s.Declaration) and statement.kind == "input":
-                try:
-                    _announce(context, body, statement, environment)
-                except Problem as found:
-                    context.report(found.diagnostic)
-                    body.broken.add(statement.name.name)
-                except Poisoned:
-                    body.broken.add(statement.name.name)
+        _announce_in(context, body, statements, environment)
+    body.awaited = frozenset()
+
+
+def _announce_in(
+    context: Context, body: Body, statements: tuple[s.Statement, ...], environment: Environment
+) -> None:
+    """The inputs among some statements, and in the branches that are taken."""
+    for statement in statements:
+        if not declares_input((statement,)):
+            continue
+        try:
+            if isinstance(statement, s.If):
+                _announce_in(context, body, _taken(context, statement, environment), environment)
+            else:
+                assert isinstance(statement, s.Declaration)
+                _announce(context, body, statement, environment)
+        except Problem as found:
+            context.report(found.diagnostic)
+            body.broken.update(names_defined(statement))
+        except Poisoned:
+            body.broken.update(names_defined(statement))
+
+
+def _taken(context: Context, statement: s.If, environment: Environment) -> tuple[s.Statement, ...]:
+    for branch in statement.branches:
+        if branch.condition is None or truth(context, branch.condition, environment):
+            return branch.body
+    return ()
 
 
 def _announce(context: Context, body: Body, declaration: s.Declaration, environment: Environment) -> None:
@@ -118,30 +142,14 @@ def make_input(context: Context, definition: Definition) -> Wire:
     declared = definition.declared
     assert declared is not None
     shape = tuple(
-        _shared(context, part, declared.environment)
-        or size(context, part, declared.environment)
-        or Size(definition.shown, axis)
-        for axis, part in enumerate(declared.sizes)
+        Size(definition.shown, axis) if found is None else found
+        for axis, found in enumerate(sizes(context, declared))
     )
     tokens = vocabulary(context, definition.member, definition.environment)
     check_size((*shape, tokens) if tokens else shape, definition.span, "an input")
     wire = context.wire("input", shape, definition.span)
     wire.name, wire.tokens, wire.declared = definition.shown, tokens, True
     return wire
-
-
-def _shared(context: Context, part: s.Expression, environment: Environment) -> Size | None:
-    """The free size of another input, `size(x, 1)`, which is the same at each call."""
-    part = part.value if isinstance(part, s.Axis) else part
-    if not isinstance(part, s.Call) or len(part.arguments) != 2 or part.keywords:
-        return None
-    function, given, axis = (context.evaluate(e, environment) for e in (part.function, *part.arguments))
-    if not isinstance(function, Builtin) or function.name != "size" or not isinstance(given, Wire):
-        return None
-    if not isinstance(axis, int) or not 1 <= axis <= len(given.shape):
-        return None
-    found = given.shape[axis - 1]
-    return found if isinstance(found, Size) else None
 
 
 def in_order(body: Body, nodes: Iterable[Node]) -> tuple[Node, ...]:
@@ -186,7 +194,7 @@ def check_inputs(context: Context, body: Body, arguments: Arguments, span: Span)
             continue
         expected = sizes(context, declared)
         if not fits(expected, value.shape):
-            shown = show_expected(expected)
+            shown = show_expected(expected, declared)
             raise problem(
                 "E0201",
                 f"input `{definition.shown}` takes {shown}, but is given {show(value.shape)}",

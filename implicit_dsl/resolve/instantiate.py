@@ -8,11 +8,12 @@ from implicit_dsl.errors import Label
 from implicit_dsl.resolve.arguments import Arguments
 from implicit_dsl.resolve.bases import parts_of
 from implicit_dsl.resolve.context import BLOCK, DEEPEST_BLOCKS, Context
+from implicit_dsl.resolve.defined import outputs_in
 from implicit_dsl.resolve.inputs import announce, bind_inputs, check_inputs
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, Environment
-from implicit_dsl.resolve.statements import outputs_in, run_body
+from implicit_dsl.resolve.statements import run_body
 from implicit_dsl.resolve.values import Instance, Outputs, show_key
 from implicit_dsl.source import Span
 

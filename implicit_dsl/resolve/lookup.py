@@ -38,6 +38,8 @@ def find(name: str, environment: Environment) -> Any:
 
 def evaluate_name(context: Context, node: s.Name, environment: Environment) -> Any:
     """The value of a name. Raises Problem if there is none."""
+    if environment.body is not None and node.name in environment.body.awaited:
+        _check_known(node, environment, environment.body)
     found = find(node.name, environment)
     if isinstance(found, Definition):
         return use(context, found, node.span)
@@ -54,6 +56,19 @@ def evaluate_name(context: Context, node: s.Name, environment: Environment) -> A
     if node.name == "_":
         raise problem("E0205", "`_` is a size that is left free, and has no value", node.span)
     raise unknown(context, node.name, node.span, environment)
+
+
+def _check_known(node: s.Name, environment: Environment, body: Body) -> None:
+    """Raises Problem if a name of the body decides which inputs there are."""
+    if scoped(node.name, environment) is None:
+        template = body.instance.template.template
+        raise problem(
+            "E0101",
+            f"`{node.name}` is not known here",
+            node.span,
+            notes=("which inputs there are depends on parameters alone, before anything else is read",),
+            help=f"make it a parameter: `{template.kind} {template.name.name}({node.name} = …)`",
+        )
 
 
 def _check_declared(node: s.Name, body: Body) -> None:

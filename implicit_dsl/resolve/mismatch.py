@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.constants import sizes
@@ -10,15 +12,20 @@ from implicit_dsl.resolve.problem import Problem, problem, quoted
 from implicit_dsl.resolve.scope import DeclaredShape
 from implicit_dsl.resolve.values import Definition
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Shape, count, known, show
+from implicit_dsl.shapes import Dim, Shape, count, known, show
 from implicit_dsl.source import Span
 
-Expected = tuple[int | None, ...]
+Expected = tuple[Dim | None, ...]
 
 
-def show_expected(expected: Expected) -> str:
-    """`[6, _]`, where `_` is a size left open."""
-    return "[" + ", ".join("_" if size is None else str(size) for size in expected) + "]"
+def show_expected(expected: Expected, declared: DeclaredShape | None = None) -> str:
+    """`[6, _]`, where `_` is a size left open; that of another value is shown as it is declared."""
+    written = (quoted(size.span) for size in declared.sizes) if declared else itertools.repeat("_")
+    shown = (
+        "_" if size is None else str(size) if isinstance(size, int) else text
+        for size, text in zip(expected, written)
+    )
+    return f"[{', '.join(shown)}]"
 
 
 def fits(expected: Expected, shape: Shape) -> bool:
@@ -35,7 +42,7 @@ def check_declared(context: Context, definition: Definition, declared: DeclaredS
     assert definition.expression is not None
     if own is not None and _reads(value, own):
         raise _not_kept(definition, value, definition.expression.span, declared.span)
-    wanted, given = show_expected(expected), show(value.shape)
+    wanted, given = show_expected(expected, declared), show(value.shape)
     notes, help = _advice(expected, value)
     what = "equation" if definition.kind == "~" else "definition"
     raise problem(
@@ -126,7 +133,7 @@ def _first_wrong(expected: Expected, operator: Operator) -> int | None:
     shape = operator.target
     if len(expected) != len(shape):
         return None
-    wrong = [i for i, (e, s) in enumerate(zip(expected, shape)) if i and e is not None and e != s]
+    wrong = [i for i, (e, s) in enumerate(zip(expected, shape)) if i and isinstance(e, int) and e != s]
     return wrong[0] if wrong and isinstance(operator.source[wrong[0]], int) else None
 
 
@@ -144,7 +151,7 @@ def _spread(expected: Expected, operator: Operator, source: Wire) -> tuple[tuple
         f"kernel {kernel}, stride {stride}, pad {pad}, output_pad {more}, dilation {dilation}"
     )
     wanted, given = expected[axis], operator.target[axis]
-    assert wanted is not None and isinstance(given, int)
+    assert isinstance(wanted, int) and isinstance(given, int)
     lacking = wanted - given + more
     alike = all(len(set(values)) == 1 for values in (operator.source[1:], expected[1:], operator["kernel"]))
     if operator.get("tied", False) or not alike or not 0 <= lacking < max(stride, dilation):
@@ -174,7 +181,7 @@ def _windows(expected: Expected, operator: Operator, source: Wire) -> tuple[tupl
         f"from {place}{show(operator.source)}, kernel {kernel},{step} pad {pad}, stride {stride}"
     )
     target = expected[axis]
-    assert target is not None
+    assert isinstance(target, int)
     return (note,), _remedy(operator, (size, kernel, stride, pad, dilation), target, expected)
 
 

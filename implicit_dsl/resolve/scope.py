@@ -64,6 +64,7 @@ class Body:
     shapes: dict[Key, DeclaredShape] = field(default_factory=dict)
     inputs: list[Definition] = field(default_factory=list)  # in their order, families written out
     announced: dict[str, Span] = field(default_factory=dict)  # their names
+    awaited: frozenset[str] = frozenset()  # names that are not known yet, while inputs are announced
     outputs: dict[Key, Span] = field(default_factory=dict)
     allowed: set[str] = field(default_factory=set)  # warnings that were switched off
     broken: set[str] = field(default_factory=set)  # names with a declaration that was refused

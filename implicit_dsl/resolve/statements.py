@@ -8,7 +8,7 @@ order of the text.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from implicit_dsl import syntax as s
@@ -18,6 +18,7 @@ from implicit_dsl.resolve.annotations import annotate
 from implicit_dsl.resolve.constants import items, truth
 from implicit_dsl.resolve.context import REFUSED, STATEMENT, Context
 from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family, formals
+from implicit_dsl.resolve.defined import names_defined, outputs_in
 from implicit_dsl.resolve.indexing import labels
 from implicit_dsl.resolve.lookup import between, no_equation
 from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem
@@ -51,19 +52,6 @@ def run_body(
     for key, shape in body.shapes.items():
         if shape.kind == "state" and key not in body.definitions and key[0] not in body.broken:
             context.report(no_equation(show_key(key), "state", shape.span).diagnostic)
-
-
-def outputs_in(statements: Iterable[s.Statement]) -> Iterator[str]:
-    """The names of the outputs that statements declare, in the order of the text."""
-    for statement in statements:
-        match statement:
-            case s.Declaration(kind="output", name=s.Name(name)):
-                yield name
-            case s.For(body=body):
-                yield from outputs_in(body)
-            case s.If(branches):
-                for branch in branches:
-                    yield from outputs_in(branch.body)
 
 
 def _collect(
@@ -119,37 +107,6 @@ def _attempt(
         body.broken.update(names_defined(statement))
     except Poisoned:
         body.broken.update(names_defined(statement))
-
-
-def names_defined(statement: s.Statement) -> Iterator[str]:
-    """What a statement would have defined, had it not been refused: one cause, one message."""
-    match statement:
-        case s.Declaration(name=s.Name(name)) | s.Template(name=s.Name(name)):
-            yield name
-        case s.Equation(target) | s.Definition(target):
-            inner: s.Expression | None = target
-            while isinstance(inner, s.Index | s.Call):
-                if isinstance(inner, s.Index):
-                    inner = inner.value
-                elif isinstance(inner.function, s.Name) and inner.function.name != "D":
-                    inner = inner.function
-                else:
-                    inner = next(iter(inner.arguments), None)
-            if isinstance(inner, s.Name):
-                yield inner.name
-        case s.For(body=body) | s.Recurrent(body=body) | s.Ode(body=body):
-            if not isinstance(statement, s.For):
-                yield from ("prev", "last", "reverse", "D")
-            for part in body:
-                yield from names_defined(part)
-        case s.If(branches):
-            for branch in branches:
-                for part in branch.body:
-                    yield from names_defined(part)
-        case s.Import(path, names):
-            yield from (item.alias.name for item in names)
-            if isinstance(path, tuple) and not names:
-                yield path[-1]
 
 
 def _is_plain(statement: s.Statement) -> bool:
