@@ -221,7 +221,7 @@ def test_parameters_decide_which_inputs_there_are(kind: int, inputs: str) -> Non
         "input w[1:2][3]",
         "end",
     ]
-    lines += ["elseif k == 3", "input w[1:2][n]", "n = 3", "end"]
+    lines += ["elseif k == 3", "input w[1:2][n]", "end", "n = 3"]
     lines += ["a = ifelse(k == 2 || k == 4, v, u)", "b = ifelse(k > 2, w[1] - w[2], u)", "output y = a + b"]
     block = "block B(k)\n    " + "\n    ".join(lines) + "\nend\n"
     model = "model M\n    input u[3], v[3], w_1[3], w_2[3]\n    @allow unused_input\n"
