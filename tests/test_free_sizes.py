@@ -84,6 +84,7 @@ BODY = """
     output f = AvgPool(2) * (Upsample(2)*u) + u, g = Upsample(2)*v + fine, h = u .* expand(s, u)
     output i = Upsample(2)' * (Upsample(2)*u) - 4*u, j = AdaptiveAvgPool(2) * (T' * (T * relu(K*u)))
     output k = K * (Pad(1) * (Upsample(2) * MaxPool(2)(u))), l = AvgPool(3; stride = 2, pad = 1) * u
+    output m[1, _, _] = PixelShuffle(2) * cat(u, u[1:1, :, :]), n = AvgPool(2)*m + u[2:2, :, :]
 """
 
 
@@ -91,6 +92,8 @@ def twin(module: Any, u: Tensor, v: Tensor, s: Tensor, fine: Tensor) -> tuple[Te
     K, T, D = module.K, module.T, module.D
     h = torch.relu(F.conv2d(u, K.weight, K.bias, 2, 1))
     c = F.conv_transpose2d(h, T.weight, T.bias, 2, 1, 1)
+    cells = torch.stack([u[:, 0], u[:, 1], u[:, 2], u[:, 0]], -1).unflatten(-1, (2, 2))  # [b, h, w, 2, 2]
+    shuffled = cells.transpose(2, 3).flatten(3).flatten(1, 2)[:, None]
     repeated = u.repeat_interleave(2, -1).repeat_interleave(2, -2)
     coarse = F.max_pool2d(u, 2).repeat_interleave(2, -1).repeat_interleave(2, -2)
     return (
@@ -106,6 +109,8 @@ def twin(module: Any, u: Tensor, v: Tensor, s: Tensor, fine: Tensor) -> tuple[Te
         F.adaptive_avg_pool2d(F.conv2d(c, T.weight, None, 2, 1), 2),
         K(F.pad(coarse, (1, 1, 1, 1))),
         F.avg_pool2d(u, 3, 2, 1),
+        shuffled,
+        F.avg_pool2d(shuffled, 2) + u[:, 1:2],
     )
 
 

@@ -10,7 +10,7 @@ COMMA = "statements end with the line and need no comma"
 COLON = "a block begins at the end of the line and needs no `:`"
 _PART = "a function is written `f(x) = ...`, a reusable part `block Name(...) ... end`"
 _MODEL = "write `model Name(...) ... end`"
-_IMPORT = 'write `import "file.impl": Name`'
+_IMPORT = 'write `import "file.impl": Name`, or `import std.vision: Name` for the library'
 _QUOTES = 'strings take double quotes: "same"'
 
 CHARACTERS = {
