@@ -96,6 +96,7 @@ TAKEN = {
         "".join(f"state x{i}[4] ~ tanh(0.5*x{i} + u)\n" for i in range(1000)) + "output y = x9"
     ),
     "a long list": model("a = [" + ",".join(map(str, range(10**5))) + "]\noutput y = u"),
+    "a band of many rows": model("param W[10^9, 4] in Banded(-1, 1)\noutput y = W*u"),
     "a long comment": "#=" + "x" * 900_000 + "=#" + model("output y = u"),
 }
 
