@@ -231,3 +231,36 @@ def test_what_depends_on_unknown_sizes_is_refused(body: str, code: str, words: s
     (found,) = check(Source(f"model M\n{body}\nend\n")).diagnostics
     assert found.code == code
     assert words in found.message
+
+
+@pytest.mark.parametrize("shape", ["_, 3", "4, 3"])
+def test_a_number_of_the_network_goes_with_any_value(shape: str) -> None:
+    text = f"""
+    model M
+        input u[{shape}], s[]
+        param p[] = 0.5
+        output a = u + sum(u), b = exp(u) ./ sum(exp(u)), c = max(u, mean(u), 0), d = s .* u, e = s ./ exp(u)
+        output f = u - p, g = min(p, u), h = u ./ exp(p), i = s * u * p, k = max(s, p)
+    end
+    """
+    module = generated(text).M(dtype=torch.float64)
+    u, s = torch.randn(2, 4, 3).double(), torch.randn(2).double()
+    all_, mean, alone, p = u.sum((1, 2), True), u.mean((1, 2), True), s[:, None, None], module.p
+    expected = (
+        u + all_,
+        torch.softmax(u.flatten(1), 1).view_as(u),
+        torch.maximum(u, mean).clamp(0),
+        alone * u,
+        alone / u.exp(),
+        u - p,
+        torch.minimum(u, p),
+        u / p.exp(),
+        alone * u * p,
+        torch.maximum(s, p),
+    )
+
+    for one, other in zip(module(u, s), expected):
+        torch.testing.assert_close(one, other)
+    system = module.system(u=(4, 3)) if "_" in shape else module.system()
+    for one, other in zip(system.solve(u, s), expected):
+        torch.testing.assert_close(one, other)

@@ -22,7 +22,7 @@ from implicit_dsl.resolve.refusals import (
 )
 from implicit_dsl.resolve.values import Layer, ParameterValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
-from implicit_dsl.shapes import Shape, count, show
+from implicit_dsl.shapes import Shape, count, known, show
 from implicit_dsl.source import Span
 
 MOST_ENTRIES = 2**40  # of one tensor or one state; more is a slip, not a network
@@ -80,17 +80,23 @@ def by_kind(
 
 def multiply(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left .* right: a state of its own, as it is not linear."""
-    left, right = _repeated(context, left, right, span)
-    return by_kind(context, "product", (left, right), span)
+    return by_kind(context, "product", repeated(context, left, right, span), span)
 
 
-def _repeated(context: Context, left: Wire, right: Wire, span: Span) -> tuple[Wire, Wire]:
+def repeated(context: Context, left: Wire, right: Wire, span: Span) -> tuple[Wire, Wire]:
     """Both, a number of the network `[]` repeated to the shape of the other, as numbers are."""
     if not left.shape and right.shape:
-        return linear(context, "expand", {"shape": right.shape}, left, span), right
+        return expand(context, left, right, span), right
     if not right.shape and left.shape:
-        return left, linear(context, "expand", {"shape": left.shape}, right, span)
+        return left, expand(context, right, left, span)
     return left, right
+
+
+def expand(context: Context, wire: Wire, like: Wire, span: Span) -> Wire:
+    """A value repeated over the axes that another has behind its own."""
+    if known(like.shape[len(wire.shape) :]) is None:
+        return by_kind(context, "expand_as", (wire, like), span)
+    return linear(context, "expand", {"shape": like.shape}, wire, span)
 
 
 def as_value(context: Context, value: Any, span: Span) -> Wire:
@@ -226,7 +232,7 @@ def offset(context: Context, parameter: ParameterValue, span: Span) -> Wire:
 
 def add(context: Context, left: Wire, right: Wire, span: Span) -> Wire:
     """left + right, of one shape: nothing but numbers is repeated."""
-    left, right = _repeated(context, left, right, span)
+    left, right = repeated(context, left, right, span)
     if left.shape != right.shape:
         check_kept(context, (left, right))
         note = "shapes must be equal: nothing is repeated along an axis unless it is written"

@@ -29,7 +29,7 @@ from implicit_dsl.resolve.values import (
 )
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.sets import SETS, SetRule
-from implicit_dsl.shapes import Shape, known, show
+from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
 
 Run = Callable[[Context, Arguments, Span, Environment], Any]
@@ -195,11 +195,7 @@ def _expand(context: Context, arguments: Arguments, span: Span, environment: Env
     arguments.no_keywords("expand")
     arity("expand", arguments, 2, 2, span)
     like = arguments.values[1]
-    if isinstance(like, ParameterValue):
-        shape: Shape = like.tensor.shape
-    elif isinstance(like, Wire):
-        shape = like.shape
-    else:
+    if not isinstance(like, (Wire, ParameterValue)):
         raise problem(
             "E0207",
             "`expand(s, x)` repeats s to the shape of a value x",
@@ -207,9 +203,9 @@ def _expand(context: Context, arguments: Arguments, span: Span, environment: Env
             describe(like),
         )
     wire = _wire(context, arguments, "expand")
-    if known(shape[len(wire.shape) :]) is None and isinstance(like, Wire):
-        return apply.by_kind(context, "expand_as", (wire, like), span)
-    return apply.linear(context, "expand", {"shape": shape}, wire, span)
+    if isinstance(like, Wire):
+        return apply.expand(context, wire, like, span)
+    return apply.linear(context, "expand", {"shape": like.tensor.shape}, wire, span)
 
 
 def _chain(context: Context, arguments: Arguments, span: Span, environment: Environment) -> ChainValue:
@@ -263,7 +259,8 @@ def _extremum(name: str, function: Callable[..., Any]) -> Run:
         numbers = [apply.finite(item, span) for item in items if is_number(item)]
         found, *others = (apply.as_value(context, item, span) for item in items if not is_number(item))
         for wire in others:
-            found = apply.by_kind(context, f"{name}imum", (found, wire), span)
+            pair = apply.repeated(context, found, wire, span)
+            found = apply.by_kind(context, f"{name}imum", pair, span)
         if not numbers:
             return found
         bound = {"low": None, "high": None, "low" if name == "max" else "high": function(numbers)}

@@ -39,7 +39,7 @@ def quotient(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
         numerator = {"numerator": apply.finite(left, node.left.span)}
         return apply.by_kind(context, "reciprocal", (divisor,), node.span, numerator)
     value = apply.as_value(context, left, node.left.span)
-    return apply.by_kind(context, "quotient", (value, divisor), node.span)
+    return apply.by_kind(context, "quotient", apply.repeated(context, value, divisor, node.span), node.span)
 
 
 def power(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
