@@ -60,7 +60,7 @@ class AdaptiveAvgPool(Separable):
         return _means(sizes(operator.source)[axis], sizes(operator.target)[axis])
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
-        size = short(sizes(operator.target)[1:])
+        size = short(sizes(operator.target[1:]))
         return Expression(f"F.adaptive_avg_pool{len(operator.source) - 1}d({x.text}, {size})")
 
 
@@ -79,7 +79,7 @@ class AdaptiveMaxPool(MaxPool):
 
     def windows(self, operator: Operator) -> tuple[np.ndarray, np.ndarray | None]:
         positions, inside = np.zeros((1, 1), dtype=np.int64), np.ones((1, 1), dtype=bool)
-        for extent, outputs in zip(sizes(operator.source)[1:], sizes(operator.target)[1:]):
+        for extent, outputs in zip(sizes(operator.source[1:]), sizes(operator.target[1:])):
             cells = _cells(extent, outputs)
             taps = np.arange(max(map(len, cells)))
             along = np.array([read.start for read in cells])[:, None] + taps
@@ -91,7 +91,7 @@ class AdaptiveMaxPool(MaxPool):
         return positions, inside
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
-        size = short(sizes(operator.target)[1:])
+        size = short(sizes(operator.target[1:]))
         return Expression(f"F.adaptive_max_pool{len(operator.source) - 1}d({z.text}, {size})")
 
 

@@ -137,7 +137,7 @@ class GlobalAvgPoolAdjoint(Adjoint):
     of = GlobalAvgPool()
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        behind = sizes(operator.target)[1:]
+        behind = sizes(operator.target[1:])
         return (x / prod(behind)).reshape(*x.shape, *(1,) * len(behind)).expand(*x.shape, *behind)
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
@@ -197,7 +197,7 @@ class AdaptiveAvgPoolAdjoint(Adjoint):
     calls = ("adaptive_avg_pool_transposed",)
 
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        result: torch.Tensor = transposes.adaptive_avg_pool_transposed(x, sizes(operator.target)[1:])
+        result: torch.Tensor = transposes.adaptive_avg_pool_transposed(x, sizes(operator.target[1:]))
         return result
 
     def emit(self, operator: Operator, x: Expression, layer: str) -> Expression:
