@@ -15,6 +15,7 @@ from torch import Tensor
 import implicit_dsl
 from implicit_dsl.compiler import check
 from implicit_dsl.emit.loops import size_text
+from implicit_dsl.errors import ImplicitError
 from implicit_dsl.shapes import Dim, Size, affine, bind, floor_affine
 from implicit_dsl.source import Source
 
@@ -264,3 +265,26 @@ def test_a_number_of_the_network_goes_with_any_value(shape: str) -> None:
     system = module.system(u=(4, 3)) if "_" in shape else module.system()
     for one, other in zip(system.solve(u, s), expected):
         torch.testing.assert_close(one, other)
+
+
+def test_a_definition_may_stand_before_the_loop_of_free_size_that_it_is_in() -> None:
+    text = """
+    model M
+        input u[2, _]
+        layer K = Conv(2 => 2, 3; pad = 1, bias = false)
+        {declaration}
+        t = relu(K*x)
+        {equations}
+        output y = x
+        @wellposed norm(K, Inf) <= 0.9
+    end
+    """
+    before = generated(text.format(declaration="state x[2, _]", equations="x ~ tanh(t + u)")).M()
+    after = generated(text.format(declaration="state x[2, _] ~ tanh(t + u)", equations="")).M()
+    after.load_state_dict(before.state_dict())
+    u = torch.randn(3, 2, 5)
+
+    torch.testing.assert_close(before(u), after(u))
+    torch.testing.assert_close(before(u), before.system(u=(2, 5)).solve(u), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ImplicitError, match="E0304.*shape of `x` cannot be found"):
+        generated(text.format(declaration="", equations="x ~ tanh(t + u)"))

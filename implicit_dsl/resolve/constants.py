@@ -47,12 +47,18 @@ def items(context: Context, expression: s.Expression, environment: Environment) 
     raise problem("E0205", message, expression.span, describe(values), help=help, fixes=fixes)
 
 
+def is_open(size: s.Expression) -> bool:
+    """Whether a size is written `_`."""
+    size = size.value if isinstance(size, s.Axis) else size
+    return isinstance(size, s.Name) and size.name == "_"
+
+
 def size(context: Context, expression: s.Expression, environment: Environment) -> Dim | None:
     """One size of a shape; None for `_`. What is free may be named as that of another value, `size(x, 1)`."""
+    if is_open(expression):
+        return None
     if isinstance(expression, s.Axis):
         expression = expression.value
-    if isinstance(expression, s.Name) and expression.name == "_":
-        return None
     if isinstance(expression, s.Colon):
         raise problem("E0205", "a size is needed here", expression.span, help="a free size is written `_`")
     shared = _shared(context, expression, environment)

@@ -75,12 +75,6 @@ def _force(context: Context, definition: Definition) -> Any:
     return definition.value
 
 
-def _declared(definition: Definition) -> DeclaredShape | None:
-    if definition.local or definition.body is None:
-        return definition.declared
-    return definition.body.shapes.get(definition.key)
-
-
 def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
     assert definition.expression is not None
     span = definition.expression.span
@@ -108,7 +102,7 @@ def introduce(context: Context, definition: Definition, reads_itself: bool = Fal
     """
     if definition.kind != "~":
         return None
-    declared = _declared(definition)
+    declared = definition.declared_shape
     if definition.wire is not None or declared is None or definition.body is None:
         return definition.wire
     outer, context.frames = context.frames, definition.body.frames
@@ -145,7 +139,7 @@ def _whole(definition: Definition, expected: tuple[Dim | None, ...], guess: bool
 def _equation(context: Context, definition: Definition) -> Wire:
     """`x ~ …`: a state. With a declared shape it exists before its equation is read."""
     assert definition.expression is not None and definition.body is not None
-    declared = _declared(definition)
+    declared = definition.declared_shape
     label = definition.body.label(definition.label)
     if declared is not None and introduce(context, definition) is None:
         expected = sizes(context, declared)
@@ -197,7 +191,7 @@ def _named(context: Context, definition: Definition) -> Any:
     assert definition.expression is not None
     start = len(context.network.wires)
     value = context.evaluate(definition.expression, definition.environment)
-    declared, body = _declared(definition), definition.body
+    declared, body = definition.declared_shape, definition.body
     is_output = body is not None and not definition.local and definition.key in body.outputs
     if declared is not None and declared.kind == "state":
         raise problem(
@@ -224,7 +218,7 @@ def _named(context: Context, definition: Definition) -> Any:
 def _parameter(context: Context, definition: Definition) -> ParameterValue | LowRank:
     """`param W[m, n] = glorot()`: a tensor of the instance, made once."""
     body = definition.body
-    declared = _declared(definition)
+    declared = definition.declared_shape
     assert body is not None and declared is not None
     site = ("param", *definition.key, definition.environment.tag)
     if site in body.instance.sites:

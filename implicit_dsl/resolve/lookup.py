@@ -172,7 +172,9 @@ def use(context: Context, definition: Definition, span: Span) -> Any:
             if wire is not None:
                 return wire
             raise _no_shape(definition, span)
-        raise _defined_by_itself(context, definition, span)
+        through = context.active[context.active.index(definition) :]
+        state = next((other for other in through if other.kind == "~"), None)
+        raise _defined_by_itself(context, definition, span) if state is None else _no_shape(state, span)
     if definition.status == "new":
         wire = context.introduce(definition)
         if wire is not None:
@@ -182,8 +184,7 @@ def use(context: Context, definition: Definition, span: Span) -> Any:
 
 def _no_shape(definition: Definition, span: Span) -> Problem:
     """A state in a loop with itself whose whole shape is not declared."""
-    body, name = definition.body, definition.shown
-    declared = definition.declared if definition.local or body is None else body.shapes.get(definition.key)
+    name, declared = definition.shown, definition.declared_shape
     label = Label(span, "used here")
     if declared is not None:
         return problem(

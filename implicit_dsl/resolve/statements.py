@@ -15,7 +15,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.annotations import annotate
-from implicit_dsl.resolve.constants import items, truth
+from implicit_dsl.resolve.constants import is_open, items, truth
 from implicit_dsl.resolve.context import REFUSED, STATEMENT, Context
 from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family, formals
 from implicit_dsl.resolve.defined import names_defined, outputs_in
@@ -45,13 +45,21 @@ def run_body(
     written = itertools.chain.from_iterable(outputs_in(statements) for statements, _ in parts)
     rank = {name: number for number, name in enumerate(dict.fromkeys(written))}
     body.outputs = dict(sorted(body.outputs.items(), key=lambda output: rank[output[0][0]]))
-    for definition in itertools.chain.from_iterable(itertools.chain.from_iterable(collected)):
+    every = [definition for part in collected for statement in part for definition in statement]
+    # a state with open sizes is known to read itself only if its equation is read before what it reads
+    for definition in [*filter(_has_open_sizes, every), *every]:
         if definition.status == "new":
             with suppress(Poisoned):
                 context.force(definition)
     for key, shape in body.shapes.items():
         if shape.kind == "state" and key not in body.definitions and key[0] not in body.broken:
             context.report(no_equation(show_key(key), "state", shape.span).diagnostic)
+
+
+def _has_open_sizes(definition: Definition) -> bool:
+    """Whether a definition is a state that is declared with a size left open."""
+    declared = definition.declared_shape
+    return definition.kind == "~" and declared is not None and any(map(is_open, declared.sizes))
 
 
 def _collect(

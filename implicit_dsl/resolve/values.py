@@ -295,6 +295,13 @@ class Definition:
         """`h[1]`, as in the source."""
         return show_key(self.key)
 
+    @property
+    def declared_shape(self) -> DeclaredShape | None:
+        """The shape that is declared of it, here or in another line of its body."""
+        if self.local or self.body is None:
+            return self.declared
+        return self.body.shapes.get(self.key)
+
 
 def show_key(key: tuple[Any, ...]) -> str:
     name, *labels = key
