@@ -286,5 +286,5 @@ def test_a_definition_may_stand_before_the_loop_of_free_size_that_it_is_in() -> 
 
     torch.testing.assert_close(before(u), after(u))
     torch.testing.assert_close(before(u), before.system(u=(2, 5)).solve(u), atol=1e-4, rtol=1e-4)
-    with pytest.raises(ImplicitError, match="E0304.*shape of `x` cannot be found"):
+    with pytest.raises(ImplicitError, match=r"E0304.*shape of `x` cannot be found"):
         generated(text.format(declaration="", equations="x ~ tanh(t + u)"))
