@@ -1,0 +1,37 @@
+"""Random well-shaped programs, each with a twin written in PyTorch by other means.
+
+The twin shares nothing with the compiler: every statement that is drawn appends a line of
+`.impl` and a Python closure on `torch.nn` layers of the same names, so that one state_dict
+fits both. What can be drawn stands in the `MAKERS` of each file, by its subject.
+"""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from random_programs import entries, layers, matrices, places, sequences, windows
+from random_programs.drawing import fill, input_shapes
+from random_programs.program import Draw, Makers, RandomProgram, Twin, show
+
+__all__ = ["MAKERS", "RandomProgram", "Twin", "programs"]
+
+MAKERS: Makers = {
+    **entries.MAKERS,
+    **layers.MAKERS,
+    **matrices.MAKERS,
+    **places.MAKERS,
+    **sequences.MAKERS,
+    **windows.MAKERS,
+}
+
+
+@st.composite
+def programs(draw: Draw, steps: int = 6) -> RandomProgram:
+    """A program with 1 or 2 inputs, a few equations and definitions, and 1 or 2 outputs."""
+    program = RandomProgram()
+    for name in draw(st.sampled_from([("u",), ("u", "v")])):
+        shape = draw(input_shapes())
+        program.inputs[name] = program.shapes[name] = shape
+        program.lines.append(f"input {name}{show(shape)}")
+    fill(draw, program, MAKERS, steps)
+    return program
