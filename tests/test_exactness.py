@@ -42,8 +42,7 @@ def twins(program: RandomProgram) -> tuple[nn.Module, Twin, list[Tensor]]:
     module = build(program.text).Random(dtype=torch.float64).eval()
     have = module.state_dict()
     module.load_state_dict({key: value for key, value in twin.state_dict().items() if key in have})
-    inputs = [torch.randn(3, *shape, dtype=torch.float64) for shape in program.inputs.values()]
-    return module, twin, inputs
+    return module, twin, program.given(3)
 
 
 def outputs(value: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -79,7 +78,7 @@ def test_the_sparse_system_has_the_same_solution(program: RandomProgram) -> None
 def test_the_gradients_are_those_of_the_twin(program: RandomProgram) -> None:
     module, twin, inputs = twins(program)
     for tensor in inputs:
-        tensor.requires_grad_()
+        tensor.requires_grad_(tensor.is_floating_point())
     results = outputs(module(*inputs))
     weights = [torch.randn_like(result) for result in results]
 
@@ -124,7 +123,7 @@ def test_gradcheck(program: RandomProgram) -> None:
     if any(kind in program.text for kind in ("relu", "MaxPool", "hardtanh")):
         return  # kinks: the twin has the same, and is compared above
     module, _, inputs = twins(program)
-    inputs = [tensor[:1].requires_grad_() for tensor in inputs]
+    inputs = [tensor[:1].requires_grad_(tensor.is_floating_point()) for tensor in inputs]
     names, parameters = zip(*module.named_parameters()) if list(module.parameters()) else ((), ())
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from random_programs import entries, layers, matrices, places, sequences, windows
+from random_programs import arithmetic, entries, layers, matrices, places, reductions, sequences, windows
 from random_programs.drawing import fill, input_shapes
 from random_programs.program import Draw, Makers, RandomProgram, Twin, show
 
 __all__ = ["MAKERS", "RandomProgram", "Twin", "programs"]
 
 MAKERS: Makers = {
+    **arithmetic.MAKERS,
     **entries.MAKERS,
     **layers.MAKERS,
     **matrices.MAKERS,
     **places.MAKERS,
+    **reductions.MAKERS,
     **sequences.MAKERS,
     **windows.MAKERS,
 }

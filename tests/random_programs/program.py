@@ -23,17 +23,35 @@ class Twin(nn.Module):
 
     def __init__(self, program: RandomProgram) -> None:
         super().__init__()
-        self.steps, self.outputs, self.inputs = program.steps, program.outputs, list(program.inputs)
+        self.program = program
         for name, make in program.layers.items():
-            setattr(self, name, make())
+            self._hold(name, make())
         for name, shape in program.parameters.items():
             setattr(self, name, nn.Parameter(torch.randn(shape)))
 
+    def _hold(self, name: str, layer: nn.Module) -> None:
+        """A layer by its name, or one of several parts by theirs: `mlp.dense.1` is `mlp_dense_1`."""
+        if type(layer).__module__.startswith("torch."):
+            setattr(self, name, layer)
+            return
+        object.__setattr__(self, name, layer)  # only its parts are registered
+        for part, made in layer.named_children():
+            self._hold(f"{name}_{part}", made)
+        for own, parameter in layer.named_parameters(recurse=False):
+            setattr(self, f"{name}_{own}", parameter)
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        values = dict(zip(self.inputs, inputs))
-        for name, step in self.steps:
-            values[name] = step(self, values)
-        return tuple(values[name] for name in self.outputs)
+        return self.program.run(self, inputs)
+
+
+class Part:
+    """The layers and parameters of an instance of a block, which have its name before theirs."""
+
+    def __init__(self, whole: Held, name: str) -> None:
+        self._whole, self._name = whole, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, f"{self._name}_{name}")
 
 
 @dataclass
@@ -41,6 +59,9 @@ class RandomProgram:
     """A program as text, and the pieces of its twin."""
 
     inputs: dict[str, Shape] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)  # of the inputs that hold tokens, how many there are
+    settings: dict[str, float] = field(default_factory=dict)  # parameters of the model, and their defaults
+    head: list[str] = field(default_factory=list)  # what stands before the model: imports, functions, blocks
     lines: list[str] = field(default_factory=list)
     shapes: dict[str, Shape] = field(default_factory=dict)  # of each value, by its name or how it is read
     steps: list[tuple[str, Step]] = field(default_factory=list)
@@ -48,19 +69,63 @@ class RandomProgram:
     applied: dict[str, Shape] = field(default_factory=dict)  # of each layer, what it takes
     parameters: dict[str, Shape] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
+    inexact: set[str] = field(default_factory=set)  # parameters that are not the matrix of their name
     names: int = 0
+    depth: int = 0  # of blocks within blocks
 
     @property
     def text(self) -> str:
-        return "\n".join(["model Random()", *("    " + line for line in self.lines), "end"]) + "\n"
+        return "\n".join([*self.head, *self.written("model Random")]) + "\n"
 
-    def __repr__(self) -> str:
-        return self.text
+    def written(self, kind: str) -> list[str]:
+        """The lines of a model or a block."""
+        settings = ", ".join(f"{name} = {value}" for name, value in self.settings.items())
+        return [f"{kind}({settings})", *("    " + line for line in self.lines), "end"]
+
+    def run(self, held: Held, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The outputs, with the layers and parameters that a twin holds."""
+        values = dict(zip(self.inputs, inputs))
+        for name, step in self.steps:
+            values[name] = step(held, values)
+        return tuple(values[name] for name in self.outputs)
+
+    def given(self, batch: int) -> list[Tensor]:
+        """Random values for the inputs."""
+        return [
+            torch.randint(self.tokens[name], (batch, *shape))
+            if name in self.tokens
+            else torch.randn(batch, *shape, dtype=torch.float64)
+            for name, shape in self.inputs.items()
+        ]
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """How an example that fails is shown."""
+        printer.text(f"\n{self.text}")
 
     def fresh(self, letter: str) -> str:
         """A name that is not taken."""
         self.names += 1
         return f"{letter}{self.names}"
+
+    def outside(self, letter: str) -> str:
+        """A name for what stands before the model."""
+        return f"{letter}_{len(self.head)}"
+
+    def number(self, draw: Draw, value: float) -> str:
+        """A number as it is, by a parameter of the model, or computed."""
+        ways = ["plain", "plain", "setting"] + ["computed", "chosen"] * isinstance(value, int)
+        match draw(st.sampled_from(ways)):
+            case "setting":
+                name = self.fresh("n")
+                self.settings[name] = value
+                return name
+            case "computed":
+                return draw(
+                    st.sampled_from([f"{2 * value + 1} ÷ 2", f"{value + 3} - 3", f"length(1:{value})"])
+                )
+            case "chosen":
+                return f"ifelse({value} > 2, {value}, {value})"
+        return str(value)
 
     def layer(self, text: str, make: Callable[[], nn.Module], shape: Shape) -> str:
         """A layer for values of a shape; gives its name."""
