@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 
 import pytest
@@ -19,8 +20,8 @@ QUIET = settings(
 
 
 def build(text: str, standalone: bool = False) -> types.ModuleType:
-    """The generated file as a module."""
-    module = types.ModuleType("generated")
+    """The generated file as a module that is imported."""
+    module = sys.modules["generated"] = types.ModuleType("generated")
     exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
     return module
 
@@ -158,7 +159,6 @@ def test_the_structure_of_a_module_is_strictly_triangular(program: RandomProgram
 def test_the_same_program_gives_the_same_bytes(hash_seed: str) -> None:
     import os
     import subprocess
-    import sys
 
     text = (
         "model M()\n input u[2, 6, 6]\n x ~ relu(Conv(3, 3)*u)\n output y = x |> flatten |> Dense(2)\nend\n"

@@ -9,31 +9,28 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from random_programs import arithmetic, entries, layers, matrices, places, reductions, sequences, windows
-from random_programs.drawing import fill, input_shapes
-from random_programs.program import Draw, Makers, RandomProgram, Twin, show
+from random_programs import blocks, control
+from random_programs.drawing import define, fill, input_shapes
+from random_programs.plain import PLAIN
+from random_programs.program import Draw, Makers, RandomProgram, Twin
+from random_programs.tokens import token_input
 
 __all__ = ["MAKERS", "RandomProgram", "Twin", "programs"]
 
-MAKERS: Makers = {
-    **arithmetic.MAKERS,
-    **entries.MAKERS,
-    **layers.MAKERS,
-    **matrices.MAKERS,
-    **places.MAKERS,
-    **reductions.MAKERS,
-    **sequences.MAKERS,
-    **windows.MAKERS,
-}
+MAKERS: Makers = {**PLAIN, **blocks.MAKERS, **control.MAKERS}
 
 
 @st.composite
 def programs(draw: Draw, steps: int = 6) -> RandomProgram:
     """A program with 1 or 2 inputs, a few equations and definitions, and 1 or 2 outputs."""
     program = RandomProgram()
-    for name in draw(st.sampled_from([("u",), ("u", "v")])):
+    for name in draw(st.sampled_from([("u",), ("u", "v"), ("t",), ("u", "t")])):
+        if name == "t":
+            define(draw, program, token_input(draw, program, name))
+            continue
         shape = draw(input_shapes())
         program.inputs[name] = program.shapes[name] = shape
-        program.lines.append(f"input {name}{show(shape)}")
+        first = program.number(draw, shape[0])
+        program.lines.append(f"input {name}[{', '.join([first, *map(str, shape[1:])])}]")
     fill(draw, program, MAKERS, steps)
     return program

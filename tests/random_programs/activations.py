@@ -24,5 +24,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": lambda x: x * F.hardtanh(x / 6 + 0.5, 0, 1),
     "mish": lambda x: x * torch.tanh(torch.logaddexp(x, torch.zeros_like(x))),
     "selu": lambda x: 1.0507009873554805 * F.elu(x, 1.6732632423543772),
+    "hardsigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1),
+    "softshrink": lambda x: x - x.clamp(-0.5, 0.5),
+    "sin": lambda x: torch.exp(1j * x).imag,
+    "cos": lambda x: torch.exp(1j * x).real,
     "identity": lambda x: x,
 }

@@ -51,5 +51,5 @@ def fill(draw: Draw, program: RandomProgram, makers: Makers, steps: int) -> None
         source = draw(st.sampled_from(names[-3:]))
         name = program.fresh("y")
         program.lines.append(f"output {name}{show(program.shapes[source])} = {source}")
-        program.steps.append((name, lambda _, values, source=source: values[source]))
+        program.value(name, program.shapes[source], lambda _, values, source=source: values[source])
         program.outputs.append(name)

@@ -101,6 +101,20 @@ def _softmax(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> M
     return f"softmax({source}{setting})", shape, lambda _, values: logarithm(_, values).exp()
 
 
+@st.composite
+def _maxout(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """The largest of neighbours along an axis that they divide."""
+    axis = draw(st.integers(1, len(shape)))
+    pieces = draw(st.sampled_from([n for n in (1, 2, 3, 4) if shape[axis - 1] % n == 0]))
+
+    def run(_: Held, values: Values) -> Tensor:
+        x = values[source].movedim(axis, -1)
+        return torch.stack([x[..., place::pieces] for place in range(pieces)]).amax(0).movedim(-1, axis)
+
+    target = (*shape[: axis - 1], shape[axis - 1] // pieces, *shape[axis:])
+    return f"maxout({source}; pieces = {pieces}, dim = {axis})", target, run
+
+
 MAKERS: Makers = {
     "scale": Maker(_scale),
     "plus": Maker(_plus),
@@ -109,5 +123,6 @@ MAKERS: Makers = {
     "product": Maker(_product, often=2),
     "weigh": Maker(_weigh),
     "maximum": Maker(_maximum),
+    "maxout": Maker(_maxout),
     "softmax": Maker(_softmax),
 }

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import torch
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from random_programs.program import Draw, Made, Maker, Makers, RandomProgram, Shape, call, count, running
+from random_programs.program import (
+    Draw,
+    Held,
+    Made,
+    Maker,
+    Makers,
+    RandomProgram,
+    Shape,
+    Values,
+    call,
+    count,
+    running,
+)
 
 
 @st.composite
 def dense(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
     width, bias = draw(st.integers(1, 5)), draw(st.booleans())
-    head = f"{shape[-1]} => {width}" if draw(st.booleans()) else str(width)
+    written = program.number(draw, width)
+    head = f"{shape[-1]} => {written}" if draw(st.booleans()) else written
     text = f"Dense({head}; bias = {str(bias).lower()})"
     name = program.layer(text, lambda: nn.Linear(shape[-1], width, bias=bias), shape)
     return call(draw, name, source), (*shape[:-1], width), running(name, source)
@@ -82,6 +95,48 @@ def _dropout(program: RandomProgram, source: str, shape: Shape) -> st.SearchStra
     return st.just((f"Dropout(0.25) * {source}", shape, lambda _, values: values[source]))
 
 
+@st.composite
+def _factors(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A factor for each entry along an axis, learned or one for all."""
+    axis = draw(st.integers(1, len(shape)))
+    if draw(st.booleans()):
+        factor = draw(st.sampled_from([0.5, -1.5]))
+        return f"Scale({factor}) * {source}", shape, lambda _, values: factor * values[source]
+    name = program.fresh("L")
+    program.lines.append(f"layer {name} = Scale(; axis = {axis})")
+    program.parameters[name] = shape[axis - 1 : axis]
+    along = [-1, *[1] * (len(shape) - axis)]
+    return (
+        call(draw, name, source),
+        shape,
+        lambda held, values: values[source] * getattr(held, name).reshape(along),
+    )
+
+
+@st.composite
+def _without_name(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Layers that are called after their equation."""
+    name, inner, outer = program.fresh("d"), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    text = draw(
+        st.sampled_from(
+            [
+                f"{source} |> Dense({inner}) |> tanh |> Dense({outer}; bias = false)",
+                f"chain(Dense({inner}), tanh, Dense({outer}; bias = false))({source})",
+            ]
+        )
+    )
+    program.lines.append(f"{name} = {text}")
+    program.layers[f"{name}_dense"] = lambda: nn.Linear(shape[-1], inner)
+    program.layers[f"{name}_dense2"] = lambda: nn.Linear(inner, outer, bias=False)
+
+    def run(held: Held, values: Values) -> Tensor:
+        hidden = torch.tanh(getattr(held, f"{name}_dense")(values[source]))
+        return hidden @ getattr(held, f"{name}_dense2").weight.T
+
+    program.value(name, (*shape[:-1], outer), run)
+    return name, (*shape[:-1], outer), lambda _, values: values[name]
+
+
 MAKERS: Makers = {
     "dense": Maker(dense),
     "tied": Maker(_tied),
@@ -89,4 +144,6 @@ MAKERS: Makers = {
     "standardise": Maker(_standardise),
     "prelu": Maker(_prelu),
     "dropout": Maker(_dropout),
+    "factors": Maker(_factors),
+    "without name": Maker(_without_name),
 }

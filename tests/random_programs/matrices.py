@@ -20,19 +20,19 @@ def _matrix(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Ma
     """One matrix or its transpose, new or there already."""
     width, transposed = draw(st.integers(1, 4)), draw(st.booleans())
     axis = 0 if transposed else 1
-    tied = [name for name, size in program.parameters.items() if len(size) == 2 and size[axis] == shape[-1]]
-    tied = [name for name in tied if not name.endswith(("_left", "_right")) and name not in program.inexact]
+    tied = [text for text, key in program.matrices.items() if program.parameters[key][axis] == shape[-1]]
     if tied and draw(st.booleans()):
-        name = draw(st.sampled_from(tied))
-        width = program.parameters[name][1 - axis]
+        text = draw(st.sampled_from(tied))
     else:
-        name = program.parameter("W", (shape[-1], width) if transposed else (width, shape[-1]))
+        text = program.parameter("W", (shape[-1], width) if transposed else (width, shape[-1]))
+    name = program.matrices[text]
+    width = program.parameters[name][1 - axis]
 
     def run(held: Held, values: Values) -> Tensor:
         W = getattr(held, name)
         return values[source] @ (W if transposed else W.T)
 
-    return f"{name}{chr(39) if transposed else ''}*{source}", (*shape[:-1], width), run
+    return f"{text}{chr(39) if transposed else ''}*{source}", (*shape[:-1], width), run
 
 
 class Matrices:
@@ -55,7 +55,6 @@ class Matrices:
         self.program.lines.append(f"param {name}[{m}, {n}] in {member.text} = {start}")
         names = [name + ending for ending in member.tensors]
         self.program.parameters.update(zip(names, member.tensors.values()))
-        self.program.inexact.update(names)
         return name, lambda held: (
             member.matrix([getattr(held, own) for own in names]),
             torch.zeros(m, dtype=torch.float64),

@@ -17,6 +17,8 @@ Step = Callable[[Held, Values], Tensor]
 Made = tuple[str, Shape, Step]  # an expression, its shape, its twin
 Draw = st.DrawFn
 
+GRIDS = (2, 3)  # axes that values with channels and a grid behind them have
+
 
 class Twin(nn.Module):
     """Runs the closures of a program in order and gives its outputs."""
@@ -31,7 +33,7 @@ class Twin(nn.Module):
 
     def _hold(self, name: str, layer: nn.Module) -> None:
         """A layer by its name, or one of several parts by theirs: `mlp.dense.1` is `mlp_dense_1`."""
-        if type(layer).__module__.startswith("torch."):
+        if type(layer).__module__.startswith("torch.") and not list(layer.children()):
             setattr(self, name, layer)
             return
         object.__setattr__(self, name, layer)  # only its parts are registered
@@ -45,10 +47,11 @@ class Twin(nn.Module):
 
 
 class Part:
-    """The layers and parameters of an instance of a block, which have its name before theirs."""
+    """An instance of a block: its settings, and layers and parameters with its name before theirs."""
 
-    def __init__(self, whole: Held, name: str) -> None:
+    def __init__(self, whole: Held, name: str, **settings: Any) -> None:
         self._whole, self._name = whole, name
+        self.__dict__.update(settings)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._whole, f"{self._name}_{name}")
@@ -60,7 +63,7 @@ class RandomProgram:
 
     inputs: dict[str, Shape] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)  # of the inputs that hold tokens, how many there are
-    settings: dict[str, float] = field(default_factory=dict)  # parameters of the model, and their defaults
+    settings: dict[str, Any] = field(default_factory=dict)  # parameters of the model, and their defaults
     head: list[str] = field(default_factory=list)  # what stands before the model: imports, functions, blocks
     lines: list[str] = field(default_factory=list)
     shapes: dict[str, Shape] = field(default_factory=dict)  # of each value, by its name or how it is read
@@ -69,7 +72,8 @@ class RandomProgram:
     applied: dict[str, Shape] = field(default_factory=dict)  # of each layer, what it takes
     parameters: dict[str, Shape] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
-    inexact: set[str] = field(default_factory=set)  # parameters that are not the matrix of their name
+    matrices: dict[str, str] = field(default_factory=dict)  # as they are written, and their names in the twin
+    instances: dict[str, tuple[RandomProgram, dict[str, Any]]] = field(default_factory=dict)  # of blocks
     names: int = 0
     depth: int = 0  # of blocks within blocks
 
@@ -140,6 +144,8 @@ class RandomProgram:
         name = self.fresh(letter)
         self.lines.append(f"param {name}{show(shape)} = normal(0.5)")
         self.parameters[name] = shape
+        if len(shape) == 2:
+            self.matrices[name] = name
         return name
 
     def value(self, name: str, shape: Shape, step: Step) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -61,7 +63,23 @@ def _matmul(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Ma
     )
 
 
+@st.composite
+def _waves(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Encodings of positions: the real and imaginary parts of turning numbers, in turn."""
+    base = draw(st.sampled_from([10000.0, 3.5]))
+    steps, width = shape
+
+    def run(_: Held, values: Values) -> Tensor:
+        k = torch.arange(width) // 2
+        angles = torch.arange(steps).double()[:, None] * torch.exp(-(2 * k.double() / width) * math.log(base))
+        turning = torch.exp(1j * angles)
+        return values[source] + torch.where(torch.arange(width) % 2 == 0, turning.imag, turning.real)
+
+    return f"({source} + sinusoids({source}; base = {base}))", shape, run
+
+
 MAKERS: Makers = {
     "matmul": Maker(_matmul, axes=(2,)),
     "attend": Maker(_attend, axes=(2,)),
+    "waves": Maker(_waves, axes=(2,)),
 }

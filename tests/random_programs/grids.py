@@ -1,4 +1,4 @@
-"""What slides over the axes behind the channels: convolutions, pooling, finer grids, cells around."""
+"""Windows and grids behind the channels, without weights: pooling, finer grids, cells around."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
-from random_programs.layers import dense
 from random_programs.program import (
+    GRIDS,
     Draw,
     Held,
     Made,
@@ -19,80 +19,8 @@ from random_programs.program import (
     RandomProgram,
     Shape,
     Values,
-    call,
     count,
-    running,
 )
-
-GRIDS = (2, 3)  # axes that values with channels have
-
-
-@st.composite
-def _conv(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
-    axes, channels = len(shape) - 1, shape[0]
-    groups = draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
-    width = groups * draw(st.integers(1, 3))
-    kernel = tuple(draw(st.integers(1, 3)) for _ in range(axes))
-    stride, pad = draw(st.integers(1, 2)), draw(st.integers(0, 2))
-    fits = all(size + 2 * pad >= 2 * (k - 1) + 1 for size, k in zip(shape[1:], kernel))
-    dilation = draw(st.integers(1, 2)) if fits else 1
-    bias = draw(st.booleans())
-    mode = draw(st.sampled_from(["zeros", "reflect", "circular", "replicate"]))
-    if pad >= min(shape[1:]):
-        mode = "zeros"
-    settings = f'stride = {stride}, pad = {pad}, dilation = {dilation}, groups = {groups}, mode = "{mode}"'
-    text = f"Conv({width}, ({', '.join(map(str, kernel))},); {settings}, bias = {str(bias).lower()})"
-    sizes = tuple((s + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for s, k in zip(shape[1:], kernel))
-    if min(sizes) < 1:
-        return draw(dense(program, source, shape))
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
-    name = program.layer(
-        text,
-        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias, mode),  # type: ignore[arg-type]
-        shape,
-    )
-    return call(draw, name, source), (width, *sizes), running(name, source)
-
-
-@st.composite
-def _spread(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
-    """A transposed convolution."""
-    axes, channels = len(shape) - 1, shape[0]
-    groups = draw(st.sampled_from([g for g in (1, 2, 3) if channels % g == 0]))
-    width, kernel = groups * draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    stride, pad = draw(st.integers(1, 2)), draw(st.integers(0, kernel // 2))
-    more = draw(st.integers(0, stride - 1))
-    sizes = tuple((size - 1) * stride - 2 * pad + kernel + more for size in shape[1:])
-    if min(sizes) < 1 or count(sizes) > 200:
-        return draw(dense(program, source, shape))
-    bias = draw(st.booleans())
-    settings = f"stride = {stride}, pad = {pad}, output_pad = {more}, groups = {groups}"
-    text = f"ConvTranspose({width}, {kernel}; {settings}, bias = {str(bias).lower()})"
-    kind = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}[axes]
-    name = program.layer(text, lambda: kind(channels, width, kernel, stride, pad, more, groups, bias), shape)
-    return call(draw, name, source), (width, *sizes), running(name, source)
-
-
-@st.composite
-def _mirror(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
-    """A convolution and its transpose, tied."""
-    axes, channels = len(shape) - 1, shape[0]
-    kernel, stride, width = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    pad = draw(st.integers(0, 1))
-    if min(shape[1:]) + 2 * pad < kernel:
-        return draw(dense(program, source, shape))
-    text = f"Conv({width}, {kernel}; stride = {stride}, pad = {pad})"
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
-    name = program.layer(text, lambda: kind(channels, width, kernel, stride, pad), shape)
-
-    def run(held: Held, values: Values) -> Tensor:
-        layer, x = getattr(held, name), values[source]
-        point = torch.zeros_like(x, requires_grad=True)
-        with torch.enable_grad():
-            made = layer(point)
-            return torch.autograd.grad(made, point, torch.tanh(layer(x)), create_graph=True)[0]
-
-    return f"({name}' * tanh({name}*{source}))", shape, run
 
 
 @st.composite
@@ -226,14 +154,43 @@ def _around(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Ma
     return text, (shape[0], *(size + before + after for size in shape[1:])), run
 
 
+@st.composite
+def _shuffle(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """Channels for a finer grid, or the other way round: the axes of the cells are moved."""
+    factor = draw(st.sampled_from([1, 2, 2, 3]))
+    channels, height, width = shape
+    if height % factor == 0 and width % factor == 0 and draw(st.booleans()):
+        high, wide = height // factor, width // factor
+        return (
+            f"PixelUnshuffle({factor}) * {source}",
+            (channels * factor**2, high, wide),
+            lambda _, values: (
+                values[source]
+                .reshape(-1, channels, high, factor, wide, factor)
+                .permute(0, 1, 3, 5, 2, 4)
+                .flatten(1, 3)
+            ),
+        )
+    fewer = -(-channels // factor**2)
+    copies = -(-fewer * factor**2 // channels)
+    more = f"cat({', '.join([source] * copies)})[1:{fewer * factor**2}, :, :]" if copies > 1 else source
+    if copies == 1 and channels != fewer * factor**2:
+        more = f"{source}[1:{fewer * factor**2}, :, :]"
+
+    def run(_: Held, values: Values) -> Tensor:
+        x = torch.cat([values[source]] * copies, 1)[:, : fewer * factor**2]
+        x = x.reshape(-1, fewer, factor, factor, height, width).permute(0, 1, 4, 2, 5, 3)
+        return x.reshape(-1, fewer, height * factor, width * factor)
+
+    return f"PixelShuffle({factor}) * {more}", (fewer, height * factor, width * factor), run
+
+
 MAKERS: Makers = {
-    "conv": Maker(_conv, axes=GRIDS, often=2),
-    "spread": Maker(_spread, axes=GRIDS),
-    "mirror": Maker(_mirror, axes=GRIDS),
     "pool": Maker(lambda *given: st.one_of(_pool(*given), _halving(*given)), axes=GRIDS),
     "global": Maker(_global, axes=GRIDS),
     "adaptive": Maker(_adaptive, axes=GRIDS),
     "upsample": Maker(_upsample, axes=GRIDS),
     "interpolate": Maker(_interpolate, axes=GRIDS),
     "around": Maker(_around, axes=GRIDS),
+    "shuffle": Maker(_shuffle, axes=(3,)),
 }
