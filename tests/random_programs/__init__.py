@@ -22,7 +22,7 @@ MAKERS: Makers = {**PLAIN, **blocks.MAKERS, **control.MAKERS}
 
 @st.composite
 def programs(draw: Draw, steps: int = 6) -> RandomProgram:
-    """A program with 1 or 2 inputs, a few equations and definitions, and 1 or 2 outputs."""
+    """A program with 1 or 2 inputs, a few equations and definitions, and 1 to 3 outputs."""
     program = RandomProgram()
     for name in draw(st.sampled_from([("u",), ("u", "v"), ("t",), ("u", "t")])):
         if name == "t":

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
     "tanh": torch.tanh,
+    "relu": F.relu,
     "sigmoid": torch.sigmoid,
     "gelu": F.gelu,
     "leaky_relu": F.leaky_relu,

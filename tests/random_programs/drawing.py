@@ -21,7 +21,8 @@ def input_shapes() -> st.SearchStrategy[Shape]:
 @st.composite
 def expressions(draw: Draw, program: RandomProgram, makers: Makers) -> Made:
     """One operation on values that exist already."""
-    source = draw(st.sampled_from(list(program.shapes)))
+    names = list(program.shapes)
+    source = draw(st.sampled_from([*program.unread(), *program.unread(), *names]))
     shape = program.shapes[source]
     fitting = [maker for maker in makers.values() if len(shape) in maker.axes for _ in range(maker.often)]
     return draw(draw(st.sampled_from(fitting)).build(program, source, shape))
@@ -32,7 +33,7 @@ def define(draw: Draw, program: RandomProgram, made: Made) -> str:
     expression, shape, step = made
     relation = draw(st.sampled_from(["declared", "~", "="]))
     name = program.fresh("x")
-    activation = draw(st.sampled_from(sorted(ACTIVATIONS)))
+    activation = draw(st.sampled_from(list(ACTIVATIONS)))
     phi = ACTIVATIONS[activation]
     if relation == "=" and draw(st.booleans()):
         program.lines.append(f"{name} = {expression}")
@@ -43,12 +44,10 @@ def define(draw: Draw, program: RandomProgram, made: Made) -> str:
 
 
 def fill(draw: Draw, program: RandomProgram, makers: Makers, steps: int) -> None:
-    """A few equations and definitions, and 1 or 2 outputs."""
+    """A few equations and definitions, and 1 to 3 outputs."""
     for _ in range(draw(st.integers(1, steps))):
         define(draw, program, draw(expressions(program, makers)))
-    names = list(program.shapes)
-    for _ in range(draw(st.integers(1, 2))):
-        source = draw(st.sampled_from(names[-3:]))
+    for source in draw(st.lists(st.sampled_from(program.unread()), min_size=1, max_size=3, unique=True)):
         name = program.fresh("y")
         program.lines.append(f"output {name}{show(program.shapes[source])} = {source}")
         program.value(name, program.shapes[source], lambda _, values, source=source: values[source])

@@ -84,9 +84,21 @@ def _expand(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Ma
     )
 
 
+@st.composite
+def _join(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """The entries of two values, whatever their shapes."""
+    other = draw(st.sampled_from(program.unread()))
+    return (
+        f"cat(flatten({source}), flatten({other}))",
+        (count(shape) + count(program.shapes[other]),),
+        lambda _, values: torch.cat([values[source].flatten(1), values[other].flatten(1)], 1),
+    )
+
+
 MAKERS: Makers = {
     "flatten": Maker(_flatten),
     "cat": Maker(_cat),
+    "join": Maker(_join),
     "slice": Maker(_slice),
     "reorder": Maker(_reorder, axes=(2, 3)),
     "expand": Maker(_expand),

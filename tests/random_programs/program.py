@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -153,6 +155,12 @@ class RandomProgram:
         self.shapes[name] = shape
         self.steps.append((name, step))
         return name
+
+    def unread(self) -> list[str]:
+        """The values that nothing reads, the last one first."""
+        words = Counter(re.findall(r"\w+", " ".join(self.lines)))
+        found = [name for name in self.shapes if name.isidentifier() and words[name] <= 1]
+        return (found or list(self.shapes))[::-1]
 
     def of_shape(self, shape: Shape) -> list[str]:
         """The values of a shape."""
