@@ -132,6 +132,20 @@ def test_fixed_numbers_come_back_on_another_device() -> None:
     assert module.T.tolist() == [[1, -1], [1, 1]] and module.h.tolist() == [0.5, 0.5]
 
 
+def test_the_system_has_gradients_of_what_is_trained_alone() -> None:
+    module = generated(FIXED).M(dtype=torch.float64)
+    u, v = torch.randn(4, 3, 5, dtype=torch.float64), torch.randn(4, 2, dtype=torch.float64)
+    made = module(u, v)
+    weights = tuple(torch.randn_like(value) for value in made)
+    sum((value * weight).sum() for value, weight in zip(made, weights)).backward()
+
+    found = module.system().parameter_gradients((u, v), weights)
+
+    assert set(found) == {"W.weight", "W.bias"}
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(torch.as_tensor(found[name]).reshape(parameter.shape), parameter.grad)
+
+
 LOOP = """model M
     input u[3]
     param B[3, 3] = fixed([[0, {c}, 0], [0.2, 0, 0.2], [0, 0.4, 0]]), W[3, 3]

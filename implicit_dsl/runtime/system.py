@@ -188,7 +188,8 @@ class System:
         total = {id: np.zeros(w.shape) for id, w in self.weights.items() if id in trained}
         for matrix, pair in pairs.items():
             for id, gradient in self._operator(matrix).adjoint(pair).items():
-                total[id] += gradient
+                if id in trained:
+                    total[id] += gradient
         return total
 
     def save(self, path: str | Path) -> tuple[Path, ...]:
