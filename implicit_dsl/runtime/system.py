@@ -175,7 +175,8 @@ class System:
 
         `u` are the inputs and `grad_y` = G the gradients at the outputs, each one tensor
         [batch, *shape] or a tuple of them. Of a weight that is made of parameters, by
-        `method = "parametrize"`, it is the gradient at the weight. Raises as `solve` does.
+        `method = "parametrize"` or in the sets `Orthogonal` and `Nonneg`, it is the gradient at
+        the weight. Raises as `solve` does.
         """
         inputs = self._inputs(u if isinstance(u, tuple) else (u,), {})
         G = _columns(_checked(grad_y if isinstance(grad_y, tuple) else (grad_y,), self.outputs))

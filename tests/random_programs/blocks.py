@@ -45,6 +45,7 @@ def _instance(draw: Draw, program: RandomProgram, given: list[str]) -> str:
     program.lines.append(f"layer {name} = {block}({arguments})")
     program.layers |= {f"{name}_{own}": make for own, make in inner.layers.items()}
     program.parameters |= {f"{name}_{own}": shape for own, shape in inner.parameters.items()}
+    program.made |= {f"{name}_{own}": matrix for own, matrix in inner.made.items()}
     program.instances[name] = (inner, settings)
     return name
 

@@ -55,6 +55,8 @@ class Matrices:
         self.program.lines.append(f"param {name}[{m}, {n}] in {member.text} = {start}")
         names = [name + ending for ending in member.tensors]
         self.program.parameters.update(zip(names, member.tensors.values()))
+        if not member.linear:
+            self.program.made[name] = lambda held: member.matrix([held])
         return name, lambda held: (
             member.matrix([getattr(held, own) for own in names]),
             torch.zeros(m, dtype=torch.float64),

@@ -74,6 +74,7 @@ class RandomProgram:
     applied: dict[str, Shape] = field(default_factory=dict)  # of each layer, what it takes
     parameters: dict[str, Shape] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
+    made: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)  # matrices not linear in these
     matrices: dict[str, str] = field(default_factory=dict)  # as they are written, and their names in the twin
     instances: dict[str, tuple[RandomProgram, dict[str, Any]]] = field(default_factory=dict)  # of blocks
     names: int = 0

@@ -20,6 +20,10 @@ class Member:
     tensors: dict[str, Shape]
     matrix: Callable[[Sequence[Tensor]], Tensor] = field(repr=False)
 
+    @property
+    def linear(self) -> bool:
+        return not self.text.startswith(("Orthogonal", "Nonneg"))
+
 
 def _where(text: str, mask: Tensor) -> Member:
     """The entries of a mask, row by row."""
