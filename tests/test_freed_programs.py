@@ -21,14 +21,24 @@ def freed(draw: st.DrawFn) -> RandomProgram:
     lines = []
     for line in program.lines:
         if line.startswith("input "):
-            sizes = re.findall(r"\d+", line[line.index("[") :])
+            name, _, behind = line.removeprefix("input ").partition("[")
+            sizes = program.inputs[name]
             some = [i for i in range(len(sizes)) if draw(st.booleans())] or [len(sizes) - 1]
-            shown = ", ".join("_" if i in some else size for i, size in enumerate(sizes))
-            line = f"{line[: line.index('[')]}[{shown}]"
-        elif line.startswith(("state ", "output ")):
-            line = re.sub(r"^state |(?<=\w)\[[\d, ]*\](?= [~=])", "", line)
+            shown = ", ".join("_" if i in some else str(size) for i, size in enumerate(sizes))
+            line = f"input {name}[{shown}]{behind[behind.rindex(']') + 1 :]}"
         lines.append(line)
-    return replace(program, lines=lines)
+    blocks = [re.sub(r"(?<=input \w\[)[\d, _]*(?=\])", _free, line) for line in program.head]
+    return replace(program, lines=[_bare(line) for line in lines], head=[_bare(line) for line in blocks])
+
+
+def _free(sizes: re.Match[str]) -> str:
+    """The input of a block takes what it is given."""
+    return re.sub(r"\d+", "_", sizes[0])
+
+
+def _bare(line: str) -> str:
+    """A line without the shape that it declares of a state or an output."""
+    return re.sub(r"^(\s*)(?:state |(output ))(\w+)\[[\d, ]*\](?= [~=])", r"\1\2\3", line)
 
 
 @given(freed())
@@ -44,7 +54,7 @@ def test_free_sizes_are_refused_or_right(program: RandomProgram) -> None:
     randomise(twin)
     have = module.state_dict()
     module.load_state_dict({key: value for key, value in twin.state_dict().items() if key in have})
-    inputs = [torch.randn(3, *shape, dtype=torch.float64) for shape in program.inputs.values()]
+    inputs = program.given(3)
 
     expected = twin(*inputs)
     assert_close(expected, outputs(module(*inputs)))
