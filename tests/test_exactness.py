@@ -8,14 +8,14 @@ import types
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from random_programs import RandomProgram, Twin, programs
+from random_programs import MAKERS, RandomProgram, Twin, programs, programs_with
 from torch import Tensor, nn
 
 import implicit_dsl
 
 TOLERANCE = 1e-12
 QUIET = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 
@@ -72,6 +72,19 @@ def test_the_module_computes_what_its_twin_does(program: RandomProgram) -> None:
 def test_the_sparse_system_has_the_same_solution(program: RandomProgram) -> None:
     module, twin, inputs = twins(program)
     assert_close(twin(*inputs), outputs(module.system().solve(*inputs)))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_each_kind_of_operation_computes_what_its_twin_does(kind: str) -> None:
+    @given(programs_with(kind))
+    @settings(QUIET, max_examples=8 * MAKERS[kind].often)
+    def check(program: RandomProgram) -> None:
+        module, twin, inputs = twins(program)
+        expected = twin(*inputs)
+        assert_close(expected, outputs(module(*inputs)))
+        assert_close(expected, outputs(module.system().solve(*inputs)))
+
+    check()
 
 
 @given(programs())

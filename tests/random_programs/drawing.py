@@ -8,14 +8,18 @@ from random_programs.activations import ACTIVATIONS
 from random_programs.program import Draw, Made, Makers, RandomProgram, Shape, show
 
 
-def input_shapes() -> st.SearchStrategy[Shape]:
-    """Vectors, signals and images."""
-    small = st.integers(1, 3)
-    return st.one_of(
-        st.tuples(st.integers(1, 6)),
-        st.tuples(small, st.integers(3, 8)),
-        st.tuples(small, st.integers(4, 8), st.integers(4, 8)),
-    )
+def value_input(draw: Draw, program: RandomProgram, name: str, axes: tuple[int, ...] = (1, 2, 3)) -> None:
+    """A vector, signal or image."""
+    small = st.integers(1, 4)
+    shapes: dict[int, st.SearchStrategy[Shape]] = {
+        1: st.tuples(st.integers(1, 6)),
+        2: st.tuples(small, st.integers(3, 8)),
+        3: st.tuples(small, st.integers(4, 8), st.integers(4, 8)),
+    }
+    shape = draw(shapes[draw(st.sampled_from(axes))])
+    program.inputs[name] = program.shapes[name] = shape
+    sizes = [program.number(draw, shape[0]), *map(str, shape[1:])]
+    program.lines.append(f"input {name}[{', '.join(sizes)}]")
 
 
 @st.composite

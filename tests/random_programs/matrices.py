@@ -130,4 +130,4 @@ def _expression(draw: Draw, program: RandomProgram, source: str, shape: Shape) -
     return f"{text}*{source}", (*shape[:-1], m), run
 
 
-MAKERS: Makers = {"matrix": Maker(_matrix), "matrices": Maker(_expression, often=2)}
+MAKERS: Makers = {"matrix": Maker(_matrix), "matrices": Maker(_expression, often=4)}
