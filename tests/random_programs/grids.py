@@ -157,9 +157,11 @@ def _around(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Ma
 @st.composite
 def _shuffle(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
     """Channels for a finer grid, or the other way round: the axes of the cells are moved."""
-    factor = draw(st.sampled_from([1, 2, 2, 3]))
     channels, height, width = shape
-    if height % factor == 0 and width % factor == 0 and draw(st.booleans()):
+    factor = draw(st.sampled_from([1, 2, 2, 3]))
+    dividing = [r for r in (2, 3, 4) if height % r == 0 and width % r == 0]
+    if dividing and draw(st.booleans()):
+        factor = draw(st.sampled_from(dividing))
         high, wide = height // factor, width // factor
         return (
             f"PixelUnshuffle({factor}) * {source}",
@@ -192,5 +194,5 @@ MAKERS: Makers = {
     "upsample": Maker(_upsample, axes=GRIDS),
     "interpolate": Maker(_interpolate, axes=GRIDS),
     "around": Maker(_around, axes=GRIDS),
-    "shuffle": Maker(_shuffle, axes=(3,)),
+    "shuffle": Maker(_shuffle, axes=(3,), often=2),
 }

@@ -40,9 +40,10 @@ class Matrices:
 
     def __init__(self, draw: Draw, program: RandomProgram) -> None:
         self.draw, self.program = draw, program
+        self.turned = 0  # how many transposes stand around
 
     def leaf(self, m: int, n: int) -> Written:
-        ways = [self._plain, self._member, self._member, self._layer, self._fixed]
+        ways = [self._member, self._member, self._member, self._plain, self._layer, self._fixed]
         return self.draw(st.sampled_from(ways))(m, n)
 
     def _plain(self, m: int, n: int) -> Written:
@@ -63,8 +64,11 @@ class Matrices:
         )
 
     def _layer(self, m: int, n: int) -> Written:
-        name = self.program.layer(f"Dense({n} => {m})", lambda: nn.Linear(n, m), (n,))
-        return name, lambda held: (getattr(held, name).weight, getattr(held, name).bias)
+        bias = self.turned < 2  # K'' is K again, offset and all
+        text = f"Dense({n} => {m}; bias = {str(bias).lower()})"
+        name = self.program.layer(text, lambda: nn.Linear(n, m, bias=bias), (n,))
+        none = torch.zeros(m, dtype=torch.float64)
+        return name, lambda held: (getattr(held, name).weight, getattr(held, name).bias if bias else none)
 
     def _fixed(self, m: int, n: int) -> Written:
         rows = [[self.draw(st.sampled_from([0, 1, -0.5, 2.0])) for _ in range(n)] for _ in range(m)]
@@ -98,7 +102,9 @@ class Matrices:
         return f"({one} {sign} {other})", lambda held: _after(a(held), b(held))
 
     def _transposed(self, m: int, n: int, depth: int) -> Written:
+        self.turned += 1
         text, a = self.expression(n, m, depth)
+        self.turned -= 1
         return f"{text}'", lambda held: (a(held)[0].T, torch.zeros(m, dtype=torch.float64))
 
     def _power(self, m: int, n: int, depth: int) -> Written:

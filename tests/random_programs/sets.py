@@ -107,7 +107,7 @@ def members(draw: Draw, m: int, n: int) -> Member:
         lambda: _where("UpperTriangular()", i <= j),
         lambda: _where("LowerTriangular()", i >= j),
         lambda: _gathered("Toeplitz()", m + n - 1, i - j + n - 1),
-        lambda: _low_rank(draw(st.integers(1, 2))),
+        lambda: _low_rank(draw(st.integers(1, min(m, n, 2)))),
         lambda: Member("Nonneg()", {"": (m, n)}, lambda held: torch.logaddexp(held[0], torch.zeros(()))),
         lambda: _sparse(draw, m, n),
         lambda: _banded(draw(st.integers(-2, 0)), draw(st.integers(0, 2))),
