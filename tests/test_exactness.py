@@ -77,7 +77,7 @@ def test_the_sparse_system_has_the_same_solution(program: RandomProgram) -> None
 @pytest.mark.parametrize("kind", MAKERS)
 def test_each_kind_of_operation_computes_what_its_twin_does(kind: str) -> None:
     @given(programs_with(kind))
-    @settings(QUIET, max_examples=8 * MAKERS[kind].often)
+    @settings(QUIET, max_examples=6 * MAKERS[kind].often)
     def check(program: RandomProgram) -> None:
         module, twin, inputs = twins(program)
         expected = twin(*inputs)

@@ -43,14 +43,14 @@ class Matrices:
         self.turned = 0  # how many transposes stand around
 
     def leaf(self, m: int, n: int) -> Written:
-        ways = [self._member, self._member, self._member, self._plain, self._layer, self._fixed]
+        ways = [self.member, self.member, self.member, self._plain, self._layer, self._fixed]
         return self.draw(st.sampled_from(ways))(m, n)
 
     def _plain(self, m: int, n: int) -> Written:
         name = self.program.parameter("W", (m, n))
         return name, lambda held: (getattr(held, name), torch.zeros(m, dtype=torch.float64))
 
-    def _member(self, m: int, n: int) -> Written:
+    def member(self, m: int, n: int) -> Written:
         member, name = self.draw(members(m, n)), self.program.fresh("M")
         start = "orthogonal()" if member.text == "Orthogonal()" else "normal(0.5)"
         self.program.lines.append(f"param {name}[{m}, {n}] in {member.text} = {start}")
@@ -125,9 +125,21 @@ def _after(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 @st.composite
+def _in_a_set(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
+    """A member of a set, square more often than not."""
+    m, n = draw(st.sampled_from([shape[-1], shape[-1], draw(st.integers(1, 4))])), shape[-1]
+    return _applied(Matrices(draw, program).member(m, n), source, shape, m)
+
+
+@st.composite
 def _expression(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
     m, n = draw(st.sampled_from([shape[-1], draw(st.integers(1, 4))])), shape[-1]
-    text, affine = Matrices(draw, program).expression(m, n, draw(st.integers(0, 2)))
+    written = Matrices(draw, program).expression(m, n, draw(st.integers(0, 2)))
+    return _applied(written, source, shape, m)
+
+
+def _applied(written: Written, source: str, shape: Shape, m: int) -> Made:
+    text, affine = written
 
     def run(held: Held, values: Values) -> Tensor:
         matrix, offset = affine(held)
@@ -136,4 +148,8 @@ def _expression(draw: Draw, program: RandomProgram, source: str, shape: Shape) -
     return f"{text}*{source}", (*shape[:-1], m), run
 
 
-MAKERS: Makers = {"matrix": Maker(_matrix), "matrices": Maker(_expression, often=4)}
+MAKERS: Makers = {
+    "matrix": Maker(_matrix),
+    "in a set": Maker(_in_a_set, often=4),
+    "matrices": Maker(_expression, often=3),
+}
