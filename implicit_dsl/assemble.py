@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from typing import Any
+
 from implicit_dsl.certify import Certified
-from implicit_dsl.graph import Edge, Node, Parameter, Role
+from implicit_dsl.graph import LONGEST_LINE, Edge, Node, Parameter, Role, SignalGraph
 from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor, Term
+from implicit_dsl.recurrence import Recurrence
 from implicit_dsl.source import Span
 
 
@@ -29,10 +33,15 @@ def assemble(certified: Certified) -> ImplicitModel:
         tuple(Loop(g.states, g.iterated, g.guarantee, g.rate) for g in certified.groups if g.iterated),
         graph.demands,
         certified.constraints,
+        tuple(
+            Recurrence(**{**_fields(one), "step": assemble(step)})
+            for one, step in zip(graph.recurrences, certified.steps)
+        ),
     )
 
 
-LONGEST_LINE = 400  # characters of the source that are kept for each block; a line may be a whole program
+def _fields(recurrence: Recurrence[SignalGraph]) -> dict[str, Any]:
+    return {field.name: getattr(recurrence, field.name) for field in fields(recurrence)}
 
 
 def _block(node: Node) -> Block:

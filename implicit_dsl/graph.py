@@ -17,12 +17,16 @@ from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
+from implicit_dsl.recurrence import Recurrence
 from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
 
 if TYPE_CHECKING:
     import networkx as nx
+
+
+LONGEST_LINE = 400  # characters of the source that are kept for each block; a line may be a whole program
 
 
 class Role(Enum):
@@ -127,7 +131,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class SignalGraph:
-    """Nodes in the order of the source, edges grouped by target, parameters in order of use."""
+    """Nodes in the order of the source, edges grouped by target, parameters in order of use.
+
+    Nodes that a recurrence gives have no edges.
+    """
 
     name: str
     doc: str | None
@@ -138,6 +145,7 @@ class SignalGraph:
     parameters: tuple[Parameter, ...]
     span: Span
     demands: Demands = NO_DEMANDS
+    recurrences: tuple[Recurrence[SignalGraph], ...] = ()
 
     @cached_property
     def by_name(self) -> dict[str, Node]:

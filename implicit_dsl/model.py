@@ -15,6 +15,7 @@ from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
+from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Dim, Shape, Size, Total, bind, bind_size, bind_some, count
 
@@ -147,6 +148,7 @@ class ImplicitModel:
     loops: tuple[Loop, ...] = ()
     demands: Demands = NO_DEMANDS
     constraints: tuple[Constraint, ...] = ()
+    recurrences: tuple[Recurrence[ImplicitModel], ...] = ()
 
     @property
     def summary(self) -> str:
@@ -256,6 +258,7 @@ class ImplicitModel:
             states=tuple(map(block, self.states)),
             outputs=tuple(map(block, self.outputs)),
             terms=tuple(replace(t, chain=tuple(map(operator, t.chain))) for t in self.terms),
+            recurrences=tuple(replace(one, step=one.step._bound(sizes)) for one in self.recurrences),
         )
 
     @property
@@ -286,6 +289,7 @@ class ImplicitModel:
             "terms": tuple((t.target, t.source, *map(_operator_data, t.chain)) for t in self.terms),
             "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
             **(self._loop_data() if self.loops else {}),
+            **({"recurrences": tuple(map(_recurrence_data, self.recurrences))} if self.recurrences else {}),
         }
 
     def _loop_data(self) -> dict[str, Any]:
@@ -314,7 +318,26 @@ class ImplicitModel:
                 for states, iterated, guarantee, rate in data.get("loops", ())
             ),
             Demands(tuple(map(_demand, data.get("wellposed", ())))),
+            recurrences=tuple(map(_recurrence, data.get("recurrences", ()))),
         )
+
+
+def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
+    step = recurrence.step.as_data()
+    return {
+        "name": recurrence.name,
+        "step": {key: value for key, value in step.items() if key != "tensors"},
+        "sequences": recurrence.sequences,
+        "same": recurrence.same,
+        "carried": tuple((carry.before, carry.now, carry.start) for carry in recurrence.carried),
+        "gives": recurrence.gives,
+    }
+
+
+def _recurrence(data: Mapping[str, Any]) -> Recurrence[ImplicitModel]:
+    carried = tuple(Carry(before, now, start) for before, now, start in data["carried"])
+    step = ImplicitModel.from_data({**data["step"], "tensors": ()})
+    return Recurrence(data["name"], step, data["sequences"], data["same"], carried, data["gives"])
 
 
 def _demand_data(demand: Demand) -> dict[str, Any]:

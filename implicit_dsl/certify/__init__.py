@@ -40,6 +40,7 @@ class Certified:
     graph: SignalGraph
     groups: tuple[Group, ...]
     constraints: tuple[Constraint, ...] = ()
+    steps: tuple[Certified, ...] = ()  # those of its recurrences
 
 
 def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
@@ -50,10 +51,15 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
     """
     components = schedule(graph)
     groups: list[Group] = []
-    refused = False
+    steps = [certify(one.step, findings) for one in graph.recurrences]
+    refused = None in steps
     for component in components:
         if not component.iterated:
             groups.append(Group(component.states, Guarantee.ACYCLIC))
+            continue
+        if stepped := _recurrent(graph, component):
+            findings.add(stepped)
+            refused = True
             continue
         found = prove(graph, component, _applying(graph, component))
         if isinstance(found, Diagnostic):
@@ -72,7 +78,25 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
     constraints = None if refused else _constraints(graph, loops, findings)
     if constraints is not None and graph.demands.sparse:
         constraints = _with_sparse(graph, constraints, findings)
-    return None if constraints is None else Certified(graph, tuple(groups), constraints)
+    if constraints is None:
+        return None
+    made = tuple(step for step in steps if step is not None)
+    every = dict.fromkeys((*constraints, *(one for step in made for one in step.constraints)))
+    return Certified(graph, tuple(groups), tuple(every), made)
+
+
+def _recurrent(graph: SignalGraph, component: Component) -> Diagnostic | None:
+    """A loop from the end of a recurrence back to its begin, which is not solved."""
+    for recurrence in graph.recurrences:
+        inside = next((name for name, *_ in recurrence.gives if name in component.states), None)
+        if inside is not None:
+            return Diagnostic(
+                "E0604",
+                f"the sequence `{inside}` depends on itself: a `recurrent` stands in a loop around it",
+                graph.by_name[inside].span,
+                help="an equilibrium in each step is an equation inside of the `recurrent`, without `prev`",
+            )
+    return None
 
 
 def _with_sparse(

@@ -36,6 +36,10 @@ def schedule(graph: SignalGraph) -> tuple[Component, ...]:
         for e in graph.edges
         if e.source is not None and e.source in rank and e.target in rank
     ]
+    for recurrence in graph.recurrences:
+        inner += [
+            (read, block) for read in recurrence.reads if read in rank for block, *_ in recurrence.gives
+        ]
     if all(rank[source] < rank[target] for source, target in inner):
         return tuple(Component((name,)) for name in rank)  # as written: the usual case
     order = _sorted({(name,): rank[name] for name in rank}, [((s,), (t,)) for s, t in inner])

@@ -11,6 +11,7 @@ from implicit_dsl.cli.report import Refusal, plural, show_findings
 from implicit_dsl.compiler import Checked, check
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.files import include_path
+from implicit_dsl.unroll import unrolled
 
 if TYPE_CHECKING:
     from implicit_dsl.certify import Certified
@@ -70,7 +71,7 @@ def bound(model: ImplicitModel, options: Namespace) -> ImplicitModel:
                 USAGE,
             )
     try:
-        made = model.bind(shapes)
+        made = unrolled(model.bind(shapes))
     except ValueError as error:
         raise Refusal(str(error), code=USAGE) from None
     for block in (*made.inputs, *made.states, *made.outputs):

@@ -14,11 +14,11 @@ import jinja2
 
 from implicit_dsl import __version__, _resources
 from implicit_dsl.emit.checks import checks
-from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers, structures
 from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.penalties import penalty
+from implicit_dsl.emit.recurrences import Recurrent
 from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
 from implicit_dsl.emit.structure import literals
 from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
@@ -75,11 +75,12 @@ def emit(
     needs torch alone.
     """
     names = Names.of(models, standalone)
-    forwards = [Network(model, names) for model in models]
+    forwards = [Recurrent(model, names) for model in models]
     views = [_view(model, forward, standalone) for model, forward in zip(models, forwards)]
     called = {name for forward in forwards for name in forward.runtime_calls}
     called |= {name for forward in forwards for name in forward.fusions.classes.values()}
-    called |= {name for model, forward in zip(models, forwards) for name in runtime_names(model, forward)}
+    writers = [writer for forward in forwards for writer in forward.writers]
+    called |= {name for writer in writers for name in runtime_names(writer.model, writer)}
     digest = source_digest(sources)
     carried = inlined(called, f"implicitc_{digest[:8]}", names) if standalone else Inlined([], [])
     environment = jinja2.Environment(
@@ -102,7 +103,7 @@ def emit(
     return stamp(text, __version__, sources[0].name, digest, command)
 
 
-def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
+def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
     several = len(model.outputs) > 1
     output_class = forward.names.class_of_outputs(model) if several else ""
     returns = output_class or "Tensor"
@@ -122,8 +123,12 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         projected="project" in methods,
         effective=effective(model, forward),
         penalty=penalty(model, forward),
-        loops=equilibria(model, forward),
-        stats=[f'"{loop.name}": self.{forward.attributes[loop.name]}.stats,' for loop in model.loops],
+        loops=[line for writer in forward.writers for line in equilibria(writer.model, writer)],
+        stats=[
+            f'"{loop.name}": self.{writer.attributes[loop.name]}.stats,'
+            for writer in forward.writers
+            for loop in writer.model.loops
+        ],
         arguments=", ".join(f"{name}: Tensor" for name in forward.inputs.values()) + given,
         returns=returns,
         forward_doc=forward_doc(model, forward.inputs),
@@ -136,8 +141,8 @@ def _view(model: ImplicitModel, forward: Network, standalone: bool) -> _View:
         system_doc='"""The exact matrices A, B, C and D of the current weights, in evaluation mode."""',
         system=_system_lines(model, output_class, standalone),
         certificate_type="Any" if standalone else "runtime.Certificate",
-        certify=_certify_lines(model, standalone) if model.loops else [],
-        functions=forward.functions(),
+        certify=_certify_lines(model, standalone),
+        functions=[line for writer in forward.writers for line in writer.functions()],
         runtime=forward.names,
     )
 
@@ -183,7 +188,7 @@ def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str
     wanted = {"from typing import Any", "import torch", "from torch import Tensor", "from torch import nn"}
     if any(view.fields for view in views):
         wanted.add("from typing import NamedTuple")
-    if any(view.loops for view in views):
+    if any("Mapping[" in view.arguments for view in views):
         wanted.add("from collections.abc import Mapping")
     if "F." in "\n".join(written) + "\n".join(carried.lines):
         wanted.add("import torch.nn.functional as F")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from implicit_dsl.emit.dense import DensePlan, dense_plan
@@ -17,22 +18,25 @@ from implicit_dsl.operators.base import Expression
 
 
 class Network(Forward):
-    """Writes `forward` of a model that may have loops, and a function for each sweep."""
+    """Writes `forward` of a model that may have loops, and a function for each sweep.
 
-    def __init__(self, model: ImplicitModel, names: Names) -> None:
+    No variable and no attribute has a name that is `taken`.
+    """
+
+    def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
         ids = [tensor.id for tensor in model.tensors if tensor.within is not None]
         ids += [id for made in model.constraints if made.method == "parametrize" for id in made.tensors]
         self.made = {id: f'weights["{id}"]' for id in ids}  # weights that are made of parameters
-        taken = ["weights"] if self.made else []
-        taken += ["x0", "starts", "weights"] if model.loops else []
-        super().__init__(model, names, dict(self.made), taken=taken)
+        words = ["weights"] if self.made else []
+        words += ["x0", "starts", "weights"] if model.loops else []
+        super().__init__(model, names, dict(self.made), taken=(*words, *taken))
         self.plans = {loop.name: plan(model, loop) for loop in model.loops}
         self.dense = {
             loop.name: found
             for loop in model.loops
             if not names.standalone and (found := dense_plan(model, loop, self.plans[loop.name])) is not None
         }
-        self.attributes = _attributes(model)
+        self.attributes = _attributes(model, taken)
         self._loop_of = {name: loop for loop in model.loops for name in loop.states}
         self._started: set[str] = set()
         self._incoming: dict[str, Expression] = {}  # what each loop gets from outside
@@ -129,7 +133,7 @@ class Network(Forward):
         self.model, self.explicit = outer, explicit
 
     def _call(self, loop: Loop, sweep: SweepPlan) -> None:
-        starts = [f'starts["{name}"]' for name in loop.iterated]
+        starts = [self._starting(name) for name in loop.iterated]
         batched = [self._incoming[made.name].text for made in sweep.injections]
         batched += [self.explicit[mask.id] for mask in sweep.masks]
         shared = [self.explicit.get(id, f"self.{id}") for id in sweep.tensors]
@@ -143,6 +147,10 @@ class Network(Forward):
             self._values[name] = Expression(variable)
             self._large |= {variable} if self._is_large else set()
 
+    def _starting(self, name: str) -> str:
+        """The first guess of a state that is iterated."""
+        return f'starts["{name}"]'
+
     def _dense_call(self, loop: Loop, sweep: SweepPlan, dense: DensePlan) -> None:
         made = dense.matrix(self.explicit)
         matrix = made.text
@@ -154,7 +162,7 @@ class Network(Forward):
         if dense.bias:
             incoming += " + " + " + ".join(self.explicit.get(id, f"self.{id}") for id in dense.bias)
         variable = self._variable(loop.name)
-        call = f'self.{self.attributes[loop.name]}({matrix}, {incoming}, starts["{loop.name}"])'
+        call = f"self.{self.attributes[loop.name]}({matrix}, {incoming}, {self._starting(loop.name)})"
         self._assign(variable, Expression(call), "")
         self._values[loop.name] = Expression(variable)
 
@@ -286,9 +294,9 @@ def convolves_images(sweep: SweepPlan) -> bool:
     return any(op.kind in ("conv", "conv_transpose") and len(op.source) == 3 for op in chained)
 
 
-def _attributes(model: ImplicitModel) -> dict[str, str]:
+def _attributes(model: ImplicitModel, others: Collection[str]) -> dict[str, str]:
     """The attribute that holds the equilibrium of each loop."""
-    taken = {tensor.id.split(".")[0] for tensor in model.tensors} | set(TAKEN_ATTRIBUTES)
+    taken = {tensor.id.split(".")[0] for tensor in model.tensors} | set(TAKEN_ATTRIBUTES) | set(others)
     found: dict[str, str] = {}
     for loop in model.loops:
         name = f"{identifier(loop.name)}_equilibrium".lstrip("_")

@@ -9,7 +9,12 @@ from implicit_dsl.emit.loops import function_name
 from implicit_dsl.model import ImplicitModel
 
 # What `forward` calls of the runtime, beside what fusions call: no local variable may have these names.
-CALLED_IN_FORWARD = ("channels_last", "first_guesses", "require", "update_statistics")
+CALLED_IN_FORWARD = ("channels_last", "first_guesses", "last", "require", "stack", "update_statistics")
+
+
+def with_steps(model: ImplicitModel) -> list[ImplicitModel]:
+    """A model, and the steps of its recurrences."""
+    return [model, *(part for one in model.recurrences for part in with_steps(one.step))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,9 @@ class Names:
         own = {"_NUMBERS", "_STRUCTURES", *plain.models}
         for model in models:
             own.add(plain.class_of_outputs(model))
-            for loop in model.loops:
-                own |= {f"{function_name(model, loop)}{suffix}" for suffix in ("", "_affine", "_phi")}
+            for part in with_steps(model):
+                for loop in part.loops:
+                    own |= {f"{function_name(part, loop)}{suffix}" for suffix in ("", "_affine", "_phi")}
         return replace(plain, own=frozenset(own))
 
     def __call__(self, name: str) -> str:

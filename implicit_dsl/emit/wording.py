@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
+from typing import Any
 
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.header import one_line
 from implicit_dsl.model import Block, Holder, ImplicitModel, Loop, Tensor
 from implicit_dsl.operators.functions import claims
+from implicit_dsl.recurrence import Recurrence
 from implicit_dsl.shapes import Shape, show
 
 WIDTH = 110
@@ -35,12 +37,12 @@ def _closed(line: str) -> str:
     return line[:-1] + '\\"' if line.endswith('"') and not line.endswith('\\"') else line
 
 
-def place(thing: Block | Holder | Tensor) -> str:
+def place(thing: Block | Holder | Tensor | Recurrence[Any]) -> str:
     """`line 9`, or `blocks.impl:9` if it was imported from there."""
     return f"{one_line(thing.file)}:{thing.line}" if thing.file else f"line {thing.line}"
 
 
-def comment(block: Block) -> str:
+def comment(block: Block | Recurrence[Any]) -> str:
     """Where a state comes from: its line of the source, shortened to fit."""
     text = f"# {place(block)}: {one_line(block.text[:WIDTH])}"
     return text if len(text) <= WIDTH - INDENT else text[: WIDTH - INDENT - 1].rstrip() + "…"

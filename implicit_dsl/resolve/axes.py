@@ -9,6 +9,7 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import instead, problem
+from implicit_dsl.resolve.recurrence import at_the_last_step
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import REST, ParameterValue, describe
@@ -83,6 +84,30 @@ def over_axes(context: Context, kind: str, arguments: Arguments, span: Span) -> 
     if len(set(axes)) != len(axes):
         raise problem("E0206", f"`{kind}` names each axis once", place)
     return apply.linear(context, kind, {"axes": tuple(axes)}, wire, span) if axes else wire
+
+
+def reverse(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    """`reverse(x)`: from the end, along the first axis or `dim`."""
+    dim, place = arguments.keywords.pop("dim", (1, span))
+    arguments.no_keywords("reverse")
+    arity("reverse", arguments, 1, 1, span)
+    wire = _value(context, arguments, "reverse")
+    if not wire.shape:
+        raise problem("E0206", "one number has no axis to reverse", span, labels=origin_label(wire, span))
+    return apply.linear(context, "reverse", {"axis": _axis(dim, place, wire)}, wire, span)
+
+
+def last(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
+    """`last(h)`: the last entry of a sequence; of what a `recurrent` computes, also if there are no steps."""
+    arguments.no_keywords("last")
+    arity("last", arguments, 1, 1, span)
+    wire = _value(context, arguments, "last")
+    if wire.kind == "steps":
+        return at_the_last_step(context, wire, span)
+    if not wire.shape:
+        raise problem("E0206", "one number has no last entry", span, labels=origin_label(wire, span))
+    slices = (-1, *[None] * (len(wire.shape) - 1))
+    return apply.linear(context, "select", {"slices": slices}, wire, span)
 
 
 def _size(value: object, place: Span) -> int:

@@ -326,6 +326,9 @@ _FUNCTIONS: dict[str, Run] = {
     "permute": axes.permute,
     "transpose": axes.transpose,
     "expand": _expand,
+    "reverse": axes.reverse,
+    "last": axes.last,
+    "prev": _unreachable,
     "chain": _chain,
     "I": _identity_matrix,
     "ifelse": _unreachable,
@@ -374,9 +377,6 @@ BUILTINS: dict[str, Any] = {
 
 LATER = frozenset(
     [
-        "prev",
-        "last",
-        "reverse",
         "opnorm",
         "norm",
         "spectral",

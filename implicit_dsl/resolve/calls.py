@@ -11,9 +11,11 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.functions import as_activation
+from implicit_dsl.resolve.indexing import named_definition
 from implicit_dsl.resolve.instantiate import apply_instance
 from implicit_dsl.resolve.matrices import apply_matrix
 from implicit_dsl.resolve.problem import Problem, later, problem, quoted
+from implicit_dsl.resolve.recurrence import before
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.values import (
     REST,
@@ -34,6 +36,7 @@ from implicit_dsl.resolve.values import (
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
 
+LONGEST_LAG = 1000  # steps that `prev` looks back
 DEEPEST_CALLS = 40  # functions calling functions
 
 
@@ -44,6 +47,8 @@ class _CallTag(int):
 def evaluate_call(context: Context, node: s.Call, environment: Environment) -> Any:
     """The value of `f(a, b; k = 1)`."""
     function = context.evaluate(node.function, environment)
+    if isinstance(function, Builtin) and function.name == "prev":
+        return _prev(context, node, environment)
     if isinstance(function, Builtin) and function.name == "ifelse" and len(node.arguments) == 3:
         return _ifelse(context, node, environment)
     if node.elementwise:
@@ -67,6 +72,34 @@ def evaluate_call(context: Context, node: s.Call, environment: Environment) -> A
             return _instance(context, function, arguments, node, environment)
         case _:
             return call_value(context, function, arguments, node.span, environment)
+
+
+def _prev(context: Context, node: s.Call, environment: Environment) -> Wire:
+    """`prev(h)`, `prev(h, 2)`: h is not evaluated, as it may be what reads its own past."""
+    if node.keywords or not 1 <= len(node.arguments) <= 2:
+        raise problem("E0104", "`prev` takes a state, and how many steps before", node.span)
+    target, *rest = node.arguments
+    definition = named_definition(context, target, environment)
+    body = definition.body if definition is not None else None
+    if definition is None or body is None or body.recurrence is None or definition.kind not in ("~", "="):
+        raise _no_past(target, node.span, environment)
+    lag = context.evaluate(rest[0], environment) if rest else 1
+    if isinstance(lag, bool) or not isinstance(lag, int) or not 1 <= lag <= LONGEST_LAG:
+        raise problem("E0205", f"a lag is a whole number from 1 to {LONGEST_LAG}", rest[0].span)
+    return before(context, definition, lag, node.span)
+
+
+def _no_past(target: s.Expression, span: Span, environment: Environment) -> Problem:
+    """`prev` of what is no name of a step."""
+    if environment.body is not None and environment.body.recurrence is not None:
+        return problem("E0602", "`prev` takes a name that is defined in the step", target.span)
+    return problem(
+        "E0602",
+        f"`prev({quoted(target.span)})` outside of `recurrent`",
+        span,
+        help="put the equation in `recurrent x over u … end`; "
+        f"for an equilibrium write `{quoted(target.span)}` alone",
+    )
 
 
 def _ifelse(context: Context, node: s.Call, environment: Environment) -> Any:

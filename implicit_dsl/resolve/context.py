@@ -177,7 +177,9 @@ class Context:
     ) -> Wire:
         """A new value of the network, in the equation under evaluation."""
         self.step(span, WIRE)
-        if operator is None or not OPERATORS[operator.kind].takes_tokens:
+        sources = tuple(self.network.here(source) for source in sources)
+        takes_tokens = kind == "recurrence" if operator is None else OPERATORS[operator.kind].takes_tokens
+        if not takes_tokens:
             for source in sources:
                 refuse_tokens(source, span)
         return self.network.add(

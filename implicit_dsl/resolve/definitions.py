@@ -10,7 +10,6 @@ from typing import Any
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply
-from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context, refuse_tokens
 from implicit_dsl.resolve.inputs import make_input
@@ -18,8 +17,9 @@ from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import check_declared
 from implicit_dsl.resolve.order import needed_first
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
-from implicit_dsl.resolve.scope import DeclaredShape
+from implicit_dsl.resolve.recurrence import at_all_steps, one_step
 from implicit_dsl.resolve.sets import constrained, parameter
+from implicit_dsl.resolve.starts import start_numbers
 from implicit_dsl.resolve.values import (
     Definition,
     Function,
@@ -58,9 +58,9 @@ def _force(context: Context, definition: Definition) -> Any:
         raise Poisoned
     definition.status = "active"
     context.active.append(definition)
-    outer = context.frames
+    outer, network = context.frames, context.network
     if definition.body is not None:
-        context.frames = definition.body.frames
+        context.frames, context.network = definition.body.frames, definition.body.network
     try:
         definition.value = _RULES[definition.kind](context, definition)
         definition.status = "done"
@@ -71,7 +71,7 @@ def _force(context: Context, definition: Definition) -> Any:
         if definition.status == "active":
             definition.status, context.poisoned = "poisoned", True
         context.active.pop()
-        context.frames = outer
+        context.frames, context.network = outer, network
     return definition.value
 
 
@@ -105,7 +105,8 @@ def introduce(context: Context, definition: Definition, reads_itself: bool = Fal
     declared = definition.declared_shape
     if definition.wire is not None or declared is None or definition.body is None:
         return definition.wire
-    outer, context.frames = context.frames, definition.body.frames
+    outer, network = context.frames, context.network
+    context.frames, context.network = definition.body.frames, definition.body.network
     try:
         shape = _whole(definition, sizes(context, declared), reads_itself)
         if shape is None:
@@ -119,7 +120,7 @@ def introduce(context: Context, definition: Definition, reads_itself: bool = Fal
     except Problem:
         return None  # reported when the equation is read
     finally:
-        context.frames = outer
+        context.frames, context.network = outer, network
 
 
 def _whole(definition: Definition, expected: tuple[Dim | None, ...], guess: bool) -> Shape | None:
@@ -145,7 +146,7 @@ def _equation(context: Context, definition: Definition) -> Wire:
         expected = sizes(context, declared)
         apply.check_size(tuple(s for s in expected if s is not None), declared.span, "a state")
     value = context.evaluate(definition.expression, definition.environment)
-    drive = _as_wire(context, definition, value)
+    drive = context.network.here(_as_wire(context, definition, value))
     refuse_tokens(drive, definition.expression.span)
     if declared is not None:
         check_declared(context, definition, declared, drive)
@@ -154,36 +155,10 @@ def _equation(context: Context, definition: Definition) -> Wire:
         wire = context.wire("state", drive.shape, definition.span)
         wire.name, wire.declared = label, True
     wire.drive = drive
-    if declared is not None and declared.start is not None:
-        wire.start = _start(context, declared, definition, wire.shape)
+    stepped = definition.body.recurrence is not None  # then the recurrence says what starts
+    if declared is not None and declared.start is not None and not stepped:
+        wire.start = start_numbers(context, declared, definition, wire.shape)
     return wire
-
-
-def _start(
-    context: Context, declared: DeclaredShape, definition: Definition, shape: Shape
-) -> tuple[float, ...]:
-    """`state x[4] = 0.5`: where a solver starts, one number or one for each entry of a vector."""
-    expression = declared.start
-    assert expression is not None
-    value = context.evaluate(expression, declared.environment)
-    span = expression.span
-    if isinstance(value, Initialiser) and value.name in ("zeros", "ones", "constant"):
-        value = value.numbers[0] if value.numbers else float(value.name == "ones")
-    if is_number(value):
-        return (apply.finite(value, span),)
-    if isinstance(value, (tuple, range)) and len(shape) == 1 and all(map(is_number, value)):
-        if len(value) != shape[0]:
-            raise problem(
-                "E0202", f"`{definition.shown}` is {show(shape)}, and this has {len(value)} numbers", span
-            )
-        return tuple(apply.finite(number, span) for number in value)
-    raise problem(
-        "E0207",
-        f"`{definition.shown}` starts from numbers known at compile time",
-        span,
-        f"this is {describe(value)}",
-        help=f"write `0`, or a list of as many numbers; its equation is `{definition.shown} ~ …`",
-    )
 
 
 def _named(context: Context, definition: Definition) -> Any:
@@ -309,4 +284,6 @@ _RULES: dict[str, Callable[[Context, Definition], Any]] = {
     "param": _parameter,
     "layer": _layer,
     "function": _function,
+    "step": one_step,
+    "steps": at_all_steps,
 }

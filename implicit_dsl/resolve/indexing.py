@@ -8,7 +8,7 @@ from typing import Any
 from implicit_dsl import syntax as s
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.lookup import no_equation, scoped, use
+from implicit_dsl.resolve.lookup import find, no_equation, scoped, use
 from implicit_dsl.resolve.problem import Poisoned, did_you_mean, instead, problem
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment, Key
@@ -45,7 +45,9 @@ def evaluate_index(context: Context, node: s.Index, environment: Environment) ->
 def is_member(node: s.Index, environment: Environment) -> bool:
     """Whether `h[i]` is a member of a family, and not an item of something bound in a scope."""
     body = environment.body
-    if body is None or not isinstance(node.value, s.Name) or node.value.name not in body.families:
+    if body is None or not isinstance(node.value, s.Name):
+        return False
+    if node.value.name not in body.holding(node.value.name).families:
         return False
     return scoped(node.value.name, environment) is None
 
@@ -72,10 +74,22 @@ def check_label(value: object, span: Span) -> None:
         )
 
 
+def named_definition(context: Context, node: s.Expression, environment: Environment) -> Definition | None:
+    """The definition that a name or a member of a family means, without its value."""
+    if isinstance(node, s.Name):
+        found = find(node.name, environment)
+        return found if isinstance(found, Definition) else None
+    if isinstance(node, s.Index) and is_member(node, environment):
+        assert environment.body is not None and isinstance(node.value, s.Name)
+        body = environment.body.holding(node.value.name)
+        return body.definitions.get((node.value.name, *labels(context, node.subscripts, environment)))
+    return None
+
+
 def _member(context: Context, node: s.Index, environment: Environment) -> Any:
-    body = environment.body
-    assert body is not None and isinstance(node.value, s.Name)
+    assert environment.body is not None and isinstance(node.value, s.Name)
     name = node.value.name
+    body = environment.body.holding(name)
     members = body.families[name]
     rank = len(next(iter(members))) - 1
     key = (name, *labels(context, node.subscripts[:rank], environment))

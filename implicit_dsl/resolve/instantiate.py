@@ -35,7 +35,8 @@ def apply_instance(
             help=f"does `{name}` contain itself?",
         )
     context.step(span, BLOCK)
-    body = Body(instance, _state_path(context, instance), (Label(span, f"`{name}`"), *context.frames), depth)
+    frames = (Label(span, f"`{name}`"), *context.frames)
+    body = Body(instance, _state_path(context, instance), frames, depth, context.network)
     parts = parts_of(context, instance.template, instance.arguments, body)
     announced = [name for statements, _ in parts for name in outputs_in(statements)]
     body.sole = announced[0] if len(announced) == 1 else ""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from implicit_dsl.graph import Edge, Node, Role
+from implicit_dsl.graph import LONGEST_LINE, Edge, Node, Role, SignalGraph
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import Operator
-from implicit_dsl.resolve.wires import Network, Wire
+from implicit_dsl.recurrence import Carry, Recurrence
+from implicit_dsl.resolve.wires import Carried, Network, Step, Wire
 from implicit_dsl.source import Span
 
 MOST_SPREAD = 8  # terms that a reshape or factor is applied to one by one, and operators in a chain
@@ -35,12 +36,14 @@ class _Lift:
 
     network: Network
     reached: set[Wire]
+    roots: tuple[Wire, ...] = ()  # of a step: what has to be a block of its own
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     forms: dict[Wire, _Form] = field(default_factory=dict)
     drives: dict[Wire, list[Wire]] = field(default_factory=dict)  # value -> states whose equation it is
     taken: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=dict)
+    recurrences: list[Recurrence[SignalGraph]] = field(default_factory=list)
 
     def run(self) -> None:
         wires = [wire for wire in self.network.wires if wire in self.reached]
@@ -60,6 +63,8 @@ class _Lift:
             for state in self.drives.get(wire, ()):
                 if not self.absorbed(wire):
                     self.node(state, None, self.forms[wire])
+        for wire in self.roots:
+            self.block(wire)
         for name, wire, span in self.network.outputs:
             self.nodes.append(Node(name, Role.OUTPUT, wire.shape, None, True, span))
             self.connect(name, self.forms[wire])
@@ -94,6 +99,13 @@ class _Lift:
                 self.forms[wire] = tuple(t for part in wire.sources for t in self.forms[part])
             case "linear":
                 self.forms[wire] = self.applied(wire)
+            case "recurrence":
+                self.recurrence(wire)
+            case "steps" | "last":
+                self.name(wire)
+                made = Node(wire.name, Role.STATE, wire.shape, None, wire.declared, wire.span, wire.path)
+                self.nodes.append(made)
+                self.forms[wire] = _read(wire.name, wire.span)
         if wire.kind in ("sum", "cat", "linear"):
             if self.absorbed(wire):
                 self.node(self.drives[wire][0], None, self.forms[wire])
@@ -147,6 +159,47 @@ class _Lift:
         self.node(wire, None, form)
         self.forms[wire] = _read(wire.name, wire.span)
         return self.forms[wire]
+
+    def block(self, wire: Wire) -> str:
+        """The block that a value is, as a state of its own if need be."""
+        (term,) = self.lift(wire)
+        assert term.source is not None, "a lifted value is a block"
+        return term.source
+
+    # ------------------------------------------------------------------ recurrences
+
+    def recurrence(self, wire: Wire) -> None:
+        """The graph of a step, and how it is tied to this one. What it gives is named by the wires behind."""
+        step = wire.step
+        assert step is not None
+        given = [other for other in self.network.wires if other in self.reached and other.step is step]
+        given = [other for other in given if other is not wire]
+        roots = tuple(dict.fromkeys(_of_step(other) for other in given))
+        reached = _reach_step(step, roots)
+        inner = _Lift(step.network, reached, (*roots, *_nows(step, reached)))
+        inner.run()
+        for other in given:
+            self.name(other)
+        name, span = given[0].name, step.span
+        graph = SignalGraph(name, None, (), tuple(inner.nodes), tuple(inner.edges), (), (), span)
+        made = Recurrence(
+            name,
+            replace(graph, recurrences=tuple(inner.recurrences)),
+            tuple((one.name, self.block(of)) for one, of in step.read if one in reached),
+            tuple((one.name, self.block(of)) for of, one in step.network.captured.items() if one in reached),
+            tuple(self.carry(one, inner) for one in step.carried.values() if one.before in reached),
+            tuple((other.name, inner.block(_of_step(other)), other.kind == "steps") for other in given),
+            span.line,
+            span.source.line_text(span.line, most=LONGEST_LINE).strip(),
+            span.source.title,
+        )
+        self.recurrences.append(made)
+
+    def carry(self, one: Carried, inner: _Lift) -> Carry:
+        """What a step reads of the one before."""
+        assert one.now is not None
+        start = self.block(one.start) if isinstance(one.start, Wire) else one.start
+        return Carry(one.before.name, inner.block(one.now), start)
 
     # ------------------------------------------------------------------ names
 
@@ -215,10 +268,41 @@ def _read(name: str, span: Span) -> _Form:
     return (_Term(name, (), span),)
 
 
+def _of_step(wire: Wire) -> Wire:
+    """The value of a step that a sequence, or its last entry, is made of."""
+    assert wire.given is not None
+    return wire.given
+
+
+def _nows(step: Step, reached: set[Wire]) -> tuple[Wire, ...]:
+    """What the next step reads."""
+    return tuple(one.now for one in step.carried.values() if one.before in reached and one.now is not None)
+
+
+def _reach_step(step: Step, roots: tuple[Wire, ...]) -> set[Wire]:
+    """The wires of a step that some of its values depend on, at this step or at those before."""
+    reached: set[Wire] = set()
+    taken: set[Wire] = set()
+    new = list(roots)
+    while new:
+        _mark(new, reached)
+        taken.update(new)
+        new = [wire for wire in dict.fromkeys(_nows(step, reached)) if wire not in taken]
+    return reached
+
+
 def _reach(network: Network) -> set[Wire]:
     """The wires that outputs depend on; counts how often each is read by them."""
     reached: set[Wire] = set()
-    waiting = [wire for _, wire, _ in network.outputs]
+    _mark([wire for _, wire, _ in network.outputs], reached)
+    # inputs exist whether they are read or not
+    reached.update(wire for wire in network.wires if wire.kind == "input")
+    return reached
+
+
+def _mark(roots: list[Wire], reached: set[Wire]) -> None:
+    """Add what some wires depend on."""
+    waiting = list(roots)
     for wire in waiting:
         wire.uses += 1
     while waiting:
@@ -229,13 +313,10 @@ def _reach(network: Network) -> set[Wire]:
         for source in wire.sources if wire.drive is None else (wire.drive,):
             source.uses += 1
             waiting.append(source)
-    # inputs exist whether they are read or not
-    reached.update(wire for wire in network.wires if wire.kind == "input")
-    return reached
 
 
-def lift(network: Network) -> tuple[tuple[Node, ...], tuple[Edge, ...]]:
-    """The nodes and edges of the graph, in the order of the source."""
+def lift(network: Network) -> tuple[tuple[Node, ...], tuple[Edge, ...], tuple[Recurrence[SignalGraph], ...]]:
+    """The nodes and edges of the graph, in the order of the source, and its recurrences."""
     lifting = _Lift(network, _reach(network))
     lifting.run()
-    return tuple(lifting.nodes), tuple(lifting.edges)
+    return tuple(lifting.nodes), tuple(lifting.edges), tuple(lifting.recurrences)

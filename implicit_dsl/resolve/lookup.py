@@ -30,7 +30,7 @@ def find(name: str, environment: Environment) -> Any:
     """The binding of a name (a Definition is still to be forced), or None."""
     found = scoped(name, environment)
     if found is None and environment.body is not None:
-        found = environment.body.definitions.get((name,))
+        found = environment.body.holding(name).definitions.get((name,))
     if found is None:
         found = environment.module.names.get(name)
     return BUILTINS.get(name) if found is None else found
@@ -43,7 +43,7 @@ def evaluate_name(context: Context, node: s.Name, environment: Environment) -> A
     found = find(node.name, environment)
     if isinstance(found, Definition):
         return use(context, found, node.span)
-    body = environment.body
+    body = environment.body.holding(node.name) if environment.body is not None else None
     if found is not None and (body is None or node.name not in body.families):
         return found
     if body is not None:

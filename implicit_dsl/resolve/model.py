@@ -12,6 +12,7 @@ from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.recurrence import Recurrence
 from implicit_dsl.resolve.annotations import assembled, demands, read
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.arguments import Arguments, bind_template
@@ -74,7 +75,7 @@ def _resolve(
         if key in formals:
             given.keywords[key] = (context.evaluate(expression, module_scope), expression.span)
     bound = bind_template(context, value, given, template.header)
-    body = Body(Instance(value, bound, "", "", template.name.span), "", (), 0)
+    body = Body(Instance(value, bound, "", "", template.name.span), "", (), 0, context.network)
     parts = parts_of(context, value, bound, body)
     announce(context, body, parts)
     claim_variables(context, body)
@@ -92,14 +93,17 @@ def _resolve(
             notes=("the size of the batch is that of the inputs",),
             help="write `input u[…]`; what is computed from parameters alone is no model",
         )
-    found, edges = lift(context.network)
+    found, edges, recurrences = lift(context.network)
     nodes = in_order(body, found)
-    asked = demands(context, requests, nodes, edges)
+    every = [graph for one in recurrences for graph in _graphs(one)]
+    all_nodes = (*nodes, *(node for graph in every for node in graph.nodes))
+    all_edges = (*edges, *(edge for graph in every for edge in graph.edges))
+    asked = demands(context, requests, all_nodes, all_edges)
     if context.sparse or context.penalties:
-        used = {id for edge in edges for id in edge.parameters}
+        used = {id for edge in all_edges for id in edge.parameters}
         penalties = tuple(term for term in context.penalties if set(term.tensors) <= used)
         asked = replace(asked, sparse=assembled(context, context.sparse, nodes, edges), penalties=penalties)
-    graph = _graph(context, body, template, name, bound, nodes, edges, asked)
+    graph = _graph(context, body, template, name, bound, nodes, edges, recurrences, asked)
     return None if context.findings.errors > before else graph
 
 
@@ -151,11 +155,14 @@ def _graph(
     bound: dict[str, Any],
     nodes: tuple[Node, ...],
     edges: tuple[Edge, ...],
+    recurrences: tuple[Recurrence[SignalGraph], ...],
     asked: Demands,
 ) -> SignalGraph:
-    used = {id for edge in edges for id in edge.parameters}
-    _warn_unused(context, body, nodes, edges, used)
-    return SignalGraph(
+    steps = [graph for one in recurrences for graph in _graphs(one)]
+    every = (*edges, *(edge for step in steps for edge in step.edges))
+    used = {id for edge in every for id in edge.parameters}
+    _warn_unused(context, body, nodes, edges, recurrences, used)
+    graph = SignalGraph(
         name,
         template.doc,
         tuple((key, _shown(value)) for key, value in bound.items()),
@@ -176,6 +183,22 @@ def _graph(
         template.header,
         asked,
     )
+    return replace(graph, recurrences=tuple(_within(one, graph) for one in recurrences))
+
+
+def _graphs(recurrence: Recurrence[SignalGraph]) -> list[SignalGraph]:
+    """The graph of its step, and those of recurrences in it."""
+    return [recurrence.step, *(graph for one in recurrence.step.recurrences for graph in _graphs(one))]
+
+
+def _within(recurrence: Recurrence[SignalGraph], graph: SignalGraph) -> Recurrence[SignalGraph]:
+    """A recurrence whose step knows the parameters and demands of the model."""
+    inner = tuple(_within(one, graph) for one in recurrence.step.recurrences)
+    name = f"{graph.name}.{recurrence.name}"
+    step = replace(
+        recurrence.step, name=name, parameters=graph.parameters, demands=graph.demands, recurrences=inner
+    )
+    return replace(recurrence, step=step)
 
 
 def _held(operator: Operator, layer: str, used: set[str]) -> Operator:
@@ -214,7 +237,12 @@ def _shown(value: Any, room: int = LONGEST) -> str:
 
 
 def _warn_unused(
-    context: Context, body: Body, nodes: tuple[Node, ...], edges: tuple[Edge, ...], used: set[str]
+    context: Context,
+    body: Body,
+    nodes: tuple[Node, ...],
+    edges: tuple[Edge, ...],
+    recurrences: tuple[Recurrence[SignalGraph], ...],
+    used: set[str],
 ) -> None:
     """What the model itself declares and no output depends on; blocks may have more than is needed."""
 
@@ -223,7 +251,7 @@ def _warn_unused(
             help = f"{hint}, or silence this with `@allow unused_{kind}`"
             context.report(Diagnostic(code, message, span, help=help))
 
-    read = {edge.source for edge in edges}
+    read = {edge.source for edge in edges} | {name for one in recurrences for name in one.reads}
     for node in nodes:
         if node.role is Role.INPUT and node.name not in read:
             warn("W0101", "input", f"input `{node.name}` is never used", node.span, "remove it")

@@ -57,9 +57,9 @@ def _reads(context: Context, definition: Definition) -> Iterator[Definition]:
 
 
 def _member(context: Context, node: s.Index, environment: Environment) -> Iterator[Definition]:
-    body = environment.body
-    assert body is not None and isinstance(node.value, s.Name)
+    assert environment.body is not None and isinstance(node.value, s.Name)
     name = node.value.name
+    body = environment.body.holding(name)
     rank = len(next(iter(body.families[name]))) - 1
     try:
         key = (name, *labels(context, node.subscripts[:rank], environment))

@@ -7,8 +7,9 @@ from typing import Any
 
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve.values import Definition, Instance
+from implicit_dsl.resolve.wires import Network, Step, Wire
 from implicit_dsl.source import Source, Span
-from implicit_dsl.syntax import Annotation, Expression, Program
+from implicit_dsl.syntax import Annotation, Expression, Program, Recurrent
 
 Key = tuple[Any, ...]
 
@@ -59,6 +60,7 @@ class Body:
     state_path: str  # what the names of its states begin with
     frames: tuple[Label, ...]  # how it came to be, outermost last
     depth: int
+    network: Network  # that its values belong to
     definitions: dict[Key, Definition] = field(default_factory=dict)
     families: dict[str, dict[Key, None]] = field(default_factory=dict)  # members in order
     shapes: dict[Key, DeclaredShape] = field(default_factory=dict)
@@ -69,12 +71,37 @@ class Body:
     allowed: set[str] = field(default_factory=set)  # warnings that were switched off
     broken: set[str] = field(default_factory=set)  # names with a declaration that was refused
     sole: str = ""  # of a block: its output, if it has one
+    outer: Body | None = None  # of a step: the body that the `recurrent` stands in
+    recurrence: Recurrence | None = None  # of a step: what it is a step of
+
+    def holding(self, name: str) -> Body:
+        """The body, this one or one around it, that has a name; this one if none has."""
+        body: Body | None = self
+        while body is not None:
+            if (name,) in body.definitions or name in body.families or (name,) in body.shapes:
+                return body
+            if name in body.broken:
+                return body
+            body = body.outer
+        return self
 
     def label(self, name: str) -> str:
         """The full name of a state of this body. The one output of a block is called like the block."""
         if self.state_path and name == self.sole:
             return self.state_path
         return f"{self.state_path}.{name}" if self.state_path else name
+
+
+@dataclass(eq=False, slots=True)
+class Recurrence:
+    """A `recurrent` that was read: its step, which is evaluated when a value of it is first needed."""
+
+    statement: Recurrent
+    body: Body  # of the step
+    environment: Environment  # that the statement stands in
+    step: Step
+    definitions: list[Definition] = field(default_factory=list)  # of the step, in the order of the text
+    wire: Wire | None = None  # what stands for all of it, once that is known
 
 
 @dataclass(frozen=True, slots=True)

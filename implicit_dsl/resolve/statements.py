@@ -17,11 +17,20 @@ from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.annotations import annotate
 from implicit_dsl.resolve.constants import is_open, items, truth
 from implicit_dsl.resolve.context import REFUSED, STATEMENT, Context
-from implicit_dsl.resolve.declarations import check_name, check_variable, declare, enter, family, formals
+from implicit_dsl.resolve.declarations import (
+    check_name,
+    check_variable,
+    declare,
+    enter,
+    family,
+    formals,
+    twice,
+)
 from implicit_dsl.resolve.defined import names_defined, outputs_in
 from implicit_dsl.resolve.indexing import labels
 from implicit_dsl.resolve.lookup import between, no_equation
 from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem
+from implicit_dsl.resolve.recurrence import given, recurrence, scope
 from implicit_dsl.resolve.scope import Body, Environment, Key
 from implicit_dsl.resolve.values import Definition, Function, show_key
 from implicit_dsl.source import Span
@@ -124,7 +133,7 @@ def _is_plain(statement: s.Statement) -> bool:
             return statement.family is None or statement.kind == "input"
         case s.Equation() | s.Definition():
             return not isinstance(statement.target, s.Index)
-        case s.For() | s.If():
+        case s.For() | s.If() | s.Recurrent():
             return False
         case _:
             return True
@@ -142,7 +151,7 @@ def _plain(
             annotate(context, body, statement, environment)
         case s.Bare():
             _bare(context, statement)
-        case s.Recurrent() | s.Ode() | s.Open():
+        case s.Ode() | s.Open():
             what = type(statement).__name__.lower()
             head = Span(statement.span.source, statement.span.start, statement.span.start + len(what))
             raise later(f"`{what}`", head)
@@ -151,7 +160,7 @@ def _plain(
             raise problem(
                 "E0309", f"`{what}` stands at the top of a file, not inside of a model", statement.span
             )
-        case s.For() | s.If():
+        case s.For() | s.If() | s.Recurrent():
             raise AssertionError("control flow is not plain")
 
 
@@ -172,8 +181,32 @@ def _dependent(
                 if branch.condition is None or truth(context, branch.condition, environment):
                     made += _collect(context, body, branch.body, environment)
                     break
+        case s.Recurrent():
+            made += _recurrent(context, body, statement, environment)
         case _:
             raise AssertionError("plain statements were collected before")
+
+
+def _recurrent(
+    context: Context, body: Body, statement: s.Recurrent, environment: Environment
+) -> list[Definition]:
+    """The names of a step, collected in a body of their own; what they stand for behind its `end`."""
+    for binding in statement.bindings:
+        check_name(binding.name)
+    if environment.local:
+        raise problem("E0309", "`recurrent` stands outside of loops", statement.span)
+    made = recurrence(context, body, statement, environment)
+    made.definitions += _collect(context, made.body, statement.body, scope(made))
+    found = []
+    for definition in given(made):
+        home = body.definitions.get(definition.key)
+        if home is not None:
+            raise twice(definition.shown, definition.span, home.span)
+        body.definitions[definition.key] = definition
+        if len(definition.key) > 1:
+            body.families.setdefault(definition.key[0], {})[definition.key] = None
+        found.append(definition)
+    return found
 
 
 def _iterations(

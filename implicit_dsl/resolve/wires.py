@@ -18,10 +18,11 @@ from implicit_dsl.source import Span
 
 @dataclass(eq=False, slots=True)
 class Wire:
-    """`kind` is input, state, linear, activation, sum, constant or cat.
+    """`kind` is input, state, linear, activation, sum, constant, cat, recurrence, steps or last.
 
-    `name` is set when the source names this very value; `hint` is the equation that it
-    came up in, from which a lifted state takes its name.
+    The last three stand for what a `recurrent` computes: for all of it, for one of its values at all
+    steps, and at the last one. `name` is set when the source names this very value; `hint` is the
+    equation that it came up in, from which a lifted state takes its name.
     """
 
     kind: str
@@ -38,6 +39,9 @@ class Wire:
     start: tuple[float, ...] = ()  # of a state: where its solver starts, one number or one for each entry
     number: int = 0  # in order of creation
     uses: int = 0
+    home: Network | None = None  # what it belongs to
+    step: Step | None = None  # of a recurrence, and of what it gives
+    given: Wire | None = None  # of steps and last: the value of one step
 
 
 @dataclass(eq=False, slots=True)
@@ -55,14 +59,55 @@ class Tensor:
     within: MatrixSet | None = None
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Network:
-    """Everything that exists of one model while it is being resolved."""
+    """Everything that exists of one model, or of one step of a recurrence, while it is being resolved.
+
+    A step reads values of the network around it: `captured` are the inputs that stand for these.
+    """
 
     wires: list[Wire] = field(default_factory=list)
     outputs: list[tuple[str, Wire, Span]] = field(default_factory=list)
+    outer: Network | None = None
+    captured: dict[Wire, Wire] = field(default_factory=dict)
 
     def add(self, wire: Wire) -> Wire:
-        wire.number = len(self.wires)
+        wire.number, wire.home = len(self.wires), self
         self.wires.append(wire)
         return wire
+
+    def here(self, wire: Wire) -> Wire:
+        """A value of this network, or the input that stands for one of a network around it."""
+        if wire.home is self:
+            return wire
+        assert self.outer is not None, "values of a step are read in that step alone"
+        source = self.outer.here(wire)
+        if source not in self.captured:
+            made = Wire("input", source.shape, source.span, path=source.path, tokens=source.tokens)
+            made.name = source.name or source.hint or source.kind
+            self.captured[source] = self.add(made)
+        return self.captured[source]
+
+
+@dataclass(eq=False, slots=True)
+class Carried:
+    """What a step reads of the one before: `before` is its input, `now` the value that the next one reads.
+
+    `start` are numbers, or a value of the network around it.
+    """
+
+    before: Wire
+    now: Wire | None
+    start: tuple[float, ...] | Wire
+    span: Span
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """One step of a `recurrent`, a network of its own. `read` are its inputs, and the sequences of them."""
+
+    network: Network
+    span: Span
+    read: list[tuple[Wire, Wire]] = field(default_factory=list)
+    carried: dict[tuple[object, int], Carried] = field(default_factory=dict)  # by definition and lag
+    last: dict[Wire, Wire] = field(default_factory=dict)  # of sequences that it gives, their last entries

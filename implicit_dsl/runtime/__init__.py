@@ -26,6 +26,7 @@ from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.positions import sinusoids
+from implicit_dsl.runtime.recurrence import last, stack
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -110,6 +111,7 @@ __all__ = [
     "effective_weights",
     "first_guesses",
     "interpolate_transposed",
+    "last",
     "masked_attention",
     "members",
     "pad_transposed",
@@ -118,6 +120,7 @@ __all__ = [
     "relu_max_pool2d",
     "require",
     "sinusoids",
+    "stack",
     "start_nonneg_",
     "unrolled",
     "update_statistics",

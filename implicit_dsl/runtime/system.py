@@ -22,6 +22,7 @@ from implicit_dsl.runtime.archive import save_market, save_npz
 from implicit_dsl.runtime.block_operator import BlockOperator
 from implicit_dsl.runtime.reference import solve_adjoint, solve_states
 from implicit_dsl.shapes import sizes
+from implicit_dsl.unroll import unrolled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +71,7 @@ class System:
         Raises ValueError if a shape does not fit, or if the state_dict lacks a tensor or
         has it in another shape.
         """
-        model = ImplicitModel.from_data(structure).bind(shapes or {})
+        model = unrolled(ImplicitModel.from_data(structure).bind(shapes or {}))
         return System(model, _weights(module, model), order, limit, result)
 
     @cached_property

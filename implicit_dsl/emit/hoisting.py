@@ -1,0 +1,156 @@
+"""What of a step does not depend on the steps before: computed for all steps at once, before them.
+
+A recurrence is cut in two: a model of what is the same function at each step, whose batch are all steps
+of all samples, and the step that is left, for which the results are sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from implicit_dsl.model import Block, Chain, ImplicitModel, Term
+from implicit_dsl.operators import activation_rule, linear_rule
+from implicit_dsl.recurrence import Recurrence
+
+_OF_A_BATCH = ("batch_norm", "dropout")  # not the same function for more samples at once
+
+
+@dataclass(frozen=True, slots=True)
+class Hoisted:
+    """`ahead` is what is computed for all steps at once, if anything; `rest` the recurrence that is left.
+
+    The sequences of `rest` that `ahead` computes carry the names of its states.
+    """
+
+    ahead: ImplicitModel | None
+    rest: Recurrence[ImplicitModel]
+
+
+def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
+    """The recurrence, cut in two."""
+    step = recurrence.step
+    late = _late(recurrence)
+    free = [block for block in step.states if block.name not in late]
+    made: list[Block] = []
+    sums: list[Term] = []
+    left: list[Term] = []
+    for block in step.states:
+        if block.name not in late:
+            continue
+        for behind, terms in _arguments(block, step.terms_of[block.name]):
+            early = [t for t in terms if (t.source is None or t.source not in late) and not _of_a_batch(t)]
+            if not any(linear_rule(op).mixing and t.source for t in early for op in t.chain):
+                left += (replace(term, chain=(*term.chain, *behind)) for term in terms)
+                continue
+            target = terms[0].chain[-1].target if terms[0].chain else step.blocks[str(terms[0].source)].shape
+            name = f"{block.name}.ahead{len(made) + 1 if behind else ''}"
+            made.append(
+                Block(name, target, declared=False, line=block.line, text=block.text, file=block.file)
+            )
+            sums += (replace(term, target=name) for term in early)
+            left.append(Term(block.name, name, behind))
+            left += (
+                replace(term, chain=(*term.chain, *behind))
+                for term in terms
+                if term not in early
+            )
+    if not free and not made:
+        return Hoisted(None, replace(recurrence, step=_giving(step, _wanted(recurrence))))
+    return Hoisted(*_cut(recurrence, free, made, sums, left))
+
+
+def _cut(
+    recurrence: Recurrence[ImplicitModel],
+    free: list[Block],
+    made: list[Block],
+    sums: list[Term],
+    left: list[Term],
+) -> tuple[ImplicitModel, Recurrence[ImplicitModel]]:
+    step = recurrence.step
+    gone = {block.name for block in free}
+    given = {name for name, _ in (*recurrence.sequences, *recurrence.same)}
+    wanted = _wanted(recurrence)
+    read = {*wanted, *(term.source for term in left)}
+    computed = tuple(block for block in (*free, *made) if block.name in read)
+    ahead = replace(
+        step,
+        inputs=tuple(block for block in step.inputs if block.name in given),
+        states=(*free, *made),
+        outputs=(),
+        terms=(*(term for term in step.terms if term.target in gone), *sums),
+        loops=tuple(loop for loop in step.loops if set(loop.states) <= gone),
+        recurrences=(),
+    )
+    sequences = [pair for pair in recurrence.sequences if pair[0] in read]
+    kept = {name for name, _ in sequences} | {name for name, _ in recurrence.same if name in read}
+    kept |= {carry.before for carry in recurrence.carried}
+    rest = replace(
+        step,
+        inputs=(
+            *(replace(block, activation=None) for block in computed),
+            *(block for block in step.inputs if block.name in kept),
+        ),
+        states=tuple(block for block in step.states if block.name not in gone),
+        terms=tuple(left),
+        loops=tuple(loop for loop in step.loops if not set(loop.states) <= gone),
+    )
+    return _giving(ahead, [block.name for block in computed]), replace(
+        recurrence,
+        step=_giving(rest, wanted),
+        sequences=(*((block.name, "") for block in computed), *sequences),
+        same=tuple(pair for pair in recurrence.same if pair[0] in kept),
+    )
+
+
+def _wanted(recurrence: Recurrence[ImplicitModel]) -> list[str]:
+    """What is read of a step: by the next one, and behind all of them."""
+    names = [carry.now for carry in recurrence.carried] + [state for _, state, _ in recurrence.gives]
+    return list(dict.fromkeys(names))
+
+
+def _giving(model: ImplicitModel, names: Iterable[str]) -> ImplicitModel:
+    """A model with outputs for some of its states, so that these count as read."""
+    states = [block for block in model.states if block.name in set(names)]
+    outputs = tuple(Block(f"{block.name}.now", block.shape) for block in states)
+    terms = (Term(to.name, block.name, ()) for to, block in zip(outputs, states))
+    return replace(model, outputs=outputs, terms=(*model.terms, *terms))
+
+
+def _late(recurrence: Recurrence[ImplicitModel]) -> set[str]:
+    """The blocks of a step that depend on the steps before, or that are computed step by step anyway."""
+    step = recurrence.step
+    late = {carry.before for carry in recurrence.carried}
+    given = {name for one in step.recurrences for name, *_ in one.gives}
+    late |= given
+    changed = True
+    while changed:
+        changed = False
+        for block in step.states:
+            if block.name in late:
+                continue
+            terms = step.terms_of[block.name]
+            if any(t.source in late or _of_a_batch(t) for t in terms):
+                late.add(block.name)
+                changed = True
+        for loop in step.loops:
+            if set(loop.states) & late and not set(loop.states) <= late:
+                late |= set(loop.states)
+                changed = True
+    return late
+
+
+def _of_a_batch(term: Term) -> bool:
+    return any(operator.kind in _OF_A_BATCH for operator in term.chain)
+
+
+def _arguments(block: Block, terms: tuple[Term, ...]) -> list[tuple[Chain, tuple[Term, ...]]]:
+    """The sums that an activation takes, each with the operator that puts it there."""
+    if any(term.chain and term.chain[-1].kind == "place" for term in terms):  # parts side by side
+        return [(term.chain[-1:], (replace(term, chain=term.chain[:-1]),)) for term in terms]
+    if block.activation is None or len(activation_rule(block.activation).arguments) == 1:
+        return [((), terms)]
+    slots: dict[object, list[Term]] = {}
+    for term in terms:
+        slots.setdefault(term.chain[-1], []).append(replace(term, chain=term.chain[:-1]))
+    return [((slot,), tuple(found)) for slot, found in slots.items()]  # type: ignore[misc]

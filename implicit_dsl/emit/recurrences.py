@@ -1,0 +1,227 @@
+"""Recurrences in `forward`: what can be computed for all steps at once, then a loop over the steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from implicit_dsl.emit.equilibria import Network
+from implicit_dsl.emit.hoisting import Hoisted, hoisted
+from implicit_dsl.emit.loops import shape_text
+from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
+from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.operators.base import Expression
+from implicit_dsl.recurrence import Carry, Recurrence
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class Recurrent(Network):
+    """Writes `forward` of a model that may have recurrences. `inner` are the writers of their steps."""
+
+    def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
+        self._reserved: dict[str, str] = {}  # variables that stand in a line before that of their state
+        self._recurrence_of = {name: one for one in model.recurrences for name, *_ in one.gives}
+        self._run: set[str] = set()
+        self.inner: list[Recurrent] = []
+        self._root: Recurrent = self
+        super().__init__(model, names, taken)
+
+    @property
+    def writers(self) -> list[Recurrent]:
+        """This one, and those within."""
+        return [self, *(writer for inner in self.inner for writer in inner.writers)]
+
+    def _block(self, block: Block) -> None:
+        recurrence = self._recurrence_of.get(block.name)
+        if recurrence is None:
+            super()._block(block)
+        elif recurrence.name not in self._run:
+            self._run.add(recurrence.name)
+            self._recurrence(recurrence)
+
+    # ------------------------------------------------------------------ the parts
+
+    def _recurrence(self, recurrence: Recurrence[ImplicitModel]) -> None:
+        for name in recurrence.reads:
+            self._release(name)
+        self._comments.append(comment(recurrence))
+        self._show_comments()
+        cut = hoisted(recurrence)
+        sequences = {name: self._values[of].text for name, of in recurrence.sequences}
+        first = next(iter(sequences.values()))
+        sequences |= self._ahead(recurrence, cut, first)
+        rest = cut.rest
+        step = self._writer(rest.step)
+        step.before = {carry.now: carry.before for carry in reversed(rest.carried)}
+        for name, of in rest.same:
+            step._values[name] = self._values[of]
+        running = {carry.before: step.inputs[carry.before] for carry in rest.carried}
+        for carry in rest.carried:
+            self._assign(running[carry.before], Expression(self._start(carry, rest.step, first)), "")
+        for name in step.guessed(running):
+            start = rest.step.blocks[name].start
+            made = Carry(name, name, start)
+            step.starts[name] = step._variable(f"{name}.start")
+            self._assign(step.starts[name], Expression(self._start(made, rest.step, first)), "")
+        lists = self._lists(rest, step)
+        unset = {state for _, state, whole in rest.gives if not whole} - running.keys() - sequences.keys()
+        unset -= {carry.now for carry in rest.carried}
+        for state in sorted(unset):  # if there are no steps
+            shape = shape_text(rest.step.blocks[state].shape, self.inputs, (f"{first}.shape[0]",))
+            self._assign(step.reserved(state), Expression(f"{self.real}.new_zeros({shape})"), "")
+        self._lines += [f"{variable}: list[Tensor] = []" for variable in lists.values()]
+        body = step.body(rest, running, lists)
+        if body:
+            over = [(step.inputs[name], f"{sequences[name]}.unbind(1)") for name, _ in rest.sequences]
+            self._lines += [*_head(over, first), *("    " + line for line in body)]
+        self._results(rest, running, lists, sequences, step, first)
+
+    def _writer(self, model: ImplicitModel) -> _Body:
+        """A writer of lines within these, whose variables are none of these."""
+        attributes = {name for writer in self._root.writers for name in writer.attributes.values()}
+        made = _Body(model, self.names, (*self._taken, *attributes))
+        made.explicit, made.indent = dict(self.explicit), self.indent + 4
+        made.runtime_calls, made._root = self.runtime_calls, self._root
+        self._taken = made._taken
+        self.inner.append(made)
+        return made
+
+    def _ahead(self, recurrence: Recurrence[ImplicitModel], cut: Hoisted, first: str) -> dict[str, str]:
+        """What is computed for all steps at once: sequences by the name that they have in the step."""
+        ahead = cut.ahead
+        if ahead is None:
+            return {}
+        writer = self._writer(ahead)
+        writer.indent = self.indent
+        read = {term.source for term in ahead.terms}
+        for name, of in recurrence.sequences:
+            if name in read:
+                writer._lines.append(f"{writer.inputs[name]} = {self._values[of].atom}.flatten(0, 1)")
+        for name, of in recurrence.same:
+            if name in read:
+                repeated = f"{self._values[of].atom}.repeat_interleave({first}.shape[1], 0)"
+                writer._lines.append(f"{writer.inputs[name]} = {repeated}")
+        for block in ahead.states:
+            writer._block(block)
+        found = {}
+        for name, _ in cut.rest.sequences:
+            if name in ahead.terms_of:
+                writer._release(name)
+                found[name] = writer._variable(f"{name}.steps")
+                value = Expression(f"{writer._values[name].atom}.unflatten(0, {first}.shape[:2])")
+                writer._assign(found[name], value, "")
+        self._lines += writer._lines
+        return found
+
+    def _called_in(self, function: str, arguments: str) -> str:
+        self.runtime_calls.add(function)
+        return f"{self.names(function)}({arguments})"
+
+    def real_batch(self, first: str) -> str:
+        """A tensor of real numbers with as many samples as a sequence has."""
+        tokens = any(block.tokens and self.inputs[block.name] == first for block in self.model.inputs)
+        return f"{self.real}.new_empty(({first}.shape[0],))" if tokens else first
+
+    def _start(self, carry: Carry, step: ImplicitModel, first: str) -> str:
+        if isinstance(carry.start, str):
+            self._release(carry.start)
+            return self._values[carry.start].text
+        shape = shape_text(step.blocks[carry.before].shape, self.inputs, (f"{first}.shape[0]",))
+        if not any(carry.start):
+            return f"{self.real}.new_zeros({shape})"
+        if len(carry.start) == 1:
+            return f"{self.real}.new_full({shape}, {carry.start[0]!r})"
+        return f"{self.real}.new_tensor({list(carry.start)!r}).expand({first}.shape[0], -1)"
+
+    def _lists(self, rest: Recurrence[ImplicitModel], step: _Body) -> dict[str, str]:
+        """The variables that collect what all steps give, by state of the step."""
+        inputs = {block.name for block in rest.step.inputs}
+        wanted = dict.fromkeys(state for _, state, whole in rest.gives if whole and state not in inputs)
+        return {state: step._variable(f"{state}.list") for state in wanted}
+
+    def _results(
+        self,
+        rest: Recurrence[ImplicitModel],
+        running: dict[str, str],
+        lists: dict[str, str],
+        sequences: dict[str, str],
+        step: _Body,
+        first: str,
+    ) -> None:
+        """What is read behind the steps: those of one value side by side, or the last."""
+        carried = {carry.now: running[carry.before] for carry in rest.carried}
+        self._taken = step._taken
+        for name, state, whole in rest.gives:
+            if state in sequences and whole:
+                self._values[name] = Expression(sequences[state])
+                continue
+            variable = self._variable(f"{name}.steps" if whole else name)
+            if state in sequences:
+                text = self._called_in("last", sequences[state])
+            elif whole:
+                shape = shape_text(rest.step.blocks[state].shape, self.inputs)
+                text = self._called_in("stack", f"{lists[state]}, {self.real_batch(first)}, {shape}")
+            else:
+                text = carried.get(state, step._values[state].text)
+            self._assign(variable, Expression(text), "")
+            self._values[name] = Expression(variable)
+
+
+def _head(over: list[tuple[str, str]], first: str) -> list[str]:
+    """The line that begins the loop over the steps, or its lines."""
+    if not over:
+        return [f"for _ in range({first}.shape[1]):"]
+    if len(over) == 1:
+        return [f"for {over[0][0]} in {over[0][1]}:"]
+    head = f"for {', '.join(variable for variable, _ in over)} in zip("
+    line = f"{head}{', '.join(text for _, text in over)}):"
+    if len(line) + INDENT <= WIDTH:
+        return [line]
+    inner = f"    {', '.join(text for _, text in over)}"
+    return [head, *([inner] if len(inner) + INDENT <= WIDTH else [f"    {text}," for _, text in over]), "):"]
+
+
+class _Body(Recurrent):
+    """Writes the lines of one step. Loops start from the step before, where they have been solved in it."""
+
+    def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
+        super().__init__(model, names, taken)
+        self.starts: dict[str, str] = {}
+        self.before: dict[str, str] = {}  # what was a state one step before
+
+    def guessed(self, running: dict[str, str]) -> list[str]:
+        """The unknowns of loops that have to start from given numbers."""
+        self.starts = {name: running[before] for name, before in self.before.items()}
+        return [name for loop in self.model.loops for name in loop.iterated if name not in self.starts]
+
+    def _starting(self, name: str) -> str:
+        return self.starts[name]
+
+    def reserved(self, state: str) -> str:
+        """The variable of a state, before its line is written."""
+        if state not in self._reserved:
+            self._reserved[state] = super()._variable(state)
+        return self._reserved[state]
+
+    def _variable(self, name: str) -> str:
+        return self._reserved.pop(name) if name in self._reserved else super()._variable(name)
+
+    def body(
+        self, rest: Recurrence[ImplicitModel], running: dict[str, str], lists: dict[str, str]
+    ) -> list[str]:
+        for block in self.model.states:
+            self._block(block)
+        for name in (*lists, *(carry.now for carry in rest.carried)):
+            self._release(name)
+        lines = [*self._lines]
+        lines += [f"{variable}.append({self._values[state].text})" for state, variable in lists.items()]
+        moved = [(running[carry.before], self._values[carry.now].text) for carry in rest.carried]
+        if len(moved) == 1:
+            lines.append(f"{moved[0][0]} = {moved[0][1]}")
+        elif moved:
+            lines += fitted(
+                f"{', '.join(to for to, _ in moved)} = {', '.join(of for _, of in moved)}", indent=self.indent
+            )
+        return lines

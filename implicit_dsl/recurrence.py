@@ -1,0 +1,48 @@
+"""What is computed once for each step of a sequence, in a graph and in a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Carry:
+    """What a step reads of the one before: its input `before` is what its block `now` was.
+
+    `start` is what the first step reads: numbers (one, one for each entry, or () for zero), or a block
+    around the step.
+    """
+
+    before: str
+    now: str
+    start: tuple[float, ...] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence(Generic[S]):
+    """One computation for each step along the first axis of some sequences.
+
+    The inputs of the `step` are one entry of each of the `sequences`, blocks around it that are the
+    `same` at all steps, and what is `carried`; pairs name the input and the block around the step.
+    `gives` are blocks around it, each with a state of the step, and whether it is that of all steps,
+    along a new first axis, or that of the last.
+    """
+
+    name: str
+    step: S
+    sequences: tuple[tuple[str, str], ...]
+    same: tuple[tuple[str, str], ...]
+    carried: tuple[Carry, ...]
+    gives: tuple[tuple[str, str, bool], ...]
+    line: int = 0
+    text: str = ""  # of that line
+    file: str = ""  # if it was imported
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The blocks around the step that it depends on."""
+        starts = (carry.start for carry in self.carried if isinstance(carry.start, str))
+        return (*(block for _, block in (*self.sequences, *self.same)), *starts)

@@ -1,0 +1,260 @@
+"""`recurrent x over u … end`: a network of its own for one step, and what is read of it behind its `end`.
+
+Within, x is one step of u, and `prev(h)` the value of h one step before. Behind, h is the sequence of
+its values, and `last(h)` the last of them. Values around the step are read in it as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.errors import Label
+from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.problem import Poisoned, problem
+from implicit_dsl.resolve.scope import Body, Environment, Recurrence
+from implicit_dsl.resolve.starts import start_numbers
+from implicit_dsl.resolve.values import Definition, ParameterValue, describe
+from implicit_dsl.resolve.wires import Carried, Network, Step, Wire
+from implicit_dsl.shapes import show
+
+if TYPE_CHECKING:
+    from implicit_dsl.resolve.context import Context
+    from implicit_dsl.source import Span
+
+
+def recurrence(context: Context, body: Body, statement: s.Recurrent, environment: Environment) -> Recurrence:
+    """The step of a statement with its own names, of which none is known yet. Raises Problem."""
+    network = Network(outer=context.network)
+    inner = Body(body.instance, body.state_path, body.frames, body.depth, network, outer=body)
+    inner.allowed = body.allowed
+    made = Recurrence(statement, inner, environment, Step(network, statement.span))
+    inner.recurrence = made
+    for binding in statement.bindings:
+        key = (binding.name.name,)
+        if key in inner.definitions:
+            raise problem("E0103", f"`{key[0]}` is two sequences at once", binding.name.span)
+        definition = Definition(key, "step", binding.values, environment, binding.name.span, inner)
+        definition.label = binding.name.name
+        inner.definitions[key] = definition
+    return made
+
+
+def scope(made: Recurrence) -> Environment:
+    """The scope of its statements."""
+    around = made.environment
+    return Environment(made.body, around.module, around, {}, around.tag, False, around.owner)
+
+
+def given(made: Recurrence) -> list[Definition]:
+    """What the names of a step stand for behind its `end`: the sequences of their values."""
+    outer = made.body.outer
+    assert outer is not None
+    found = []
+    for definition in made.definitions:
+        if definition.kind not in ("~", "=") or definition.local:
+            continue
+        sequence = Definition(
+            definition.key, "steps", definition.expression, made.environment, definition.span, outer
+        )
+        sequence.label, sequence.value = definition.label, (made, definition)
+        found.append(sequence)
+    return found
+
+
+# --------------------------------------------------------------------------- evaluation
+
+
+def at_all_steps(context: Context, definition: Definition) -> Any:
+    """The sequence of what a name of a step stands for; what is no value of the network, as it is."""
+    made, inner = definition.value
+    whole = _whole(context, made)
+    value = context.force(inner)
+    if not isinstance(value, Wire):
+        return value
+    value = made.step.network.here(value)
+    assert definition.body is not None
+    network, context.network = context.network, definition.body.network
+    try:
+        wire = context.wire("steps", (whole.shape[0], *value.shape), definition.span, (whole,))
+    finally:
+        context.network = network
+    wire.step, wire.given, wire.declared = made.step, value, inner.kind == "~"
+    wire.name = definition.body.label(definition.label)
+    return wire
+
+
+def at_the_last_step(context: Context, wire: Wire, span: Span) -> Wire:
+    """`last(h)` for what a step computes, beside the sequence in the network that it belongs to."""
+    assert wire.home is not None and wire.step is not None
+    found = wire.step.last.get(wire)
+    if found is not None:
+        return found
+    network, context.network = context.network, wire.home
+    try:
+        made = context.wire("last", wire.shape[1:], span, wire.sources)
+    finally:
+        context.network = network
+    made.step, made.given, made.declared = wire.step, wire.given, wire.declared
+    made.name = f"{wire.name}.last" if wire.name else ""
+    wire.step.last[wire] = made
+    return made
+
+
+def _whole(context: Context, made: Recurrence) -> Wire:
+    """The wire that stands for all that a recurrence computes: its step is evaluated once."""
+    if made.wire is not None:
+        return made.wire
+    inner = made.body
+    assert inner.outer is not None
+    length = None
+    for definition in inner.definitions.values():
+        if definition.kind == "step":
+            context.force(definition)
+            (sequence,) = (read for step, read in made.step.read if step is definition.value)
+            length = sequence.shape[0] if length is None else length
+            if sequence.shape[0] != length:
+                raise problem(
+                    "E0602",
+                    f"the sequences have {length} and {sequence.shape[0]} steps",
+                    definition.span,
+                    help="all sequences of one `recurrent` have as many steps",
+                )
+    for definition in made.definitions:
+        context.force(definition)
+    _close(context, made)
+    network, context.network = context.network, inner.outer.network
+    try:
+        sources = [sequence for _, sequence in made.step.read]
+        sources += made.step.network.captured
+        sources += [one.start for one in made.step.carried.values() if isinstance(one.start, Wire)]
+        assert length is not None
+        made.wire = context.wire("recurrence", (length,), made.statement.span, tuple(sources))
+    finally:
+        context.network = network
+    made.wire.step = made.step
+    return made.wire
+
+
+def one_step(context: Context, definition: Definition) -> Wire:
+    """`x over u`: the input of a step, which is one entry of the sequence along its first axis."""
+    inner = definition.body
+    assert inner is not None and inner.recurrence is not None and inner.outer is not None
+    network, context.network = context.network, inner.outer.network
+    assert definition.expression is not None
+    span = definition.expression.span
+    try:
+        sequence = context.evaluate(definition.expression, definition.environment)
+        if isinstance(sequence, ParameterValue):
+            sequence = apply.offset(context, sequence, span)
+        if not isinstance(sequence, Wire) or not sequence.shape:
+            raise problem(
+                "E0601",
+                "a `recurrent` runs over a sequence, whose first axis are the steps",
+                span,
+                f"this is {describe(sequence)}",
+            )
+        sequence = context.network.here(sequence)
+    finally:
+        context.network = network
+    wire = inner.network.add(Wire("input", sequence.shape[1:], definition.span, tokens=sequence.tokens))
+    wire.name, wire.declared = definition.label, True
+    inner.recurrence.step.read.append((wire, sequence))
+    return wire
+
+
+def before(context: Context, definition: Definition, lag: int, span: Span) -> Wire:
+    """`prev(h, lag)`: the value of h so many steps before. Raises Problem if its shape is not known."""
+    inner = definition.body
+    assert inner is not None and inner.recurrence is not None
+    carried = inner.recurrence.step.carried
+    for number in range(1, lag + 1):
+        if (definition, number) in carried:
+            continue
+        shape = _shape(context, definition, span)
+        wire = inner.network.add(Wire("input", shape, span, path=inner.frames))
+        wire.name = f"{definition.label}@{number}"
+        earlier = carried[definition, number - 1].before if number > 1 else None
+        carried[definition, number] = Carried(wire, earlier, (), span)
+    return context.network.here(carried[definition, lag].before)
+
+
+def _shape(context: Context, definition: Definition, span: Span) -> Any:
+    if definition.wire is None and definition.status != "done":
+        context.introduce(definition, reads_itself=True)
+    if definition.wire is not None:
+        return definition.wire.shape
+    if definition.status == "active":
+        raise problem(
+            "E0304",
+            f"the shape of `{definition.shown}` cannot be found: it depends on itself one step before",
+            definition.span,
+            labels=(Label(span, "read here"),),
+            help=f"declare it: `state {definition.shown}[…] = 0`",
+        )
+    value = context.force(definition)
+    if not isinstance(value, Wire):
+        raise problem("E0602", f"`{definition.shown}` is {describe(value)}, the same at each step", span)
+    return value.shape
+
+
+def _close(context: Context, made: Recurrence) -> None:
+    """Say what the next step reads, and what the first one does."""
+    for (definition, lag), one in made.step.carried.items():
+        assert isinstance(definition, Definition)
+        value = context.force(definition)
+        if not isinstance(value, Wire):
+            raise Poisoned
+        if lag == 1:
+            one.now = made.step.network.here(value)
+        if one.before.shape != value.shape:
+            raise problem(
+                "E0202",
+                f"`{definition.shown}` was {show(one.before.shape)} before, and is {show(value.shape)}",
+                definition.span,
+            )
+        one.start = _start(context, definition, one.before)
+    carried = {definition for definition, _ in made.step.carried}
+    for definition in made.definitions:
+        declared, wire = definition.declared_shape, definition.wire
+        if (
+            definition not in carried
+            and wire is not None
+            and declared is not None
+            and declared.start is not None
+        ):
+            wire.start = start_numbers(context, declared, definition, wire.shape)
+
+
+def _start(context: Context, definition: Definition, wire: Wire) -> tuple[float, ...] | Wire:
+    """`state h[n] = 0`: the value before the first step."""
+    declared = definition.declared_shape
+    if declared is None or declared.start is None:
+        return ()
+    inner = definition.body
+    assert inner is not None and inner.outer is not None
+    network, context.network = context.network, inner.outer.network
+    span = declared.start.span
+    try:
+        value = context.evaluate(declared.start, declared.environment)
+        if isinstance(value, ParameterValue):
+            value = apply.offset(context, value, span)
+        if isinstance(value, Wire):
+            if value.home is inner.network:
+                raise problem(
+                    "E0602",
+                    f"`{definition.shown}` starts from a value of the steps",
+                    span,
+                    help="it is known before the first step, outside of the `recurrent`",
+                )
+            value = context.network.here(value)
+            if value.shape != wire.shape:
+                raise problem(
+                    "E0202",
+                    f"`{definition.shown}` is {show(wire.shape)}, and starts from {show(value.shape)}",
+                    span,
+                )
+            return value
+    finally:
+        context.network = network
+    return start_numbers(context, declared, definition, wire.shape)
