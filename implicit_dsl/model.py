@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
+from implicit_dsl.clock import Clock
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.operators.base import Operator
@@ -323,7 +324,7 @@ class ImplicitModel:
 
 
 def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
-    step = recurrence.step.as_data()
+    step, clock = recurrence.step.as_data(), recurrence.clock
     return {
         "name": recurrence.name,
         "step": {key: value for key, value in step.items() if key != "tensors"},
@@ -331,13 +332,16 @@ def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
         "same": recurrence.same,
         "carried": tuple((carry.before, carry.now, carry.start) for carry in recurrence.carried),
         "gives": recurrence.gives,
+        **({} if clock is None else {"clock": (clock.marks, clock.steps, clock.every)}),
     }
 
 
 def _recurrence(data: Mapping[str, Any]) -> Recurrence[ImplicitModel]:
     carried = tuple(Carry(before, now, start) for before, now, start in data["carried"])
     step = ImplicitModel.from_data({**data["step"], "tensors": ()})
-    return Recurrence(data["name"], step, data["sequences"], data["same"], carried, data["gives"])
+    clock = Clock(*data["clock"]) if "clock" in data else None
+    sequences, same, gives = data["sequences"], data["same"], data["gives"]
+    return Recurrence(data["name"], step, sequences, same, carried, gives, clock=clock)
 
 
 def _demand_data(demand: Demand) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from implicit_dsl.clock import Clock
+
 S = TypeVar("S")
 
 
@@ -29,6 +31,10 @@ class Recurrence(Generic[S]):
     `same` at all steps, and what is `carried`; pairs name the input and the block around the step.
     `gives` are blocks around it, each with a state of the step, and whether it is that of all steps,
     along a new first axis, or that of the last.
+
+    With a `clock` it is the integration of an `ode`: there are no sequences, and as many steps as that
+    says, whose times the operators of the step know. What it gives are carried states; all of them
+    include the start.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Recurrence(Generic[S]):
     line: int = 0
     text: str = ""  # of that line
     file: str = ""  # if it was imported
+    clock: Clock | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from implicit_dsl.model import Block, Chain, ImplicitModel, Loop, Term
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.timed import bound
 from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.shapes import Shape
 
@@ -66,12 +67,7 @@ class _Copies:
     def run(self) -> None:
         one, step = self.recurrence, unrolled(self.recurrence.step)
         self.step = step
-        _, sequence = one.sequences[0]
-        length = self.model.blocks[sequence].shape[0]
-        assert isinstance(length, int), "free sizes are bound before anything is unrolled"
-        if length < 1:
-            raise ValueError(f"`{sequence}` has no steps, so that there is nothing to unroll")
-        self.length = length
+        self.length = length = self._steps()
         for t in range(1, length + 1):
             for block in step.states:
                 self.names[block.name, t] = self._name(f"{block.name}[{t}]")
@@ -87,6 +83,16 @@ class _Copies:
                 )
                 self.loops.append(replace(loop, states=states, iterated=iterated))
 
+    def _steps(self) -> int:
+        if self.recurrence.clock is not None:
+            return self.recurrence.clock.count
+        _, sequence = self.recurrence.sequences[0]
+        length = self.model.blocks[sequence].shape[0]
+        assert isinstance(length, int), "free sizes are bound before anything is unrolled"
+        if length < 1:
+            raise ValueError(f"`{sequence}` has no steps, so that there is nothing to unroll")
+        return length
+
     def _name(self, wished: str) -> str:
         name = wished
         while name in self.taken:
@@ -95,11 +101,15 @@ class _Copies:
         return name
 
     def _copy(self, term: Term, target: str, t: int) -> None:
+        chain, clock = term.chain, self.recurrence.clock
+        if clock is not None:
+            begin, length = clock.begin(t - 1), clock.length(t - 1)
+            chain = tuple(bound(operator, begin, length) for operator in chain)
         if term.source is None:
-            self.terms.append(Term(target, None, term.chain))
+            self.terms.append(Term(target, None, chain))
             return
         source, before = self._read(term.source, t)
-        self.terms.append(Term(target, source, (*before, *term.chain)))
+        self.terms.append(Term(target, source, (*before, *chain)))
 
     def _read(self, name: str, t: int) -> tuple[str, Chain]:
         """The block that a block of the step is at step t, and what picks it."""
@@ -132,13 +142,21 @@ class _Copies:
     def result(self, block: Block) -> list[Term]:
         """The terms of what the recurrence gives: the states of all steps, or that of the last."""
         ((state, whole),) = ((of, whole) for name, of, whole in self.recurrence.gives if name == block.name)
-        steps = range(1, self.length + 1) if whole else (self.length,)
+        if not whole:
+            return [Term(block.name, *self._read(state, self.length))]
         made = []
-        for t in steps:
-            source, chain = self._read(state, t)
-            behind = (*chain, *_stacked(block.shape, t - 1)) if whole else chain
-            made.append(Term(block.name, source, behind))
+        for row, (source, chain) in enumerate(self._rows(state)):
+            made.append(Term(block.name, source, (*chain, *_stacked(block.shape, row))))
         return made
+
+    def _rows(self, state: str) -> list[tuple[str, Chain]]:
+        """What the values of a state at all steps are; that of an integration begins with its start."""
+        clock = self.recurrence.clock
+        if clock is None:
+            return [self._read(state, t) for t in range(1, self.length + 1)]
+        carry = next(one for one in self.recurrence.carried if one.now == state)
+        behind = (self._read(state, t) for t in range(clock.every, self.length + 1, clock.every))
+        return [self._start(carry), *behind]
 
 
 def _pick(shape: Shape, at: int) -> Operator:

@@ -15,6 +15,7 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
 from implicit_dsl.operators.base import Expression, Operator, Rule
 from implicit_dsl.operators.slots import place_of
+from implicit_dsl.operators.timed import TIMED
 from implicit_dsl.shapes import Dim, Shape
 
 _LONGEST_INSIDE = 60  # of an expression that may stand inside of another
@@ -39,6 +40,7 @@ class Forward:
         self.names = names
         self.explicit = explicit or {}
         self.indent = INDENT
+        self.clock: dict[str, str] = {}  # the variables of the time of a step, and of its length
         self.runtime_calls: set[str] = set()
         self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
@@ -325,10 +327,12 @@ class Forward:
             return value
         first, *others = chain
         value = self._apply(first, Expression("1"))
-        if any(operator.kind != "scale" for operator in others):
+        if any(operator.kind not in ("scale", "timed_scale") for operator in others):
             # what follows acts behind the batch axis, which a constant does not have
             if first.kind == "constant":
                 value = Expression(f"{self.real}.new_full({(1, *first.target)!r}, {first['value']!r})")
+            elif first.kind == "timed_constant":
+                value = Expression(f"{self.real}.new_full({(1, *first.target)!r}, {value.text})")
             else:
                 value = Expression(f"{value.atom}[None]")
         for operator in others:
@@ -361,6 +365,8 @@ class Forward:
 
     def _applied(self, operator: Operator, value: Expression) -> Expression:
         rule = linear_rule(operator)
+        if operator.kind in TIMED:
+            return rule.emit_with(operator, value, self.clock)
         if not operator.parameters:
             return rule.emit(operator, value, "")
         # a `param` stands for itself, and the transpose of a layer takes the weight of that

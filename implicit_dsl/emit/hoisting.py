@@ -1,7 +1,8 @@
 """What of a step does not depend on the steps before: computed for all steps at once, before them.
 
 A recurrence is cut in two: a model of what is the same function at each step, whose batch are all steps
-of all samples, and the step that is left, for which the results are sequences.
+of all samples, and the step that is left, for which the results are sequences. Without sequences, as in the
+integration of an `ode`, it is computed once, and the results are the same at all steps.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from implicit_dsl.model import Block, Chain, ImplicitModel, Term
 from implicit_dsl.operators import activation_rule, linear_rule
+from implicit_dsl.operators.timed import TIMED
 from implicit_dsl.recurrence import Recurrence
 
 _OF_A_BATCH = ("batch_norm", "dropout")  # not the same function for more samples at once
@@ -20,7 +22,8 @@ _OF_A_BATCH = ("batch_norm", "dropout")  # not the same function for more sample
 class Hoisted:
     """`ahead` is what is computed for all steps at once, if anything; `rest` the recurrence that is left.
 
-    The sequences of `rest` that `ahead` computes carry the names of its states.
+    The sequences of `rest` that `ahead` computes carry the names of its states; so do values that are the
+    same at all steps.
     """
 
     ahead: ImplicitModel | None
@@ -29,7 +32,7 @@ class Hoisted:
 
 def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
     """The recurrence, cut in two."""
-    step = recurrence.step
+    step, timed = recurrence.step, recurrence.clock is not None
     late = _late(recurrence)
     free = [block for block in step.states if block.name not in late]
     made: list[Block] = []
@@ -39,7 +42,7 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
         if block.name not in late:
             continue
         for behind, terms in _arguments(block, step.terms_of[block.name]):
-            early = [t for t in terms if (t.source is None or t.source not in late) and not _of_a_batch(t)]
+            early = [t for t in terms if (t.source is None or t.source not in late) and not _stays(t, timed)]
             if not any(linear_rule(op).mixing and t.source for t in early for op in t.chain):
                 left += (replace(term, chain=(*term.chain, *behind)) for term in terms)
                 continue
@@ -55,6 +58,9 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
                 for term in terms
                 if term not in early
             )
+    if timed:
+        step, free, made, sums, left = _shared(step, free, made, sums, left)
+        recurrence = replace(recurrence, step=step)
     if not free and not made:
         return Hoisted(None, replace(recurrence, step=_giving(step, _wanted(recurrence))))
     return Hoisted(*_cut(recurrence, free, made, sums, left))
@@ -71,8 +77,10 @@ def _cut(
     gone = {block.name for block in free}
     given = {name for name, _ in (*recurrence.sequences, *recurrence.same)}
     wanted = _wanted(recurrence)
-    read = {*wanted, *(term.source for term in left)}
+    read = {*wanted, *(term.source for term in left), *(name for one in step.recurrences for name in one.reads)}
     computed = tuple(block for block in (*free, *made) if block.name in read)
+    results = tuple((block.name, "") for block in computed)
+    timed = recurrence.clock is not None
     ahead = replace(
         step,
         inputs=tuple(block for block in step.inputs if block.name in given),
@@ -98,8 +106,8 @@ def _cut(
     return _giving(ahead, [block.name for block in computed]), replace(
         recurrence,
         step=_giving(rest, wanted),
-        sequences=(*((block.name, "") for block in computed), *sequences),
-        same=tuple(pair for pair in recurrence.same if pair[0] in kept),
+        sequences=(*(() if timed else results), *sequences),
+        same=(*(results if timed else ()), *(pair for pair in recurrence.same if pair[0] in kept)),
     )
 
 
@@ -130,7 +138,7 @@ def _late(recurrence: Recurrence[ImplicitModel]) -> set[str]:
             if block.name in late:
                 continue
             terms = step.terms_of[block.name]
-            if any(t.source in late or _of_a_batch(t) for t in terms):
+            if any(t.source in late or _stays(t, recurrence.clock is not None) for t in terms):
                 late.add(block.name)
                 changed = True
         for loop in step.loops:
@@ -140,8 +148,42 @@ def _late(recurrence: Recurrence[ImplicitModel]) -> set[str]:
     return late
 
 
-def _of_a_batch(term: Term) -> bool:
-    return any(operator.kind in _OF_A_BATCH for operator in term.chain)
+def _stays(term: Term, timed: bool) -> bool:
+    """Whether a term is computed in the steps: it is not the same function for more samples, or at all times."""
+    kinds = (*_OF_A_BATCH, *TIMED) if timed else _OF_A_BATCH
+    return any(operator.kind in kinds for operator in term.chain)
+
+
+def _shared(
+    step: ImplicitModel, free: list[Block], made: list[Block], sums: list[Term], left: list[Term]
+) -> tuple[ImplicitModel, list[Block], list[Block], list[Term], list[Term]]:
+    """The same, where what several stages of a step have in common is computed once."""
+    terms_of = {block.name: step.terms_of[block.name] for block in free}
+    for term in sums:
+        terms_of[term.target] = (*terms_of.get(term.target, ()), term)
+    kept = {name for loop in step.loops for name in loop.states}
+    kept |= {name for one in step.recurrences for name in one.reads}
+    instead: dict[str, str] = {}
+    known: dict[object, str] = {}
+    for block in (*free, *made):
+        terms = tuple((instead.get(t.source or "", t.source), t.chain) for t in terms_of.get(block.name, ()))
+        if block.name not in kept:
+            first = known.setdefault((block.shape, block.activation, terms), block.name)
+            if first != block.name:
+                instead[block.name] = first
+
+    def renamed(term: Term) -> Term:
+        return replace(term, source=instead.get(term.source or "", term.source))
+
+    states = tuple(block for block in step.states if block.name not in instead)
+    terms = tuple(renamed(term) for term in step.terms if term.target not in instead)
+    return (
+        replace(step, states=states, terms=terms),
+        [block for block in free if block.name not in instead],
+        [block for block in made if block.name not in instead],
+        [renamed(term) for term in sums if term.target not in instead],
+        [renamed(term) for term in left],
+    )
 
 
 def _arguments(block: Block, terms: tuple[Term, ...]) -> list[tuple[Chain, tuple[Term, ...]]]:

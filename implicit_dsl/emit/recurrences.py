@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from implicit_dsl.clock import Clock, uses
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.hoisting import Hoisted, hoisted
 from implicit_dsl.emit.loops import shape_text
@@ -11,6 +12,7 @@ from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators.base import Expression
+from implicit_dsl.operators.timed import TIMED
 from implicit_dsl.recurrence import Carry, Recurrence
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ class Recurrent(Network):
             self._release(name)
         self._comments.append(comment(recurrence))
         self._show_comments()
+        if recurrence.clock is not None:
+            self._integration(recurrence, recurrence.clock)
+            return
         cut = hoisted(recurrence)
         sequences = {name: self._values[of].text for name, of in recurrence.sequences}
         first = next(iter(sequences.values()))
@@ -78,12 +83,98 @@ class Recurrent(Network):
             self._lines += [*_head(over, first), *("    " + line for line in body)]
         self._results(rest, running, lists, sequences, step, first)
 
+    def _integration(self, recurrence: Recurrence[ImplicitModel], clock: Clock) -> None:
+        """The steps of an `ode`: each state has one variable, which they move."""
+        cut = hoisted(recurrence)
+        once = self._once(recurrence, cut)
+        rest = cut.rest
+        step = self._writer(rest.step)
+        step.around = self
+        step.before = {carry.now: carry.before for carry in rest.carried}
+        for name, of in rest.same:
+            step._values[name] = once[name] if name in once else self._values[of]
+        running = {}
+        for carry in rest.carried:
+            running[carry.before] = step.carry(carry)
+            start = self._start(carry, rest.step, self.first_input)
+            self._assign(running[carry.before], Expression(start), "")
+        for name in step.guessed(running):
+            made = Carry(name, name, rest.step.blocks[name].start)
+            step.starts[name] = step._variable(f"{name}.start")
+            start = self._start(made, rest.step, self.first_input)
+            self._assign(step.starts[name], Expression(start), "")
+        lists = {state: step._variable(f"{state}.list") for _, state, whole in rest.gives if whole}
+        befores = {carry.now: running[carry.before] for carry in rest.carried}
+        for state, variable in lists.items():
+            self._lines.append(f"{variable} = [{befores[state]}]")
+        head, clock_lines, inner = self._clock_lines(step, clock)
+        body = [*clock_lines, *step.body(rest, running, {})]
+        kept = [f"{variable}.append({befores[state]})" for state, variable in lists.items()]
+        if inner:
+            body = [inner, *("    " + line for line in body)]
+        self._lines += [head, *("    " + line for line in (*body, *kept))]
+        self._taken = step._taken
+        for name, state, whole in rest.gives:
+            self._values[name] = Expression(befores[state])
+            if whole:
+                variable = self._variable(f"{name}.steps")
+                self._assign(variable, Expression(f"torch.stack({lists[state]}, 1)"), "")
+                self._values[name] = Expression(variable)
+
+    def _once(self, recurrence: Recurrence[ImplicitModel], cut: Hoisted) -> dict[str, Expression]:
+        """What is the same at all steps of an `ode`, by the name that it has in the step."""
+        if cut.ahead is None:
+            return {}
+        writer = self._writer(cut.ahead)
+        writer.around, writer.indent = self, self.indent
+        for name, of in recurrence.same:
+            if name in writer.inputs:
+                writer._values[name] = self._values[of]
+        for block in cut.ahead.states:
+            writer._block(block)
+        found = {}
+        for name, _ in cut.rest.same:
+            if name in cut.ahead.terms_of:
+                writer._release(name)
+                found[name] = writer._values[name]
+        self._lines += writer._lines
+        return found
+
+    def _clock_lines(self, step: _Body, clock: Clock) -> tuple[str, list[str], str]:
+        """The head of the loop over the steps, what stands first in it, and the head of a loop within it."""
+        used = {v for v in ("t", "h") if _timed(step.model, v)}
+        step.clock = {v: step._variable(v) for v in ("t", "h") if v in used}
+        nested = clock.even is None or clock.every > 1
+        if not nested and "t" not in used:
+            return f"for _ in range({clock.count}):", [], ""
+        count = step._variable("step")
+        if not nested:
+            begin = f"{clock.marks[0]!r} + " if clock.marks[0] else ""
+            return (
+                f"for {count} in range({clock.count}):",
+                [f"{step.clock['t']} = {begin}{clock.even!r} * {count}"],
+                "",
+            )
+        inner = f"for {count if 't' in used else '_'} in range({clock.steps}):" if clock.steps > 1 else ""
+        if not used:
+            return f"for _ in range({clock.given - 1}):", [], inner
+        first = step._variable("begin")
+        length = step.clock.get("h") or step._variable("length")
+        pairs = [
+            (clock.begin(number), clock.length(number)) for number in range(0, clock.count, clock.steps)
+        ]
+        head = f"for {first}, {length} in {tuple(pairs)!r}:"
+        if "t" not in used:
+            return head, [], inner
+        text = f"{first} + {length} * {count}" if inner else first
+        return head, [f"{step.clock['t']} = {text}"], inner
+
     def _writer(self, model: ImplicitModel) -> _Body:
         """A writer of lines within these, whose variables are none of these."""
         attributes = {name for writer in self._root.writers for name in writer.attributes.values()}
         made = _Body(model, self.names, (*self._taken, *attributes))
         made.explicit, made.indent = dict(self.explicit), self.indent + 4
-        made.runtime_calls, made._root = self.runtime_calls, self._root
+        made.runtime_calls, made._root, made.clock = self.runtime_calls, self._root, dict(self.clock)
         self._taken = made._taken
         self.inner.append(made)
         return made
@@ -169,6 +260,16 @@ class Recurrent(Network):
             self._values[name] = Expression(variable)
 
 
+def _timed(model: ImplicitModel, variable: str) -> bool:
+    """Whether some operator of a step depends on the time `t`, or on the length `h` of the step."""
+    used = any(
+        operator.kind in TIMED and uses(operator["number"], variable)
+        for term in model.terms
+        for operator in term.chain
+    )
+    return used or any(_timed(one.step, variable) for one in model.recurrences)
+
+
 def _head(over: list[tuple[str, str]], first: str) -> list[str]:
     """The line that begins the loop over the steps, or its lines."""
     if not over:
@@ -188,8 +289,38 @@ class _Body(Recurrent):
 
     def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
         super().__init__(model, names, taken)
+        self.around: Recurrent | None = None  # the lines around it, if its batch is that of these
         self.starts: dict[str, str] = {}
         self.before: dict[str, str] = {}  # what was a state one step before
+
+    @property
+    def first_input(self) -> str:
+        return super().first_input if self.around is None else self.around.first_input
+
+    @property
+    def real(self) -> str:
+        return super().real if self.around is None else self.around.real
+
+    def carry(self, carry: Carry) -> str:
+        """The variable of what a step carries: one for before and behind it, if nothing reads both."""
+        if self._is_moved_last(carry):
+            self._reserved[carry.now] = variable = super()._variable(carry.now)
+            self.inputs[carry.before] = variable
+            self._values[carry.before] = Expression(variable)
+        return self.inputs[carry.before]
+
+    def _is_moved_last(self, carry: Carry) -> bool:
+        """Whether no state behind a carried one reads what that was before, in its line or another."""
+        names = [block.name for block in self.model.states]
+        looped = {name for loop in self.model.loops for name in loop.states}
+        if carry.now not in names or carry.now in looped or self.model.recurrences:
+            return False
+        late = {carry.before}
+        for block in self.model.states:  # written where they are read
+            if not block.declared and any(t.source in late for t in self.model.terms_of[block.name]):
+                late.add(block.name)
+        behind = names[names.index(carry.now) + 1 :]
+        return not any(t.source in late for name in behind for t in self.model.terms_of[name])
 
     def guessed(self, running: dict[str, str]) -> list[str]:
         """The unknowns of loops that have to start from given numbers."""
@@ -218,6 +349,7 @@ class _Body(Recurrent):
         lines = [*self._lines]
         lines += [f"{variable}.append({self._values[state].text})" for state, variable in lists.items()]
         moved = [(running[carry.before], self._values[carry.now].text) for carry in rest.carried]
+        moved = [(to, of) for to, of in moved if to != of]
         if len(moved) == 1:
             lines.append(f"{moved[0][0]} = {moved[0][1]}")
         elif moved:

@@ -20,7 +20,7 @@ from implicit_dsl.resolve.refusals import (
     tie_problem,
     width_problem,
 )
-from implicit_dsl.resolve.values import Layer, ParameterValue, describe
+from implicit_dsl.resolve.values import Layer, ParameterValue, TimeValue, describe
 from implicit_dsl.resolve.wires import Tensor, Wire
 from implicit_dsl.shapes import Shape, count, known, show
 from implicit_dsl.source import Span
@@ -105,6 +105,8 @@ def as_value(context: Context, value: Any, span: Span) -> Wire:
         return value
     if isinstance(value, ParameterValue):
         return offset(context, value, span)
+    if isinstance(value, TimeValue):
+        return constant(context, value, (), span)
     raise problem("E0207", "a value of the network or a number is needed here", span, describe(value))
 
 
@@ -206,15 +208,31 @@ def inverse(value: float, span: Span) -> float:
     return finite(1 / number, span)
 
 
-def scale(context: Context, factor: float, wire: Wire, span: Span) -> Wire:
+def largest(value: TimeValue, span: Span) -> float:
+    """A bound of a number at all times. Raises Problem if it is no finite number at one of them."""
+    try:
+        return value.clock.largest(value.number)
+    except (ArithmeticError, ValueError):
+        raise problem(
+            "E0208", "this number is out of range at one of the steps", span, "not a finite number"
+        ) from None
+
+
+def scale(context: Context, factor: float | TimeValue, wire: Wire, span: Span) -> Wire:
     """factor · wire."""
     if factor == 1:
         return wire
+    if isinstance(factor, TimeValue):
+        settings = {"number": factor.number, "largest": largest(factor, span)}
+        return linear(context, "timed_scale", settings, wire, span)
     return linear(context, "scale", {"factor": factor}, wire, span)
 
 
-def constant(context: Context, value: float, shape: Shape, span: Span) -> Wire:
+def constant(context: Context, value: float | TimeValue, shape: Shape, span: Span) -> Wire:
     """The same number in each entry of a value."""
+    if isinstance(value, TimeValue):
+        settings = {"number": value.number, "largest": largest(value, span), "shape": shape}
+        return context.wire("constant", shape, span, (), OPERATORS["timed_constant"].operator(settings, ()))
     operator = OPERATORS["constant"].operator({"shape": shape, "value": value}, ())
     return context.wire("constant", shape, span, (), operator)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from implicit_dsl.operators import ACTIVATIONS, CONSTRUCTORS
 from implicit_dsl.operators.initialisers import Initialiser
-from implicit_dsl.resolve import apply, axes
+from implicit_dsl.resolve import apply, axes, moments
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity, settings_of
 from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import Context
@@ -22,6 +22,7 @@ from implicit_dsl.resolve.values import (
     MatrixExpression,
     ParameterValue,
     SetValue,
+    TimeValue,
     TokensValue,
     describe,
     is_matrix,
@@ -274,6 +275,9 @@ def _entrywise(name: str, function: Callable[..., Any]) -> Run:
     of_numbers = _arithmetic(name, 1, function)
 
     def run(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Any:
+        if len(arguments.values) == 1 and isinstance(arguments.values[0], TimeValue):
+            arguments.no_keywords(name)
+            return moments.function(name, arguments.values[0], span)
         if len(arguments.values) != 1 or not isinstance(arguments.values[0], (Wire, ParameterValue)):
             return of_numbers(context, arguments, span, environment)
         arguments.no_keywords(name)

@@ -7,7 +7,8 @@ from typing import Any
 from implicit_dsl import syntax as s
 from implicit_dsl.names import identifier
 from implicit_dsl.operators.base import LinearRule, Rule
-from implicit_dsl.resolve import apply
+from implicit_dsl.clock import FUNCTIONS
+from implicit_dsl.resolve import apply, moments
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.functions import as_activation
@@ -29,6 +30,7 @@ from implicit_dsl.resolve.values import (
     MatrixExpression,
     ParameterValue,
     TemplateValue,
+    TimeValue,
     describe,
     is_matrix,
     outputs_hint,
@@ -174,6 +176,8 @@ def wire_of(context: Context, arguments: Arguments, index: int, span: Span) -> W
         return value
     if isinstance(value, ParameterValue):
         return apply.offset(context, value, place)
+    if isinstance(value, TimeValue):
+        return apply.constant(context, value, (), place)
     hint = f"apply it first, as in `{quoted(place)} * …`" if is_matrix(value) else outputs_hint(value)
     raise problem(
         "E0207", "a value of the network is needed here", place, f"this is {describe(value)}", help=hint
@@ -193,7 +197,7 @@ def check_elementwise(function: Any, span: Span) -> None:
 
 def _activation(
     context: Context, function: Activation, arguments: Arguments, span: Span
-) -> Wire | Activation:
+) -> Wire | Activation | TimeValue:
     """φ on a value; with settings alone, the activation that has them."""
     name, rule = function.name, function.rule
     if arguments.keywords and not arguments.values:
@@ -201,6 +205,8 @@ def _activation(
         return Activation(name, rule, settings)
     count = len(rule.arguments)
     arity(name, arguments, count, count, span)
+    if name in FUNCTIONS and isinstance(arguments.values[0], TimeValue):
+        return moments.function(name, arguments.values[0], span)
     named = {key: given for key, given in arguments.keywords.items() if key in rule.optional}
     extra = Arguments([value for value, _ in named.values()], [place for _, place in named.values()], {})
     wires = [wire_of(context, arguments, number, span) for number in range(count)]

@@ -86,9 +86,10 @@ def declare(
     check_name(declaration.name)
     kind, name = declaration.kind, declaration.name.name
     key = (name, *member)
-    if body.recurrence is not None and kind in ("input", "output"):
+    if (body.recurrence or body.ode) is not None and kind in ("input", "output"):
         help = f"behind its `end`, `{name}` is the sequence of its values" if kind == "output" else ""
-        raise problem("E0309", f"{_AN[kind]} is declared outside of `recurrent`", declaration.span, help=help)
+        what = "recurrent" if body.ode is None else "ode"
+        raise problem("E0309", f"{_AN[kind]} is declared outside of `{what}`", declaration.span, help=help)
     if kind == "input":
         _declare_input(body, declaration)
         return []

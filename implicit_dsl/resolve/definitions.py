@@ -15,6 +15,7 @@ from implicit_dsl.resolve.context import Context, refuse_tokens
 from implicit_dsl.resolve.inputs import make_input
 from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import check_declared
+from implicit_dsl.resolve.ode import at_the_marks, rate
 from implicit_dsl.resolve.order import needed_first
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, quoted
 from implicit_dsl.resolve.recurrence import at_all_steps, one_step
@@ -286,4 +287,6 @@ _RULES: dict[str, Callable[[Context, Definition], Any]] = {
     "function": _function,
     "step": one_step,
     "steps": at_all_steps,
+    "rate": rate,
+    "flow": at_the_marks,
 }

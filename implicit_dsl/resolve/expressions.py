@@ -11,7 +11,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.fixes import replacing
 from implicit_dsl.operators.base import LinearRule
-from implicit_dsl.resolve import apply, entrywise
+from implicit_dsl.resolve import apply, entrywise, moments
 from implicit_dsl.resolve.arguments import Arguments
 from implicit_dsl.resolve.arithmetic import calculate, compare, is_number
 from implicit_dsl.resolve.calls import call_value, check_elementwise, evaluate_call
@@ -21,6 +21,7 @@ from implicit_dsl.resolve.declarations import check_variable, formals
 from implicit_dsl.resolve.indexing import evaluate_field, evaluate_index
 from implicit_dsl.resolve.lookup import evaluate_name
 from implicit_dsl.resolve.matrices import apply_matrix, of_matrices
+from implicit_dsl.resolve.moments import is_factor
 from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.refusals import not_linear
 from implicit_dsl.resolve.scope import Environment
@@ -36,6 +37,7 @@ from implicit_dsl.resolve.values import (
     PairValue,
     ParameterValue,
     TemplateValue,
+    TimeValue,
     describe,
     is_matrix,
     outputs_hint,
@@ -143,14 +145,16 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
     """`left operator right` for two values."""
     if is_number(left) and is_number(right):
         return calculate(node, left, right)
+    if is_factor(left) and is_factor(right):
+        return moments.calculate(node, left, right)
     if node.operator in ("./", ".^"):  # entry by entry, a parameter is a value
         if isinstance(left, ParameterValue):
             left = apply.offset(context, left, node.left.span)
         if isinstance(right, ParameterValue):
             right = apply.offset(context, right, node.right.span)
-    elif _is_offset(left) and (_is_offset(right) or is_number(right)):
+    elif _is_offset(left) and (_is_offset(right) or is_factor(right)):
         left = apply.offset(context, left, node.left.span)
-    elif is_number(left) and _is_offset(right):
+    elif is_factor(left) and _is_offset(right):
         right = apply.offset(context, right, node.right.span)
     if not isinstance(left, Wire) and not isinstance(right, Wire):
         return of_matrices(context, node, left, right)
@@ -159,8 +163,8 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             return _sum(context, node, left, right)
         case "*" | ".*":
             return _product(context, node, left, right)
-        case "/" | "./" if isinstance(left, Wire) and is_number(right):
-            return apply.scale(context, apply.inverse(right, node.right.span), left, node.span)
+        case "/" | "./" if isinstance(left, Wire) and is_factor(right):
+            return apply.scale(context, moments.inverse(right, node.right.span), left, node.span)
         case "./":
             return entrywise.quotient(context, node, left, right)
         case ".^":
@@ -190,8 +194,8 @@ def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
     for value, part in ((left, node.left), (right, node.right)):
         if isinstance(value, Wire):
             sides.append(value)
-        elif is_number(value):
-            sides.append(apply.constant(context, apply.finite(value, part.span), shape, part.span))
+        elif is_factor(value):
+            sides.append(apply.constant(context, moments.finite(value, part.span), shape, part.span))
         elif isinstance(value, ParameterValue):
             sides.append(apply.offset(context, value, part.span))
         else:
@@ -209,10 +213,10 @@ def _sum(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:
 
 
 def _product(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
-    if is_number(left):
-        return apply.scale(context, apply.finite(left, node.left.span), right, node.span)
-    if is_number(right):
-        return apply.scale(context, apply.finite(right, node.right.span), left, node.span)
+    if is_factor(left):
+        return apply.scale(context, moments.finite(left, node.left.span), right, node.span)
+    if is_factor(right):
+        return apply.scale(context, moments.finite(right, node.right.span), left, node.span)
     numbers = (_is_scalar(left) or _is_scalar(right)) and not is_matrix(left) and not is_matrix(right)
     if node.operator == ".*" or (numbers and _is_value(left) and _is_value(right)):
         return entrywise.product(context, node, left, right)
@@ -284,6 +288,8 @@ def _unary(context: Context, node: s.Unary, environment: Environment) -> Any:
     negative = node.operator.endswith("-")
     if is_number(value):
         return -value if negative else value
+    if isinstance(value, TimeValue):
+        return moments.function("*", value, node.span, -1.0) if negative else value
     if isinstance(value, Wire):
         return apply.scale(context, -1.0, value, node.span) if negative else value
     if is_matrix(value):

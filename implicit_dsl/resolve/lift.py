@@ -192,6 +192,7 @@ class _Lift:
             span.line,
             span.source.line_text(span.line, most=LONGEST_LINE).strip(),
             span.source.title,
+            step.clock,
         )
         self.recurrences.append(made)
 

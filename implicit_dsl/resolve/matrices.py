@@ -14,7 +14,15 @@ from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.problem import later, problem, quoted
 from implicit_dsl.resolve.refusals import not_linear, origin_label, shape_problem
-from implicit_dsl.resolve.values import Layer, MatrixExpression, ParameterValue, describe, is_matrix, short
+from implicit_dsl.resolve.values import (
+    Layer,
+    MatrixExpression,
+    ParameterValue,
+    TimeValue,
+    describe,
+    is_matrix,
+    short,
+)
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
@@ -55,7 +63,7 @@ def of_matrices(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
                 f"`{node.operator}` does not apply to {describe(left)} and {describe(right)}",
                 node.operator_span,
                 help=f"multiply what it gives: `{quoted(node.left.span)} * ({quoted(node.right.span)} * …)`"
-                if scalar and node.operator == "*"
+                if (scalar or (isinstance(left, TimeValue) and is_matrix(right))) and node.operator == "*"
                 else "",
             )
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
-from implicit_dsl.resolve.scope import Body, Environment, Recurrence
+from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Recurrence
 from implicit_dsl.resolve.starts import start_numbers
 from implicit_dsl.resolve.values import Definition, ParameterValue, describe
 from implicit_dsl.resolve.wires import Carried, Network, Step, Wire
-from implicit_dsl.shapes import show
+from implicit_dsl.shapes import Dim, show
 
 if TYPE_CHECKING:
     from implicit_dsl.resolve.context import Context
@@ -231,8 +232,19 @@ def _start(context: Context, definition: Definition, wire: Wire) -> tuple[float,
     declared = definition.declared_shape
     if declared is None or declared.start is None:
         return ()
-    inner = definition.body
-    assert inner is not None and inner.outer is not None
+    assert definition.body is not None
+    return start_value(context, definition, declared, definition.body, wire.shape)
+
+
+def start_value(
+    context: Context,
+    definition: Definition,
+    declared: DeclaredShape,
+    inner: Body,
+    shape: tuple[Dim | None, ...],
+) -> tuple[float, ...] | Wire:
+    """What a state of a step, or of an `ode`, starts from: numbers, or a value around its body `inner`."""
+    assert declared.start is not None and inner.outer is not None
     network, context.network = context.network, inner.outer.network
     span = declared.start.span
     try:
@@ -245,16 +257,20 @@ def _start(context: Context, definition: Definition, wire: Wire) -> tuple[float,
                     "E0602",
                     f"`{definition.shown}` starts from a value of the steps",
                     span,
-                    help="it is known before the first step, outside of the `recurrent`",
+                    help="it is known before the first step, outside of the "
+                    f"`{'recurrent' if inner.ode is None else 'ode'}`",
                 )
             value = context.network.here(value)
-            if value.shape != wire.shape:
+            if not fits(shape, value.shape):
                 raise problem(
                     "E0202",
-                    f"`{definition.shown}` is {show(wire.shape)}, and starts from {show(value.shape)}",
+                    f"`{definition.shown}` is {show_expected(shape, declared)}, and starts from {show(value.shape)}",
                     span,
                 )
             return value
     finally:
         context.network = network
-    return start_numbers(context, declared, definition, wire.shape)
+    if None in shape:
+        message = f"the shape of `{definition.shown}` is left open"
+        raise problem("E0304", message, declared.span, help="write its sizes")
+    return start_numbers(context, declared, definition, tuple(size for size in shape if size is not None))

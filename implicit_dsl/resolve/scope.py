@@ -9,7 +9,7 @@ from implicit_dsl.errors import Label
 from implicit_dsl.resolve.values import Definition, Instance
 from implicit_dsl.resolve.wires import Network, Step, Wire
 from implicit_dsl.source import Source, Span
-from implicit_dsl.syntax import Annotation, Expression, Program, Recurrent
+from implicit_dsl.syntax import Annotation, Expression, Ode, Program, Recurrent
 
 Key = tuple[Any, ...]
 
@@ -73,6 +73,7 @@ class Body:
     sole: str = ""  # of a block: its output, if it has one
     outer: Body | None = None  # of a step: the body that the `recurrent` stands in
     recurrence: Recurrence | None = None  # of a step: what it is a step of
+    ode: Integration | None = None  # of the right-hand side of an `ode`: what it is of
 
     def holding(self, name: str) -> Body:
         """The body, this one or one around it, that has a name; this one if none has."""
@@ -102,6 +103,25 @@ class Recurrence:
     step: Step
     definitions: list[Definition] = field(default_factory=list)  # of the step, in the order of the text
     wire: Wire | None = None  # what stands for all of it, once that is known
+
+
+@dataclass(eq=False, slots=True)
+class Integration:
+    """An `ode` that was read: its right-hand side is evaluated for each stage of a step, when it is needed.
+
+    `body` is one with the names of the right-hand side, whose `rates` are the derivatives. `until` is
+    the last time, which may be infinite.
+    """
+
+    statement: Ode
+    body: Body
+    environment: Environment  # that the statement stands in
+    marks: tuple[float, ...]
+    chosen: bool  # whether the source lists the times
+    step: Step | None = None
+    rates: dict[Key, Definition] = field(default_factory=dict)
+    states: dict[Key, Wire] = field(default_factory=dict)  # behind a step, once they are known
+    wire: Wire | None = None  # what stands for all of it
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from implicit_dsl.resolve.declarations import (
 from implicit_dsl.resolve.defined import names_defined, outputs_in
 from implicit_dsl.resolve.indexing import labels
 from implicit_dsl.resolve.lookup import between, no_equation
+from implicit_dsl.resolve.ode import collect, integration
 from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem
 from implicit_dsl.resolve.recurrence import given, recurrence, scope
 from implicit_dsl.resolve.scope import Body, Environment, Key
@@ -131,9 +132,11 @@ def _is_plain(statement: s.Statement) -> bool:
     match statement:
         case s.Declaration():
             return statement.family is None or statement.kind == "input"
+        case s.Equation(s.Call(s.Name("D"), arguments)):
+            return not any(isinstance(argument, s.Index) for argument in arguments)
         case s.Equation() | s.Definition():
             return not isinstance(statement.target, s.Index)
-        case s.For() | s.If() | s.Recurrent():
+        case s.For() | s.If() | s.Recurrent() | s.Ode():
             return False
         case _:
             return True
@@ -151,16 +154,14 @@ def _plain(
             annotate(context, body, statement, environment)
         case s.Bare():
             _bare(context, statement)
-        case s.Ode() | s.Open():
-            what = type(statement).__name__.lower()
-            head = Span(statement.span.source, statement.span.start, statement.span.start + len(what))
-            raise later(f"`{what}`", head)
+        case s.Open():
+            raise later("`open`", Span(statement.span.source, statement.span.start, statement.span.start + 4))
         case s.Import() | s.Template():
             what = "import" if isinstance(statement, s.Import) else statement.kind
             raise problem(
                 "E0309", f"`{what}` stands at the top of a file, not inside of a model", statement.span
             )
-        case s.For() | s.If() | s.Recurrent():
+        case s.For() | s.If() | s.Recurrent() | s.Ode():
             raise AssertionError("control flow is not plain")
 
 
@@ -183,6 +184,8 @@ def _dependent(
                     break
         case s.Recurrent():
             made += _recurrent(context, body, statement, environment)
+        case s.Ode():
+            made += _ode(context, body, statement, environment)
         case _:
             raise AssertionError("plain statements were collected before")
 
@@ -197,8 +200,23 @@ def _recurrent(
         raise problem("E0309", "`recurrent` stands outside of loops", statement.span)
     made = recurrence(context, body, statement, environment)
     made.definitions += _collect(context, made.body, statement.body, scope(made))
+    return _enter_all(body, given(made))
+
+
+def _ode(context: Context, body: Body, statement: s.Ode, environment: Environment) -> list[Definition]:
+    """The names of an `ode`, for what they stand for behind its `end`."""
+    check_name(statement.variable)
+    if environment.local:
+        raise problem("E0309", "`ode` stands outside of loops", statement.span)
+    made = integration(context, body, statement, environment)
+    found = _enter_all(body, collect(context, made, _collect))
+    return [definition for definition in found if definition.value[1] is not None]
+
+
+def _enter_all(body: Body, definitions: Sequence[Definition]) -> list[Definition]:
+    """Enter what names within a body stand for behind its `end`."""
     found = []
-    for definition in given(made):
+    for definition in definitions:
         home = body.definitions.get(definition.key)
         if home is not None:
             raise twice(definition.shown, definition.span, home.span)
@@ -239,8 +257,8 @@ def _define(
             check_name(statement.target.value)  # type: ignore[arg-type]
             key = (statement.target.value.name, *labels(context, subscripts, environment))  # type: ignore[union-attr]
             span = statement.target.span
-        case s.Call(s.Name("D"), _) if relation == "~":
-            raise problem("E0603", "`D(x) ~ …` stands inside of an `ode`", statement.target.span)
+        case s.Call(s.Name("D"), arguments) if relation == "~":
+            return [_rate(context, body, statement, arguments, environment)]
         case s.Call(s.Name(), arguments, (), False) if relation == "=":
             return [_function(body, statement, arguments, environment)]
         case _:
@@ -258,6 +276,35 @@ def _define(
             fixes=_relation(span, statement.value.span, "~", "="),
         )
     return [enter(body, key, relation, statement.value, environment, span)]
+
+
+def _rate(
+    context: Context,
+    body: Body,
+    statement: s.Equation | s.Definition,
+    arguments: tuple[s.Expression, ...],
+    environment: Environment,
+) -> Definition:
+    """`D(x) ~ …`: the derivative of a state of an `ode`."""
+    span = statement.target.span
+    if body.ode is None:
+        raise problem("E0603", "`D(x) ~ …` stands inside of an `ode`", span)
+    match arguments:
+        case (s.Name() as name,):
+            key: Key = (name.name,)
+        case (s.Index(s.Name() as name, subscripts),):
+            key = (name.name, *labels(context, subscripts, environment))
+        case _:
+            raise problem("E0603", "`D` takes a state", span, help="write `D(x) ~ …`")
+    check_name(name)
+    shown = show_key(key)
+    found = body.definitions.get(("D", *key))
+    if found is not None:
+        raise twice(f"D({shown})", span, found.span)
+    definition = Definition(("D", *key), "rate", statement.value, environment, span, body)
+    definition.label = shown
+    body.definitions["D", *key] = definition
+    return definition
 
 
 def _relation(name: Span, value: Span, written: str, meant: str) -> tuple[Fix, ...]:

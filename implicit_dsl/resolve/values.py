@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from implicit_dsl.clock import Clock, Timed
 from implicit_dsl.operators.base import ActivationRule, Operator, Rule, Settings
 from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve.wires import Tensor, Wire
@@ -175,6 +176,22 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeValue:
+    """A number that depends on the time of an `ode`: another one at each step, and known there."""
+
+    number: Timed
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What a state of an `ode` over `a..Inf` stands for behind its `end`: it has a limit, and no steps."""
+
+    limit: Wire
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Namespace:
     """An imported file, by the name it goes under."""
 
@@ -204,6 +221,8 @@ Value: TypeAlias = (
     | ChainValue
     | Outputs
     | TokensValue
+    | TimeValue
+    | Flow
     | Namespace
     | Initialiser
 )
@@ -264,6 +283,8 @@ _DESCRIPTIONS: dict[type, str] = {
     ChainValue: "a chain of layers",
     Outputs: "several outputs",
     TokensValue: "a set of tokens",
+    TimeValue: "a number that depends on the time",
+    Flow: "a flow to its limit",
     Namespace: "an imported file",
     Initialiser: "an initialiser",
 }

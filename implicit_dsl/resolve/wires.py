@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from implicit_dsl.clock import Clock
 from implicit_dsl.errors import Label
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser
@@ -104,10 +105,14 @@ class Carried:
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """One step of a `recurrent`, a network of its own. `read` are its inputs, and the sequences of them."""
+    """One step of a `recurrent`, a network of its own. `read` are its inputs, and the sequences of them.
+
+    That of an `ode` has a `clock`, and no sequences.
+    """
 
     network: Network
     span: Span
     read: list[tuple[Wire, Wire]] = field(default_factory=list)
     carried: dict[tuple[object, int], Carried] = field(default_factory=dict)  # by definition and lag
     last: dict[Wire, Wire] = field(default_factory=dict)  # of sequences that it gives, their last entries
+    clock: Clock | None = None

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from implicit_dsl import syntax as s
 from implicit_dsl.resolve.annotations.assignment import demands
+from implicit_dsl.resolve.annotations.integration import integrates
 from implicit_dsl.resolve.annotations.lipschitz import check_form, claim, claims_of_files
 from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
@@ -110,7 +111,7 @@ def read(context: Context) -> list[Request]:
                 context.penalties += read_penalty(context, noted)
             elif name == "lipschitz":
                 claim(context, noted)
-            else:
+            elif not integrates(context, noted):
                 requests.append(_READERS[name](context, noted))
         except Problem as found:
             context.report(found.diagnostic)

@@ -17,6 +17,7 @@ from implicit_dsl.demands import (
     SolverDemand,
     SolverName,
 )
+from implicit_dsl.integrators import METHODS
 from implicit_dsl.resolve.annotations.forms import no_keywords, number, split, state, unknown_word
 from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.arguments import MOST, counted
@@ -44,6 +45,7 @@ class Setting:
         return "greater than 0" if self.high == inf else f"greater than 0 and at most {self.high:g}"
 
 
+SETTINGS_HELP = "settings stand in brackets behind the solver: `@solver auto(tol = 1e-3)`"
 _TOLERANCE = Setting(("tol",), "tolerance", "number", high=1.0)
 _COMMON = (
     _TOLERANCE,
@@ -90,10 +92,8 @@ _FOREIGN = {
 def read_solver(context: Context, noted: Noted) -> Request:
     """The demand of one `@solver`. Raises Problem, or Poisoned if the cause was reported."""
     target, form = split(noted, "solver", SOLVERS)
-    no_keywords(
-        noted.annotation, (), "settings stand in brackets behind the solver: `@solver auto(tol = 1e-3)`"
-    )
-    name, settings = _named(context, form, noted, "solver", _OF_SOLVERS, SOLVERS)
+    no_keywords(noted.annotation, (), SETTINGS_HELP)
+    name, settings = _named(context, form, noted, "solver", _OF_SOLVERS, (*SOLVERS, *METHODS))
     span = noted.annotation.span
     demand = SolverDemand(name, settings, line=span.line, span=span)
     wire = None if target is None else state(context, target, noted.environment)
@@ -150,13 +150,13 @@ def _named(
         raise unknown_word(what, word, function.span, known)
     if not isinstance(form, s.Call):
         return word, ()
-    return word, _settings(context, form, noted.environment, word, table[word])
+    return word, typed(context, form, noted.environment, word, table[word])
 
 
-def _settings(
+def typed(
     context: Context, form: s.Call, environment: Environment, name: str, settings: tuple[Setting, ...]
 ) -> tuple[tuple[str, Any], ...]:
-    """The settings in the order of their table, each checked."""
+    """The settings in the order of their table, each checked. Raises Problem."""
     found: dict[str, Any] = {}
     own = settings if settings is not _COMMON and name in _OF_BACKWARDS else ()  # those of solvers have names
     if len(form.arguments) > len(own):

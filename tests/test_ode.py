@@ -1,0 +1,186 @@
+"""`ode`: as graph, unrolled matrices and generated code, against steps by hand and torchdiffeq."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import implicit_dsl
+from implicit_dsl.errors import ImplicitError
+
+STANDALONE = pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
+EXPLICIT = ("euler", "midpoint", "heun", "rk4", "rk38")
+IMPLICIT = ("implicit_euler", "implicit_midpoint", "trapezoid")
+ORDER = {
+    "euler": 1,
+    "midpoint": 2,
+    "heun": 2,
+    "rk4": 4,
+    "rk38": 4,
+    "implicit_euler": 1,
+    "implicit_midpoint": 2,
+    "trapezoid": 2,
+}
+State = tuple[Tensor, ...]
+Rate = Callable[[float, State], State]
+
+
+def generated(text: str, standalone: bool = False) -> types.ModuleType:
+    module = types.ModuleType("generated")
+    exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
+    return module
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def several(value: Any) -> tuple[Tensor, ...]:
+    return (value,) if isinstance(value, Tensor) else tuple(value)
+
+
+def same(one: Any, other: Any, within: float = 1e-12) -> None:
+    for a, b in zip(several(one), several(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=within, atol=within)
+
+
+def moved(x: State, *parts: tuple[float, State]) -> State:
+    return tuple(sum((w * k[i] for w, k in parts), x[i]) for i in range(len(x)))
+
+
+def solved(function: Callable[[State], State], x: State) -> State:
+    """x = function(x), by iteration."""
+    for _ in range(200):
+        x = function(x)
+    return x
+
+
+def one_step(method: str, f: Rate, x: State, t: float, h: float) -> State:
+    """As the textbooks have it."""
+    match method:
+        case "euler":
+            return moved(x, (h, f(t, x)))
+        case "midpoint":
+            return moved(x, (h, f(t + h / 2, moved(x, (h / 2, f(t, x))))))
+        case "heun":
+            k = f(t, x)
+            return moved(x, (h / 2, k), (h / 2, f(t + h, moved(x, (h, k)))))
+        case "rk4":
+            a = f(t, x)
+            b = f(t + h / 2, moved(x, (h / 2, a)))
+            c = f(t + h / 2, moved(x, (h / 2, b)))
+            d = f(t + h, moved(x, (h, c)))
+            return moved(x, (h / 6, a), (h / 3, b), (h / 3, c), (h / 6, d))
+        case "rk38":
+            a = f(t, x)
+            b = f(t + h / 3, moved(x, (h / 3, a)))
+            c = f(t + 2 * h / 3, moved(x, (-h / 3, a), (h, b)))
+            d = f(t + h, moved(x, (h, a), (-h, b), (h, c)))
+            return moved(x, (h / 8, a), (3 * h / 8, b), (3 * h / 8, c), (h / 8, d))
+        case "implicit_euler":
+            return solved(lambda y: moved(x, (h, f(t + h, y))), x)
+        case "implicit_midpoint":
+            middle = solved(lambda y: moved(x, (h / 2, f(t + h / 2, y))), x)
+            return moved(x, (h, f(t + h / 2, middle)))
+        case _:
+            k = f(t, x)
+            return solved(lambda y: moved(x, (h / 2, k), (h / 2, f(t + h, y))), x)
+
+
+def steps(method: str, f: Rate, x: State, begin: float, end: float, count: int) -> list[State]:
+    """The states at the begin and behind each step."""
+    h, found = (end - begin) / count, [x]
+    for number in range(count):
+        found.append(one_step(method, f, found[-1], begin + h * number, h))
+    return found
+
+
+NEURAL = """
+model M(d = 4, p = 3)
+    input u[p]
+    param A[d, d] = normal(0.4), b[d] = normal(1.0), c[d] = normal(1.0), B[d, p]
+    ode t in 0.5..2
+        state x[d] = Dense(d)*u
+        D(x) ~ tanh(A*x + b*t + B*u + c)
+    end
+    output y = last(x), z = x
+    @solver(x, METHOD(steps = 5))
+    @allow unused_annotation
+end
+"""
+
+
+def rate_of(m: Any, u: Tensor) -> Rate:
+    return lambda t, x: (torch.tanh(x[0] @ m.A.T + t * m.b + u @ m.B.T + m.c),)
+
+
+@STANDALONE
+@pytest.mark.parametrize("method", EXPLICIT)
+def test_explicit_methods_are_those_by_hand(method: str, standalone: bool) -> None:
+    model = generated(NEURAL.replace("METHOD", method), standalone).M(dtype=torch.float64)
+    u = random(3, 3).requires_grad_()
+    found = [x for (x,) in steps(method, rate_of(model, u), (model.x_dense(u),), 0.5, 2, 5)]
+    same(model(u), (found[-1], torch.stack(found, 1)))
+    if not standalone:
+        same(model(u), model.system().solve(u))
+    assert torch.autograd.gradcheck(lambda u: tuple(model(u)), (u,))
+
+
+SEVERAL = """
+block Field(n)
+    input x[_], s[_]
+    h = tanh(Dense(n)*x + Dense(n; bias = false)*s)
+    output y = Dense(n)*h
+end
+model M(n = 4)
+    input u[n], s[n], q[2]
+    layer field = Field(n), shared = Dense(n)
+    param v0[n] = normal(1.0), w[n] = normal(1.0), θ[] = 0.7
+    ode τ in 0..1
+        state x[n] = u, v[_] = v0, z[1:2][2] = [1, -0.5], l[1] = 0
+        forced = sin(3*τ)*w + exp(-τ)*shared(s) - τ^2/2
+        damped = field(x, s)
+        D(x) ~ v
+        D(v) ~ -damped - v / (1 + τ) + forced
+        for i in 1:2
+            D(z[i]) ~ q .* z[3 - i] + (-1)^i*τ
+        end
+        D(l) ~ reshape(mean(x .* v) + θ*τ, 1)
+    end
+    output x1 = last(x), v1 = last(v), z1 = last(z[1]), all = z[2], l = last(l)
+    @solver rk4(steps = 3)
+end
+""".replace(", l = last(l)", ", l1 = last(l)")
+
+
+def several_by_hand(m: Any, u: Tensor, s: Tensor, q: Tensor) -> tuple[Tensor, ...]:
+    def f(t: float, state: State) -> State:
+        x, v, a, b, _ = state
+        h = torch.tanh(F.linear(x, m.field_h_dense.weight, m.field_h_dense.bias) + m.field_h_dense2(s))
+        forced = math.sin(3 * t) * m.w + math.exp(-t) * m.shared(s) - t**2 / 2
+        last = (x * v).mean(1, keepdim=True) + m.θ * t
+        return v, -m.field_y_dense(h) - v / (1 + t) + forced, q * b - t, q * a + t, last
+
+    n = len(u)
+    z = [u.new_full((n, 2), 0.0) + u.new_tensor([1, -0.5])] * 2
+    start = (u, m.v0.expand(n, -1), *z, u.new_zeros(n, 1))
+    found = steps("rk4", f, start, 0, 1, 3)
+    x, v, a, _, last = found[-1]
+    return x, v, a, torch.stack([state[3] for state in found], 1), last
+
+
+@STANDALONE
+def test_several_states_families_blocks_starts_and_times(standalone: bool) -> None:
+    model = generated(SEVERAL, standalone).M(dtype=torch.float64)
+    print([n for n, _ in model.named_parameters()])
+    given = random(3, 4), random(3, 4), random(3, 2)
+    same(model(*given), several_by_hand(model, *given))
+    if not standalone:
+        same(model(*given), model.system().solve(*given))
