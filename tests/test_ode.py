@@ -165,8 +165,8 @@ def several_by_hand(m: Any, u: Tensor, s: Tensor, q: Tensor) -> tuple[Tensor, ..
         x, v, a, b, _ = state
         h = torch.tanh(F.linear(x, m.field_h_dense.weight, m.field_h_dense.bias) + m.field_h_dense2(s))
         forced = math.sin(3 * t) * m.w + math.exp(-t) * m.shared(s) - t**2 / 2
-        last = (x * v).mean(1, keepdim=True) + m.θ * t
-        return v, -m.field_y_dense(h) - v / (1 + t) + forced, q * b - t, q * a + t, last
+        last = (x * v).mean(1, keepdim=True) + m.theta * t
+        return v, -m.field_dense(h) - v / (1 + t) + forced, q * b - t, q * a + t, last
 
     n = len(u)
     z = [u.new_full((n, 2), 0.0) + u.new_tensor([1, -0.5])] * 2
@@ -179,7 +179,6 @@ def several_by_hand(m: Any, u: Tensor, s: Tensor, q: Tensor) -> tuple[Tensor, ..
 @STANDALONE
 def test_several_states_families_blocks_starts_and_times(standalone: bool) -> None:
     model = generated(SEVERAL, standalone).M(dtype=torch.float64)
-    print([n for n, _ in model.named_parameters()])
     given = random(3, 4), random(3, 4), random(3, 2)
     same(model(*given), several_by_hand(model, *given))
     if not standalone:

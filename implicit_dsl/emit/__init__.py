@@ -7,6 +7,7 @@ parameters, `wording` documentation and comments, `inline` what a standalone fil
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from dataclasses import dataclass
 
@@ -190,7 +191,10 @@ def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str
         wanted.add("from typing import NamedTuple")
     if any("Mapping[" in view.arguments for view in views):
         wanted.add("from collections.abc import Mapping")
-    if "F." in "\n".join(written) + "\n".join(carried.lines):
+    body = "\n".join(written)
+    if re.search(r"\bmath\.", body):
+        wanted.add("import math")
+    if "F." in body + "\n".join(carried.lines):
         wanted.add("import torch.nn.functional as F")
     lines = import_block(wanted | set(carried.imports))
     return lines if standalone else [*lines, "", "from implicit_dsl import runtime"]
