@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator as python
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -110,6 +111,8 @@ def combined(name: str, *parts: Timed) -> Timed:
         return last if first == 0 else first
     if name in ("-", "/", "^") and last == (name != "-"):
         return first
+    if name == "*" and 0 in parts:
+        return 0.0
     if name == "*" and 1 in parts:
         return last if first == 1 else first
     return (name, *(part if isinstance(part, tuple) else float(part) for part in parts))
@@ -127,6 +130,11 @@ def later(number: Timed, delay: Timed) -> Timed:
 def uses(number: Timed, name: str) -> bool:
     """Whether a number depends on the time `t`, or on the length `h` of its step."""
     return isinstance(number, tuple) and (number[0] == name or any(uses(part, name) for part in number[1:]))
+
+
+def negated(number: Timed) -> Timed | None:
+    """What a number is the negative of, if it is written so."""
+    return number[2] if isinstance(number, tuple) and number[:2] == ("*", -1.0) else None
 
 
 def text(number: Timed, variables: Mapping[str, str]) -> str:
@@ -150,8 +158,13 @@ def _text(number: Timed, variables: Mapping[str, str]) -> tuple[str, int]:
         return (f"abs({inner})" if name == "abs" else f"math.{name}({inner})"), 5
     rank = _RANK[name]
     (left, tight), (right, tighter) = (_text(part, variables) for part in parts)
+    if negated(number) is not None:
+        return (f"-{right}" if tighter > rank else f"-({right})"), 3
     if tight < rank or (name == "^" and tight == rank):
         left = f"({left})"
     if tighter < rank or (tighter == rank and name in ("-", "/")) or (right.startswith("-")):
         right = f"({right})"
-    return f"{left} {'**' if name == '^' else name} {right}", rank
+    if name == "^":
+        simple = re.fullmatch(r"[\w.]+", left) and re.fullmatch(r"[\w.]+", right)
+        return f"{left}**{right}" if simple else f"{left} ** {right}", rank
+    return f"{left} {name} {right}", rank

@@ -6,6 +6,7 @@ import keyword
 from collections.abc import Collection
 from dataclasses import replace
 
+from implicit_dsl.clock import negated
 from implicit_dsl.emit.fusion import Fusion, Fusions, count_uses, find_fusions, layered
 from implicit_dsl.emit.naming import CALLED_IN_FORWARD, Names
 from implicit_dsl.emit.releasing import is_large, released
@@ -280,6 +281,8 @@ class Forward:
 
     def _is_product(self, term: Term) -> bool:
         last = term.chain[-1] if term.chain else None
+        if last is not None and last.kind == "timed_scale":
+            return True
         return last is not None and last.kind == "scale" and last["factor"] != -1
 
     def _signed(self, term: Term) -> tuple[str, Expression]:
@@ -294,6 +297,10 @@ class Forward:
             )
         if last is not None and last.kind == "constant" and last["value"] < 0:
             return "-", Expression(repr(-last["value"]))
+        if last is not None and last.kind in TIMED and (number := negated(last["number"])) is not None:
+            settings = (("largest", last["largest"]), ("number", number))
+            chain = (*term.chain[:-1], replace(last, settings=settings))
+            return "-", self._chain(term.source, chain)
         return "", self._chain(term.source, term.chain)
 
     def _concatenation(self, terms: tuple[Term, ...]) -> Expression:

@@ -38,6 +38,9 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
     made: list[Block] = []
     sums: list[Term] = []
     left: list[Term] = []
+    if timed:
+        step, before = _before_timed(step, late)
+        free += before
     for block in step.states:
         if block.name not in late:
             continue
@@ -152,6 +155,23 @@ def _stays(term: Term, timed: bool) -> bool:
     """Whether a term is computed in the steps: it is not the same function for more samples, or at all times."""
     kinds = (*_OF_A_BATCH, *TIMED) if timed else _OF_A_BATCH
     return any(operator.kind in kinds for operator in term.chain)
+
+
+def _before_timed(step: ImplicitModel, late: set[str]) -> tuple[ImplicitModel, list[Block]]:
+    """A step in which what a number of the time scales is a state of its own, if it is the same at all steps."""
+    terms: list[Term] = []
+    made: list[Block] = []
+    for term in step.terms:
+        at = next((n for n, operator in enumerate(term.chain) if operator.kind in TIMED), 0)
+        mixes = any(linear_rule(operator).mixing for operator in term.chain[:at])
+        if term.source is None or term.source in late or not mixes:
+            terms.append(term)
+            continue
+        name = f"{term.target}.once{len(made) + 1}"
+        block = step.blocks[term.target]
+        made.append(replace(block, name=name, shape=term.chain[at].source, activation=None, declared=False))
+        terms += (Term(name, term.source, term.chain[:at]), replace(term, source=name, chain=term.chain[at:]))
+    return replace(step, states=(*made, *step.states), terms=tuple(terms)), made
 
 
 def _shared(
