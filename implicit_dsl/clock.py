@@ -142,9 +142,10 @@ def text(number: Timed, variables: Mapping[str, str]) -> str:
     return _text(number, variables)[0]
 
 
-def is_tight(number: Timed) -> bool:
-    """Whether its text can stand in a product as it is."""
-    return _text(number, {"t": "t", "h": "h"})[1] > 1
+def factor(number: Timed, variables: Mapping[str, str]) -> str:
+    """The same as the first factor of a product."""
+    written, rank = _text(number, variables)
+    return written if rank > 1 else f"({written})"
 
 
 def _text(number: Timed, variables: Mapping[str, str]) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """The methods that integrate an `ode`: Runge–Kutta methods with fixed steps, and adaptive ones by name.
 
-A step from x at t of length h has stages X_i = x + h Σ_j a_ij k_j with slopes k_i = f(X_i, t + c_i h), and ends
-at x + h Σ_i b_i k_i (Hairer, Nørsett and Wanner 1993, section II.1). Here a_ij = 0 for j > i: a stage reads those
-before it, and itself if a_ii ≠ 0, which makes it an equilibrium.
+A step from x at t of length h has stages X_i = x + h Σ_j a_ij k_j with slopes k_i = f(X_i, t + c_i h), and
+ends at x + h Σ_i b_i k_i (Hairer, Nørsett and Wanner 1993, section II.1). Here a_ij = 0 for j > i: a stage
+reads those before it, and itself if a_ii ≠ 0, which makes it an equilibrium.
 """
 
 from __future__ import annotations

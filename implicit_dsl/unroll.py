@@ -65,8 +65,7 @@ class _Copies:
     starts: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> None:
-        one, step = self.recurrence, unrolled(self.recurrence.step)
-        self.step = step
+        self.step = step = unrolled(self.recurrence.step)
         self.length = length = self._steps()
         for t in range(1, length + 1):
             for block in step.states:

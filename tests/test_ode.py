@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import implicit_dsl
-from implicit_dsl.errors import ImplicitError
 
 STANDALONE = pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
 EXPLICIT = ("euler", "midpoint", "heun", "rk4", "rk38")
@@ -183,3 +182,92 @@ def test_several_states_families_blocks_starts_and_times(standalone: bool) -> No
     same(model(*given), several_by_hand(model, *given))
     if not standalone:
         same(model(*given), model.system().solve(*given))
+
+
+@pytest.mark.parametrize("method", IMPLICIT)
+def test_implicit_methods_are_equilibria_with_a_certificate(method: str) -> None:
+    text = NEURAL.replace("METHOD", method).replace(
+        "    @allow", "    @solver auto(tol = 1e-13)\n    @wellposed norm(A, Inf) <= 3\n    @allow"
+    )
+    model = generated(text).M(dtype=torch.float64)
+    u = random(3, 3).requires_grad_()
+    found = [x for (x,) in steps(method, rate_of(model, u), (model.x_dense(u),), 0.5, 2, 5)]
+    same(model(u), (found[-1], torch.stack(found, 1)))
+    same(model(u), model.system().solve(u))
+    assert model.certify().proved
+    assert torch.autograd.gradcheck(lambda u: tuple(model(u)), (u,), atol=1e-6)
+
+
+STIFF = """
+model M(d = 3)
+    input u[d], s[d]
+    param W[d, d] = normal(0.3), w[d] = normal(0.5)
+    ode t in TIMES
+        state x[d] = u, v[d] = 0
+        D(x) ~ tanh(sin(t)*x + 0.3*v) - 0.2*exp(t)*x
+        D(v) ~ cos(t)*tanh(W*x + w*t) .* s - t*v
+    end
+    output y = last(x), z = v
+    @solver(x, METHOD(steps = 4))
+    @solver auto(tol = 1e-13)
+    @wellposed unchecked
+end
+"""
+
+
+@pytest.mark.parametrize("times", ["0..0.8", "[0, 0.3, 0.8]"])
+@pytest.mark.parametrize("method", [*EXPLICIT, *IMPLICIT])
+def test_numbers_of_the_time_within_equilibria_and_chosen_times(method: str, times: str) -> None:
+    text = STIFF.replace("METHOD", method).replace("TIMES", times)
+    text = (
+        text.replace("    @solver auto(tol = 1e-13)\n    @wellposed unchecked\n", "")
+        if method in EXPLICIT
+        else text
+    )
+    model = generated(text).M(dtype=torch.float64)
+    u, s = random(2, 3), random(2, 3)
+
+    def f(t: float, state: State) -> State:
+        x, v = state
+        return (
+            torch.tanh(math.sin(t) * x + 0.3 * v) - 0.2 * math.exp(t) * x,
+            math.cos(t) * torch.tanh(x @ model.W.T + model.w * t) * s - t * v,
+        )
+
+    if times.startswith("["):
+        first = steps(method, f, (u, torch.zeros_like(u)), 0, 0.3, 4)
+        last = steps(method, f, first[-1], 0.3, 0.8, 4)
+        found = [first[0], first[-1], last[-1]]
+    else:
+        found = steps(method, f, (u, torch.zeros_like(u)), 0, 0.8, 4)
+    same(model(u, s), (found[-1][0], torch.stack([v for _, v in found], 1)), 1e-10)
+    same(model(u, s), model.system().solve(u, s), 1e-10)
+
+
+LINEAR = """
+model M
+    input u[2]
+    ode t in 0..1
+        state x[2] = u
+        D(x) ~ [[0, 1], [-1, 0]] * x
+    end
+    output y = last(x)
+    @solver(x, METHOD(steps = STEPS))
+    IMPLICIT
+end
+""".replace("[[0, 1], [-1, 0]] * x", "R * x").replace(
+    "    ode", "    param R[2, 2] = fixed([0, 1, -1, 0])\n    ode"
+)
+
+
+@pytest.mark.parametrize("method", ORDER)
+def test_errors_shrink_with_the_order_of_a_method(method: str) -> None:
+    u = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
+    turn = torch.tensor([[math.cos(1), math.sin(1)], [-math.sin(1), math.cos(1)]], dtype=torch.float64)
+    errors = []
+    for count in (8, 16):
+        text = LINEAR.replace("METHOD", method).replace("STEPS", str(count))
+        solver = "@solver auto(tol = 1e-13)" if method in IMPLICIT else ""
+        model = generated(text.replace("IMPLICIT", solver)).M(dtype=torch.float64)
+        errors.append((model(u) - u @ turn.T).norm().item())
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDER[method], abs=0.2)

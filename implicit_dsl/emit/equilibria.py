@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from implicit_dsl.clock import text
 from implicit_dsl.emit.dense import DensePlan, dense_plan
 from implicit_dsl.emit.forward import Forward
 from implicit_dsl.emit.loops import SweepPlan, function_name, needed_outside, next_name, plan, shape_text
@@ -125,12 +126,14 @@ class Network(Forward):
             if operator.kind == "batch_norm"
             for _, id in operator.parameters
         }
+        clock = self.clock
+        self.clock = {**clock, **{made.id: f"({text(made.number, clock)})" for made in sweep.timed}}
         self.model, self.explicit = sweep.model, {**explicit, **frozen}
         for name in loop.states:
             if name in wanted:
                 self._state(self.model.blocks[name])
         self._statistics(sweep)
-        self.model, self.explicit = outer, explicit
+        self.model, self.explicit, self.clock = outer, explicit, clock
 
     def _call(self, loop: Loop, sweep: SweepPlan) -> None:
         starts = [self._starting(name) for name in loop.iterated]
@@ -138,7 +141,8 @@ class Network(Forward):
         batched += [self.explicit[mask.id] for mask in sweep.masks]
         shared = [self.explicit.get(id, f"self.{id}") for id in sweep.tensors]
         moving = _statistics_of(sweep)  # in place, before the adjoint reads what it was solved with
-        shared = [f"{text}.clone()" if id in moving else text for id, text in zip(sweep.tensors, shared)]
+        shared = [f"{given}.clone()" if id in moving else given for id, given in zip(sweep.tensors, shared)]
+        shared += [f"{self.real}.new_tensor({text(made.number, self.clock)})" for made in sweep.timed]
         variables = [self._variable(name) for name in loop.iterated]
         left = f"({variables[0]},)" if len(variables) == 1 else ", ".join(variables)
         self._show_comments()
@@ -258,11 +262,12 @@ class _Sweep(Forward):
         self._sweep = sweep
         self.indent = INDENT - 4  # of a function
         self.explicit = {id: self._variable(id) for id in (*(m.id for m in sweep.masks), *sweep.tensors)}
+        self.clock = {made.id: self._variable(made.id) for made in sweep.timed}
 
     @property
     def arguments(self) -> list[str]:
         """The states, what comes in, masks and tensors."""
-        return [*self.inputs.values(), *self.explicit.values()]
+        return [*self.inputs.values(), *self.explicit.values(), *self.clock.values()]
 
     def body(self) -> list[str]:
         for block in self.model.states:

@@ -56,11 +56,7 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
             )
             sums += (replace(term, target=name) for term in early)
             left.append(Term(block.name, name, behind))
-            left += (
-                replace(term, chain=(*term.chain, *behind))
-                for term in terms
-                if term not in early
-            )
+            left += (replace(term, chain=(*term.chain, *behind)) for term in terms if term not in early)
     if timed:
         step, free, made, sums, left = _shared(step, free, made, sums, left)
         recurrence = replace(recurrence, step=step)
@@ -80,7 +76,11 @@ def _cut(
     gone = {block.name for block in free}
     given = {name for name, _ in (*recurrence.sequences, *recurrence.same)}
     wanted = _wanted(recurrence)
-    read = {*wanted, *(term.source for term in left), *(name for one in step.recurrences for name in one.reads)}
+    read = {
+        *wanted,
+        *(term.source for term in left),
+        *(name for one in step.recurrences for name in one.reads),
+    }
     computed = tuple(block for block in (*free, *made) if block.name in read)
     results = tuple((block.name, "") for block in computed)
     timed = recurrence.clock is not None
@@ -152,13 +152,13 @@ def _late(recurrence: Recurrence[ImplicitModel]) -> set[str]:
 
 
 def _stays(term: Term, timed: bool) -> bool:
-    """Whether a term is computed in the steps: it is not the same function for more samples, or at all times."""
+    """Whether a term is computed step by step: not the same for more samples, or not at all times."""
     kinds = (*_OF_A_BATCH, *TIMED) if timed else _OF_A_BATCH
     return any(operator.kind in kinds for operator in term.chain)
 
 
 def _before_timed(step: ImplicitModel, late: set[str]) -> tuple[ImplicitModel, list[Block]]:
-    """A step in which what a number of the time scales is a state of its own, if it is the same at all steps."""
+    """A step in which a number of the time scales a state of its own, if that is the same at all steps."""
     terms: list[Term] = []
     made: list[Block] = []
     for term in step.terms:
@@ -186,9 +186,9 @@ def _shared(
     instead: dict[str, str] = {}
     known: dict[object, str] = {}
     for block in (*free, *made):
-        terms = tuple((instead.get(t.source or "", t.source), t.chain) for t in terms_of.get(block.name, ()))
+        key = tuple((instead.get(t.source or "", t.source), t.chain) for t in terms_of.get(block.name, ()))
         if block.name not in kept:
-            first = known.setdefault((block.shape, block.activation, terms), block.name)
+            first = known.setdefault((block.shape, block.activation, key), block.name)
             if first != block.name:
                 instead[block.name] = first
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from implicit_dsl.clock import Timed
 from implicit_dsl.demands import applying
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.model import Block, ImplicitModel, Loop, Term
@@ -16,6 +17,7 @@ from implicit_dsl.names import identifier
 from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.normalisation import Dropout
+from implicit_dsl.operators.timed import TIMED
 from implicit_dsl.shapes import Shape, Size
 
 
@@ -53,6 +55,14 @@ class ScaledKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class TimedNumber:
+    """A number of the time of a step, known before a solve. `id` stands for it in chains."""
+
+    id: str
+    number: Timed
+
+
+@dataclass(frozen=True, slots=True)
 class SweepPlan:
     """What one sweep takes and computes. `model` has the new states under the names of `next_name`."""
 
@@ -61,6 +71,7 @@ class SweepPlan:
     injections: tuple[Injection, ...]
     masks: tuple[Mask, ...]
     scaled: tuple[ScaledKernel, ...]
+    timed: tuple[TimedNumber, ...]
     tensors: tuple[str, ...]  # ids of the parameters and buffers
     split: bool  # into an affine function and φ, for solvers that apply φ themselves
 
@@ -77,12 +88,13 @@ def plan(model: ImplicitModel, loop: Loop) -> SweepPlan:
     injections: list[Injection] = []
     masks: list[Mask] = []
     scaled: dict[tuple[str, float], ScaledKernel] = {}
+    timed: dict[Timed, TimedNumber] = {}
     for name in loop.states:
         target = next_name(name) if name in loop.iterated else name
         for group in _slots(model.terms_of[name]):
             outer = [term for term in group if term.source not in inside]
             hoisted = [] if all(term.source is None for term in outer) else outer
-            inner = [_masked(term, masks) for term in group if term not in hoisted]
+            inner = [_at_its_time(_masked(term, masks), timed) for term in group if term not in hoisted]
             terms += [replace(_with_scaled_kernels(term, scaled), target=target) for term in inner]
             if hoisted:
                 made, term = _injection(model, name, hoisted, len(injections))
@@ -107,7 +119,9 @@ def plan(model: ImplicitModel, loop: Loop) -> SweepPlan:
         model, doc=None, inputs=inputs, states=states, outputs=(), terms=tuple(terms), holders=(), loops=()
     )
     kernels = tuple(scaled.values())
-    return SweepPlan(loop, swept, tuple(injections), tuple(masks), kernels, tensors, _splits(model, loop))
+    numbers = tuple(timed.values())
+    split = _splits(model, loop)
+    return SweepPlan(loop, swept, tuple(injections), tuple(masks), kernels, numbers, tensors, split)
 
 
 def _splits(model: ImplicitModel, loop: Loop) -> bool:
@@ -165,6 +179,19 @@ def _masked(term: Term, masks: list[Mask]) -> Term:
             mask = Mask(f"{term.target}.mask{len(masks) + 1}", rule.mask(operator), float(operator["p"]))
             masks.append(mask)
             operator = replace(operator, parameters=(("mask", mask.id),))
+        chain.append(operator)
+    return replace(term, chain=tuple(chain))
+
+
+def _at_its_time(term: Term, timed: dict[Timed, TimedNumber]) -> Term:
+    """A term whose numbers of the time are given to the sweep."""
+    chain: list[Operator] = []
+    for operator in term.chain:
+        if operator.kind in TIMED:
+            number: Timed = operator["number"]
+            made = timed.setdefault(number, TimedNumber(f"number{len(timed) + 1}", number))
+            settings = (("largest", operator["largest"]), ("number", (made.id,)))
+            operator = replace(operator, settings=settings)
         chain.append(operator)
     return replace(term, chain=tuple(chain))
 

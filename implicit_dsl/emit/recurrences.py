@@ -160,9 +160,7 @@ class Recurrent(Network):
             return f"for _ in range({clock.given - 1}):", [], inner
         first = step._variable("begin")
         length = step.clock.get("h") or step._variable("length")
-        pairs = [
-            (clock.begin(number), clock.length(number)) for number in range(0, clock.count, clock.steps)
-        ]
+        pairs = [(clock.begin(number), clock.length(number)) for number in range(0, clock.count, clock.steps)]
         head = f"for {first}, {length} in {tuple(pairs)!r}:"
         if "t" not in used:
             return head, [], inner

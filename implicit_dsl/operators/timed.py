@@ -70,9 +70,7 @@ class TimedScale(Monomial):
         return self.emit_with(operator, x, {})
 
     def emit_with(self, operator: Operator, x: Expression, weights: Mapping[str, str]) -> Expression:
-        written = clock.text(operator["number"], {**_VARIABLES, **weights})
-        if not clock.is_tight(operator["number"]):
-            written = f"({written})"
+        written = clock.factor(operator["number"], {**_VARIABLES, **weights})
         return Expression(f"{written} * {x.atom}", tight=False)
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from implicit_dsl import syntax as s
+from implicit_dsl.clock import FUNCTIONS
 from implicit_dsl.names import identifier
 from implicit_dsl.operators.base import LinearRule, Rule
-from implicit_dsl.clock import FUNCTIONS
 from implicit_dsl.resolve import apply, moments
 from implicit_dsl.resolve.arguments import Arguments, arity, bind_template, settings_of
 from implicit_dsl.resolve.context import CALL, Context

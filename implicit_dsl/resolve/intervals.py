@@ -33,7 +33,9 @@ def times(
         return (start, stop), False
     values = context.evaluate(expression, environment)
     if not isinstance(values, (tuple, range)):
-        raise problem("E0603", "an `ode` runs over an interval", expression.span, describe(values), help=_HELP)
+        raise problem(
+            "E0603", "an `ode` runs over an interval", expression.span, describe(values), help=_HELP
+        )
     context.step(expression.span, len(values))
     listed = tuple(_time(value, expression.span) for value in values)
     if len(listed) < 2 or any(math.isinf(value) for value in listed):
@@ -52,6 +54,10 @@ def _time(value: Any, span: Span) -> float:
         found = math.nan
     if math.isnan(found):
         raise problem(
-            "E0603", "a time is a number known at compile time", span, f"this is {describe(value)}", help=_HELP
+            "E0603",
+            "a time is a number known at compile time",
+            span,
+            f"this is {describe(value)}",
+            help=_HELP,
         )
     return found

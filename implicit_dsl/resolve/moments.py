@@ -35,7 +35,9 @@ def calculate(node: s.Binary, left: Any, right: Any) -> TimeValue:
     """Arithmetic on two numbers of which one at least depends on the time."""
     name = node.operator.removeprefix(".")
     if name not in ("+", "-", "*", "/", "^"):
-        raise problem("E0207", f"`{node.operator}` does not apply to the time of an `ode`", node.operator_span)
+        raise problem(
+            "E0207", f"`{node.operator}` does not apply to the time of an `ode`", node.operator_span
+        )
     of_time = left if isinstance(left, TimeValue) else right
     parts = tuple(
         value.number if isinstance(value, TimeValue) else apply.finite(value, part.span)

@@ -168,7 +168,9 @@ def _whole(context: Context, made: Integration, run: Collect) -> Wire:
     clock = Clock(made.marks, method.steps, method.steps if made.chosen else 1)
     if clock.count > MOST_STEPS:
         raise problem(
-            "E0107", f"this `ode` takes {clock.count:,} steps", made.statement.variable.span,
+            "E0107",
+            f"this `ode` takes {clock.count:,} steps",
+            made.statement.variable.span,
             f"at most {MOST_STEPS:,}",
         )
     network = Network(outer=outer.network)

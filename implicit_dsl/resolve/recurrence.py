@@ -262,11 +262,8 @@ def start_value(
                 )
             value = context.network.here(value)
             if not fits(shape, value.shape):
-                raise problem(
-                    "E0202",
-                    f"`{definition.shown}` is {show_expected(shape, declared)}, and starts from {show(value.shape)}",
-                    span,
-                )
+                whole, given = show_expected(shape, declared), show(value.shape)
+                raise problem("E0202", f"`{definition.shown}` is {whole}, and starts from {given}", span)
             return value
     finally:
         context.network = network

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from implicit_dsl import syntax as s
+from implicit_dsl.demands import SOLVERS
 from implicit_dsl.errors import Label
 from implicit_dsl.integrators import ADAPTIVE, DEFAULT, DEFAULT_STEPS, FIXED, METHODS
 from implicit_dsl.resolve.annotations.forms import no_keywords, split
-from implicit_dsl.demands import SOLVERS
 from implicit_dsl.resolve.annotations.settings import SETTINGS_HELP, Setting, typed
 from implicit_dsl.resolve.arguments import MOST
 from implicit_dsl.resolve.context import Context
