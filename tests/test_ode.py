@@ -271,3 +271,38 @@ def test_errors_shrink_with_the_order_of_a_method(method: str) -> None:
         model = generated(text.replace("IMPLICIT", solver)).M(dtype=torch.float64)
         errors.append((model(u) - u @ turn.T).norm().item())
     assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDER[method], abs=0.2)
+
+
+FLOW = """
+model M(d = 5, p = 3, τ = 0.5)
+    input u[p]
+    param A[d, d] = normal(0.3), B[d, p], C[d, d] = normal(0.3)
+    ode t in 0..Inf
+        state x[d] = 0, v[d] = 0.5
+        drive = B*u
+        D(x) ~ (relu(A*x + drive) - x + 0.2*v) / τ
+        D(v) ~ -v + tanh(C*v + drive)
+    end
+    output y = last(x), z = last(v)
+    @wellposed(x, norm(A, Inf) <= 0.9)
+    @wellposed(v, norm(C, Inf) <= 0.9)
+    @solver auto(tol = 1e-12)
+end
+"""
+
+
+def test_a_flow_without_end_is_its_equilibrium() -> None:
+    model = generated(FLOW).M(dtype=torch.float64)
+    u = random(3, 3).requires_grad_()
+    x, v = model(u)
+    drive = u @ model.B.T
+    same(x, torch.relu(x @ model.A.T + drive) + 0.2 * v, 1e-9)
+    same(v, torch.tanh(v @ model.C.T + drive), 1e-9)
+    same(model(u), model.system().solve(u), 1e-9)
+    assert model.certify().proved
+    assert torch.autograd.gradcheck(lambda u: tuple(model(u)), (u,), atol=1e-6)
+    long = FLOW.replace("0..Inf", "0..30").replace("auto(tol = 1e-12)", "rk4(steps = 600)")
+    long = "\n".join(line for line in long.splitlines() if "wellposed" not in line)
+    flow = generated(long).M(dtype=torch.float64)
+    flow.load_state_dict(model.state_dict())
+    same(flow(u), model(u), 1e-4)

@@ -12,7 +12,7 @@ from implicit_dsl.resolve.problem import instead, problem
 from implicit_dsl.resolve.recurrence import at_the_last_step
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment
-from implicit_dsl.resolve.values import REST, ParameterValue, describe
+from implicit_dsl.resolve.values import REST, Flow, ParameterValue, describe
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import count, known, show
 from implicit_dsl.source import Span
@@ -101,6 +101,8 @@ def last(context: Context, arguments: Arguments, span: Span, environment: Enviro
     """`last(h)`: the last entry of a sequence; of what a `recurrent` computes, also if there are no steps."""
     arguments.no_keywords("last")
     arity("last", arguments, 1, 1, span)
+    if isinstance(arguments.values[0], Flow):
+        return arguments.values[0].limit
     wire = _value(context, arguments, "last")
     if wire.kind == "steps":
         return at_the_last_step(context, wire, span)

@@ -12,6 +12,7 @@ from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.context import Context, refuse_tokens
+from implicit_dsl.resolve.flows import endless, steady
 from implicit_dsl.resolve.inputs import make_input
 from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import check_declared
@@ -23,6 +24,7 @@ from implicit_dsl.resolve.sets import constrained, parameter
 from implicit_dsl.resolve.starts import start_numbers
 from implicit_dsl.resolve.values import (
     Definition,
+    Flow,
     Function,
     LowRank,
     Outputs,
@@ -84,7 +86,7 @@ def _as_wire(context: Context, definition: Definition, value: Any) -> Wire:
             return value
         case ParameterValue():
             return apply.offset(context, value, span)
-        case Outputs():
+        case Outputs() | Flow():
             hint = outputs_hint(value)
         case bool() | int() | float() | str() | tuple() | range():
             hint = ""
@@ -160,6 +162,13 @@ def _equation(context: Context, definition: Definition) -> Wire:
     if declared is not None and declared.start is not None and not stepped:
         wire.start = start_numbers(context, declared, definition, wire.shape)
     return wire
+
+
+def _steady(context: Context, definition: Definition) -> Wire:
+    """`D(x) ~ g - x` of an `ode` that has no end: the state x ~ g."""
+    definition.expression = steady(context, definition)
+    definition.kind = "~"
+    return _equation(context, definition)
 
 
 def _named(context: Context, definition: Definition) -> Any:
@@ -289,4 +298,6 @@ _RULES: dict[str, Callable[[Context, Definition], Any]] = {
     "steps": at_all_steps,
     "rate": rate,
     "flow": at_the_marks,
+    "steady": _steady,
+    "endless": endless,
 }

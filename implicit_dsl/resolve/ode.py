@@ -7,6 +7,7 @@ Behind, x is the sequence of its values, which begins with the start, and `last(
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from implicit_dsl.resolve.intervals import times
 from implicit_dsl.resolve.problem import Poisoned, problem, quoted
 from implicit_dsl.resolve.recurrence import start_value
 from implicit_dsl.resolve.scope import Body, Environment, Integration, Key, Noted
-from implicit_dsl.resolve.values import Definition, TimeValue, show_key
+from implicit_dsl.resolve.values import Definition, Flow, TimeValue, show_key
 from implicit_dsl.resolve.wires import Carried, Network, Step, Wire
 from implicit_dsl.shapes import Shape, show
 
@@ -44,7 +45,8 @@ def integration(context: Context, body: Body, statement: s.Ode, environment: Env
             raise problem("E0605", "an `ode` inside of another", statement.span)
         around = around.outer
     marks, chosen = times(context, statement.interval, environment)
-    network = Network(outer=context.network)
+    endless = math.isinf(marks[-1])
+    network = context.network if endless else Network(outer=context.network)
     inner = Body(body.instance, body.state_path, body.frames, body.depth, network, outer=body)
     inner.allowed = body.allowed
     made = Integration(statement, inner, environment, marks, chosen)
@@ -55,8 +57,11 @@ def integration(context: Context, body: Body, statement: s.Ode, environment: Env
 def collect(context: Context, made: Integration, run: Collect) -> list[Definition]:
     """Collect the names of the right-hand side; gives what they stand for behind its `end`."""
     noted = len(context.noted)
-    clock = Clock((0.0, 1.0))
-    found = _collected(context, made, made.body, TIME, clock, run)
+    time: Any = TimeValue(TIME, Clock((0.0, 1.0)))
+    if math.isinf(made.marks[-1]):
+        name = made.statement.variable
+        time = Definition((name.name,), "endless", None, made.environment, name.span, made.body)
+    found = _collected(context, made, made.body, time, run)
     for number in range(noted, len(context.noted)):
         one = context.noted[number]
         if one.body is made.body:
@@ -64,16 +69,22 @@ def collect(context: Context, made: Integration, run: Collect) -> list[Definitio
             context.noted[number] = Noted(one.annotation, made.body.outer, made.environment)
     made.rates = {definition.key[1:]: definition for definition in found if definition.kind == "rate"}
     _check_names(made)
+    if math.isinf(made.marks[-1]):
+        for key, definition in made.rates.items():
+            steady = Definition(
+                key, "steady", definition.expression, definition.environment, definition.span, made.body
+            )
+            steady.label = show_key(key)
+            made.body.definitions[key] = steady
     return [_behind(made, definition, run) for definition in found if not definition.local]
 
 
 def _collected(
-    context: Context, made: Integration, body: Body, time: Timed, clock: Clock, run: Collect
+    context: Context, made: Integration, body: Body, time: TimeValue | Definition, run: Collect
 ) -> list[Definition]:
     """The definitions of the right-hand side in one of its bodies, for one time."""
     around, name = made.environment, made.statement.variable.name
-    bindings = {name: TimeValue(time, clock)}
-    scope = Environment(body, around.module, around, bindings, around.tag, False, around.owner)
+    scope = Environment(body, around.module, around, {name: time}, around.tag, False, around.owner)
     return run(context, body, made.statement.body, scope)
 
 
@@ -138,6 +149,8 @@ def at_the_marks(context: Context, definition: Definition) -> Any:
             definition.span,
             help=f"define it there again, of the states: `{quoted(definition.span)} = …`",
         )
+    if math.isinf(made.marks[-1]):
+        return Flow(context.force(made.body.definitions[key]), definition.shown)
     assert definition.body is not None
     whole = _whole(context, made, run)
     value = made.states[key]
@@ -264,7 +277,8 @@ class _Stepping:
         body = Body(made.body.instance, path, made.body.frames, made.body.depth, self.network)
         body.outer, body.allowed, body.ode = made.body.outer, made.body.allowed, made
         delay = combined("*", self.tableau.nodes[number], self.length)
-        found = _collected(context, made, body, later(TIME, delay), self.clock, self.run_statements)
+        time = TimeValue(later(TIME, delay), self.clock)
+        found = _collected(context, made, body, time, self.run_statements)
         del context.noted[self.noted :]
         rates = {one.key[1:]: one for one in found if one.kind == "rate"}
         states: dict[Key, Wire] = {}

@@ -250,7 +250,9 @@ def describe(value: Any) -> str:
 
 
 def outputs_hint(value: Any) -> str:
-    """How one of several outputs is taken, or ''."""
+    """How one of several outputs is taken, or the limit of a flow, or ''."""
+    if isinstance(value, Flow):
+        return f"its limit is `last({value.name})`"
     if not isinstance(value, Outputs):
         return ""
     choices = " or ".join(f"`.{name}`" for name in value.fields)

@@ -12,7 +12,7 @@ from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import find
 from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Environment, Noted
-from implicit_dsl.resolve.values import describe
+from implicit_dsl.resolve.values import Flow, describe
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
 
@@ -53,6 +53,8 @@ def unknown_word(what: str, word: str, span: Span, known: Collection[str], liste
 def state(context: Context, expression: s.Expression, environment: Environment) -> Wire:
     """The state that an annotation names, as far as it is known before the graph. Raises Problem."""
     value = context.evaluate(expression, environment)
+    if isinstance(value, Flow):
+        return value.limit
     if isinstance(value, Wire) and value.kind != "input":
         return value
     what = "an input" if isinstance(value, Wire) else describe(value)
