@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import implicit_dsl
+from implicit_dsl.errors import ImplicitError
 
 STANDALONE = pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
 EXPLICIT = ("euler", "midpoint", "heun", "rk4", "rk38")
@@ -284,8 +285,8 @@ model M(d = 5, p = 3, τ = 0.5)
         D(v) ~ -v + tanh(C*v + drive)
     end
     output y = last(x), z = last(v)
-    @wellposed(x, norm(A, Inf) <= 0.9)
-    @wellposed(v, norm(C, Inf) <= 0.9)
+    @wellposed(x, norm(A, Inf) <= 0.7)
+    @wellposed(v, norm(C, Inf) <= 0.7)
     @solver auto(tol = 1e-12)
 end
 """
@@ -301,8 +302,65 @@ def test_a_flow_without_end_is_its_equilibrium() -> None:
     same(model(u), model.system().solve(u), 1e-9)
     assert model.certify().proved
     assert torch.autograd.gradcheck(lambda u: tuple(model(u)), (u,), atol=1e-6)
-    long = FLOW.replace("0..Inf", "0..30").replace("auto(tol = 1e-12)", "rk4(steps = 600)")
+    long = FLOW.replace("0..Inf", "0..60").replace("auto(tol = 1e-12)", "rk4(steps = 600)")
     long = "\n".join(line for line in long.splitlines() if "wellposed" not in line)
     flow = generated(long).M(dtype=torch.float64)
     flow.load_state_dict(model.state_dict())
     same(flow(u), model(u), 1e-4)
+
+
+GOOD = ["ode t in 0..1", "state x[3] = u", "D(x) ~ -x", "end", "output y = last(x)"]
+WRONG = [
+    (["D(u) ~ u", "output y = u"], "E0603 `D(x) ~ …` stands inside of an `ode`"),
+    ([GOOD[0], "state x[3]", *GOOD[2:]], "E0603 `x` has no start value"),
+    ([GOOD[0], *GOOD[2:]], "E0603 `x` has no start value"),
+    ([*GOOD[:2], *GOOD[3:]], "E0603 `x` has no derivative"),
+    (["ode t in 0..1", "h = u", "end", "output y = h"], "E0603 this `ode` has no derivative"),
+    ([*GOOD[:3], "D(x) ~ x", *GOOD[3:]], "E0103 `D(x)` is defined twice"),
+    ([*GOOD[:3], "x ~ tanh(x)", *GOOD[3:]], "E0605 `x` has a derivative, and a value as well"),
+    ([*GOOD[:2], "D(x) ~ prev(x)", *GOOD[3:]], "E0602 `prev(x)` inside of an `ode`"),
+    ([*GOOD[:2], "D(x + 1) ~ x", *GOOD[3:]], "E0603 `D` takes a state"),
+    ([*GOOD[:2], "D(x) ~ x[1:2]", *GOOD[3:]], "E0202 `x` is [3], and its derivative [2]"),
+    ([*GOOD[:2], "t = 3", *GOOD[2:]], "E0103 `t` is the time of this `ode`"),
+    ([*GOOD[:2], "output z = x", *GOOD[2:]], "E0309 an output is declared outside of `ode`"),
+    (["ode t in 1..0", *GOOD[1:]], "E0603 the time of an `ode` goes up"),
+    (["ode t in 1..1", *GOOD[1:]], "E0603 the time of an `ode` goes up"),
+    (["ode t in 0..u", *GOOD[1:]], "E0603 a time is a number known at compile time"),
+    (["ode t in 3", *GOOD[1:]], "E0603 an `ode` runs over an interval"),
+    (["ode t in [0, 2, 1]", *GOOD[1:]], "E0603 the times of an `ode` go up"),
+    (["ode t in [1]", *GOOD[1:]], "E0603 an `ode` takes two finite times at least"),
+    (["ode t in -Inf..1", *GOOD[1:]], "E0603 an `ode` starts at a finite time"),
+    ([*GOOD, "@solver(x, rk4(steps = 0))"], "E0703 `steps` of `rk4` must be at least 1"),
+    ([*GOOD, "@solver(x, rk4(steps = 1000000))"], "E0107 this `ode` takes 1,000,000 steps"),
+    ([*GOOD, "@solver(x, rk5(steps = 3))"], "E0702 there is no solver `rk5`"),
+    ([*GOOD, "@solver(x, rk4(tol = 3))"], "E0104 `rk4` has no setting `tol`"),
+    ([*GOOD, "@solver rk4", "@solver euler"], "E0705 an `ode` has one method"),
+    (["output y = u", "@solver rk4"], "E0702 `rk4` integrates an `ode`, and nothing here is one"),
+    ([*GOOD[:2], "D(x) ~ x / t", *GOOD[3:]], "E0208 this number is out of range at one of the steps"),
+    ([*GOOD[:2], "D(x) ~ t*W*x", *GOOD[3:], "param W[3, 3]"], "E0207 `*` does not apply to a number that"),
+    ([*GOOD[:2], "h = t*x", *GOOD[2:4], "output y = h"], "E0605 `h` is a value at each time"),
+    (
+        [*GOOD[:2], "ode s in 0..1", "state z[3] = x", "D(z) ~ z", "end", *GOOD[2:]],
+        "E0605 an `ode` inside of",
+    ),
+    ([GOOD[0], "h = tanh(u)", "state x[3] = h", *GOOD[2:]], "E0602 `x` starts from a value of the steps"),
+    (
+        ["ode t in 0..Inf", "state x[3] = 0", "D(x) ~ u - 2*x", *GOOD[3:]],
+        "E0605 the equilibrium of this flow",
+    ),
+    (
+        ["ode t in 0..Inf", "state x[3] = 0", "D(x) ~ t*u - x", *GOOD[3:]],
+        "E0605 a flow that depends on the time",
+    ),
+    (["ode t in 0..Inf", "state x[3] = 0", "D(x) ~ u - x", "end", "output y = x"], "E0207"),
+]
+
+
+@pytest.mark.parametrize(("lines", "message"), WRONG)
+def test_what_is_wrong_is_said(lines: list[str], message: str) -> None:
+    text = "model M\n    input u[3]\n    @allow unused_input\n    " + "\n    ".join(lines) + "\nend\n"
+    with pytest.raises(ImplicitError) as caught:
+        implicit_dsl.compile(text)
+    first, *others = [found for found in caught.value.diagnostics if found.code.startswith("E")]
+    assert f"{first.code} {first.message}".startswith(message)
+    assert not others

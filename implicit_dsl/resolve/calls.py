@@ -93,6 +93,9 @@ def _prev(context: Context, node: s.Call, environment: Environment) -> Wire:
 
 def _no_past(target: s.Expression, span: Span, environment: Environment) -> Problem:
     """`prev` of what is no name of a step."""
+    if environment.body is not None and environment.body.ode is not None:
+        help = "its steps are those of its method, and its equations are about one time"
+        return problem("E0602", f"`prev({quoted(target.span)})` inside of an `ode`", span, help=help)
     if environment.body is not None and environment.body.recurrence is not None:
         return problem("E0602", "`prev` takes a name that is defined in the step", target.span)
     return problem(

@@ -168,7 +168,10 @@ def _steady(context: Context, definition: Definition) -> Wire:
     """`D(x) ~ g - x` of an `ode` that has no end: the state x ~ g."""
     definition.expression = steady(context, definition)
     definition.kind = "~"
-    return _equation(context, definition)
+    wire = _equation(context, definition)
+    if not any(wire.start):
+        wire.start = ()  # an `ode` has to say its start, even where no solver needs one
+    return wire
 
 
 def _named(context: Context, definition: Definition) -> Any:

@@ -39,14 +39,15 @@ MOST_STEPS = 100_000
 
 def integration(context: Context, body: Body, statement: s.Ode, environment: Environment) -> Integration:
     """An `ode` with the names that it defines, of which none is known yet. Raises Problem."""
-    around: Body | None = body
+    around: Network | None = context.network
     while around is not None:
-        if around.ode is not None:
-            raise problem("E0605", "an `ode` inside of another", statement.span)
+        if around.timed:
+            head = statement.span._replace(end=statement.variable.span.end)
+            raise problem("E0605", "an `ode` inside of another", head, help="its states can be added to that")
         around = around.outer
     marks, chosen = times(context, statement.interval, environment)
     endless = math.isinf(marks[-1])
-    network = context.network if endless else Network(outer=context.network)
+    network = context.network if endless else Network(outer=context.network, timed=True)
     inner = Body(body.instance, body.state_path, body.frames, body.depth, network, outer=body)
     inner.allowed = body.allowed
     made = Integration(statement, inner, environment, marks, chosen)
@@ -56,7 +57,7 @@ def integration(context: Context, body: Body, statement: s.Ode, environment: Env
 
 def collect(context: Context, made: Integration, run: Collect) -> list[Definition]:
     """Collect the names of the right-hand side; gives what they stand for behind its `end`."""
-    noted = len(context.noted)
+    noted, wrong = len(context.noted), context.findings.errors
     time: Any = TimeValue(TIME, Clock((0.0, 1.0)))
     if math.isinf(made.marks[-1]):
         name = made.statement.variable
@@ -68,7 +69,7 @@ def collect(context: Context, made: Integration, run: Collect) -> list[Definitio
             assert made.body.outer is not None
             context.noted[number] = Noted(one.annotation, made.body.outer, made.environment)
     made.rates = {definition.key[1:]: definition for definition in found if definition.kind == "rate"}
-    _check_names(made)
+    _check_names(made, context.findings.errors > wrong)
     if math.isinf(made.marks[-1]):
         for key, definition in made.rates.items():
             steady = Definition(
@@ -88,8 +89,11 @@ def _collected(
     return run(context, body, made.statement.body, scope)
 
 
-def _check_names(made: Integration) -> None:
-    """What can be said of the names before anything is evaluated. Raises Problem."""
+def _check_names(made: Integration, refused: bool) -> None:
+    """What can be said of the names before anything is evaluated. Raises Problem.
+
+    `refused`: some statements were, which may have had the derivatives. Then raises Poisoned.
+    """
     variable, body = made.statement.variable, made.body
     own = body.definitions.get((variable.name,))
     if own is not None:
@@ -114,6 +118,8 @@ def _check_names(made: Integration) -> None:
                 "its derivative",
                 help=f"write `state {name}[…] = 0` in the `ode`, or the value that it starts from",
             )
+    if refused:
+        raise Poisoned
     for key, declared in body.shapes.items():
         if declared.start is not None and key not in made.rates and key not in body.definitions:
             name = show_key(key)
@@ -186,7 +192,7 @@ def _whole(context: Context, made: Integration, run: Collect) -> Wire:
             made.statement.variable.span,
             f"at most {MOST_STEPS:,}",
         )
-    network = Network(outer=outer.network)
+    network = Network(outer=outer.network, timed=True)
     made.step = Step(network, made.statement.span, clock=clock)
     around, context.network = context.network, network
     try:

@@ -71,6 +71,7 @@ class Network:
     outputs: list[tuple[str, Wire, Span]] = field(default_factory=list)
     outer: Network | None = None
     captured: dict[Wire, Wire] = field(default_factory=dict)
+    timed: bool = False  # whether it is of the right-hand side of an `ode`
 
     def add(self, wire: Wire) -> Wire:
         wire.number, wire.home = len(self.wires), self

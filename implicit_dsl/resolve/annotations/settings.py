@@ -111,6 +111,13 @@ def read_backward(context: Context, noted: Noted) -> Request:
     return Request(demand, noted, wire, None if target is None else target.span)
 
 
+def _listed(known: tuple[Any, ...]) -> str:
+    """Names to choose from, those of integrations apart."""
+    listed = ", ".join(f"`{name}`" for name in known if name not in METHODS)
+    methods = ", ".join(f"`{name}`" for name in known if name in METHODS)
+    return f"{listed};\nfor an `ode` {methods}" if methods else listed
+
+
 def as_written(demand: SolverDemand | BackwardDemand) -> str:
     """A solver or a gradient as a program writes it: `anderson(m = 5, tol = 0.001)`."""
     table: Mapping[Any, tuple[Setting, ...]] = (
@@ -137,7 +144,7 @@ def _named(
 ) -> tuple[Any, tuple[tuple[str, Any], ...]]:
     """`anderson` or `anderson(m = 5)`: the name and its settings."""
     if form is None:
-        choices = ", ".join(f"`{name}`" for name in known)
+        choices = _listed(known)
         raise problem(
             "E0702",
             f"`@{noted.annotation.name.name}` names a {what}",
@@ -147,7 +154,7 @@ def _named(
     function = form.function if isinstance(form, s.Call) else form
     word = function.name if isinstance(function, s.Name) else " ".join(function.span.text.split())[:40]
     if word not in table:
-        raise unknown_word(what, word, function.span, known)
+        raise unknown_word(what, word, function.span, known, _listed(known))
     if not isinstance(form, s.Call):
         return word, ()
     return word, typed(context, form, noted.environment, word, table[word])
