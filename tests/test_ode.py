@@ -341,16 +341,16 @@ WRONG = [
     ([*GOOD[:2], "h = t*x", *GOOD[2:4], "output y = h"], "E0605 `h` is a value at each time"),
     (
         [*GOOD[:2], "ode s in 0..1", "state z[3] = x", "D(z) ~ z", "end", *GOOD[2:]],
-        "E0605 an `ode` inside of",
+        "E0605 an `ode` inside",
     ),
     ([GOOD[0], "h = tanh(u)", "state x[3] = h", *GOOD[2:]], "E0602 `x` starts from a value of the steps"),
     (
         ["ode t in 0..Inf", "state x[3] = 0", "D(x) ~ u - 2*x", *GOOD[3:]],
-        "E0605 the equilibrium of this flow",
+        "E0605 the equilibrium of this",
     ),
     (
         ["ode t in 0..Inf", "state x[3] = 0", "D(x) ~ t*u - x", *GOOD[3:]],
-        "E0605 a flow that depends on the time",
+        "E0605 a flow that depends on the",
     ),
     (["ode t in 0..Inf", "state x[3] = 0", "D(x) ~ u - x", "end", "output y = x"], "E0207"),
 ]
@@ -364,3 +364,85 @@ def test_what_is_wrong_is_said(lines: list[str], message: str) -> None:
     first, *others = [found for found in caught.value.diagnostics if found.code.startswith("E")]
     assert f"{first.code} {first.message}".startswith(message)
     assert not others
+
+
+IMAGES = (
+    """
+block Flow(c)
+    input u[_, _, _]
+    ode t in 0..1
+        state x[c, size(u, 2), size(u, 3)] = u
+        time = expand(reshape(t, 1), u)
+        D(x) ~ tanh(Conv(c => c, 3; pad = 1)*x + t*Conv(c => c, 1; bias = false)*x) - 0.1*x
+    end
+    output y = last(x)
+    @solver(x, midpoint(steps = 3))
+end
+model M
+    input u[2, 5, 5]
+    output y = mean(Flow(2)(u |> Flow(2)); dim = [2, 3])
+end
+""".replace("        time = expand(reshape(t, 1), u)\n", "")
+    .replace("t*Conv(c => c, 1; bias = false)*x", "t*(R*x)")
+    .replace("    ode t in", "    layer R = Conv(c => c, 1; bias = false)\n    ode t in")
+)
+
+
+@STANDALONE
+def test_convolutions_in_blocks(standalone: bool) -> None:
+    model = generated(IMAGES, standalone).M(dtype=torch.float64)
+    u = random(2, 2, 5, 5)
+
+    def flow(x: Tensor, R: Any, K: Any) -> Tensor:
+        def f(t: float, state: State) -> State:
+            return (torch.tanh(K(state[0]) + t * R(state[0])) - 0.1 * state[0],)
+
+        return steps("midpoint", f, (x,), 0, 1, 3)[-1][0]
+
+    x = flow(u, model.y_flow2_R, model.y_flow2_x_conv)
+    x = flow(x, model.y_flow_R, model.y_flow_x_conv)
+    same(model(u), x.mean((2, 3)))
+    if not standalone:
+        same(model(u), model.system().solve(u))
+
+
+WITHIN = """
+model M(n = 3)
+    input u[_, n]
+    param W[n, n], V[n, n], b[n] = normal(1.0)
+    recurrent x over u
+        state h[n] = 0
+        ode t in 0..0.5
+            state g[n] = h@before
+            D(g) ~ tanh(W*g + b*t) - g
+        end
+        h ~ tanh(V*last(g) + x)
+    end
+    output y = h
+    @solver(g, heun(steps = 2))
+end
+""".replace("h@before", "prev(h)")
+
+
+def test_between_the_steps_of_a_recurrence() -> None:
+    model = generated(WITHIN).M(dtype=torch.float64)
+    u = random(2, 3, 3)
+    h, found = torch.zeros(2, 3).double(), []
+    for x in u.unbind(1):
+        g = steps("heun", lambda t, g: (torch.tanh(g[0] @ model.W.T + model.b * t) - g[0],), (h,), 0, 0.5, 2)
+        h = torch.tanh(g[-1][0] @ model.V.T + x)
+        found.append(h)
+    same(model(u), torch.stack(found, 1))
+    same(model(u), model.system(u=(3, 3)).solve(u))
+
+
+@pytest.mark.parametrize("method", ["rk4", "implicit_euler"])
+def test_one_graph(method: str) -> None:
+    text = NEURAL.replace("METHOD", method)
+    if method in IMPLICIT:
+        text = text.replace("    @allow", "    @wellposed norm(A, Inf) <= 1\n    @allow")
+    model = generated(text).M()
+    u = torch.randn(3, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    same(compiled(u), model(u), 1e-5)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def steady(context: Context, definition: Definition) -> s.Expression:
-    """The g of `D(x) ~ g - x`, also of a positive number times that. Raises Problem if it has no such form."""
+    """The g of `D(x) ~ g - x`, also of a positive number times that. Raises Problem if there is none."""
     assert definition.expression is not None
     environment = definition.environment
     whole = _without_factor(context, definition.expression, environment)

@@ -15,7 +15,7 @@ from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Recurrence
 from implicit_dsl.resolve.starts import start_numbers
-from implicit_dsl.resolve.values import Definition, ParameterValue, describe
+from implicit_dsl.resolve.values import Definition, Flow, ParameterValue, describe
 from implicit_dsl.resolve.wires import Carried, Network, Step, Wire
 from implicit_dsl.shapes import Dim, show
 
@@ -53,7 +53,8 @@ def given(made: Recurrence) -> list[Definition]:
     assert outer is not None
     found = []
     for definition in made.definitions:
-        if definition.kind not in ("~", "=") or definition.local:
+        is_state = definition.kind == "flow" and definition.value[1] is not None  # of an `ode` in the step
+        if (definition.kind not in ("~", "=") and not is_state) or definition.local:
             continue
         sequence = Definition(
             definition.key, "steps", definition.expression, made.environment, definition.span, outer
@@ -71,6 +72,8 @@ def at_all_steps(context: Context, definition: Definition) -> Any:
     made, inner = definition.value
     whole = _whole(context, made)
     value = context.force(inner)
+    if isinstance(value, Flow):
+        value = value.limit
     if not isinstance(value, Wire):
         return value
     value = made.step.network.here(value)

@@ -35,7 +35,7 @@ def method_of(context: Context, made: Integration) -> Method:
     """The method that an annotation names for an `ode`: for one of its states, or for all. Raises Problem."""
     found: dict[bool, tuple[Method, Span]] = {}
     for noted in context.noted:
-        if noted.annotation.name.name != "solver" or noted.body is not made.body.outer:
+        if noted.annotation.name.name != "solver" or not _around(noted, made):
             continue
         target, form = split(noted, "solver", _WORDS)
         word = named(form)
@@ -43,6 +43,8 @@ def method_of(context: Context, made: Integration) -> Method:
             continue
         if target is not None:
             definition = named_definition(context, target, noted.environment)
+            while definition is not None and definition.kind == "steps":  # of a `recurrent` around it
+                definition = definition.value[1]
             if definition is None or definition.kind != "flow" or definition.value[0] is not made:
                 continue
         no_keywords(noted.annotation, (), SETTINGS_HELP)
@@ -63,6 +65,14 @@ def method_of(context: Context, made: Integration) -> Method:
         context.integrated.add(id(noted.annotation))
     chosen = found.get(True) or found.get(False)
     return chosen[0] if chosen is not None else Method(DEFAULT)
+
+
+def _around(noted: Noted, made: Integration) -> bool:
+    """Whether an annotation stands beside an `ode`, or beside a `recurrent` that it stands in."""
+    body = made.body.outer
+    while body is not None and body is not noted.body:
+        body = body.outer
+    return body is not None
 
 
 def named(form: s.Expression | None) -> str | None:
