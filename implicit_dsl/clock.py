@@ -42,12 +42,14 @@ _RANK = {"+": 1, "-": 1, "*": 2, "/": 2, "^": 4}  # how tightly an operator bind
 class Clock:
     """The times that an integration goes through: between two `marks`, it takes so many equal `steps`.
 
-    What it gives are the values at the first mark, and behind each `every` steps.
+    What it gives are the values at the first mark, and behind each `every` steps. If it is `free`, the
+    times in between are chosen as it goes.
     """
 
     marks: tuple[float, ...]
     steps: int = 1
     every: int = 1
+    free: bool = False
 
     @property
     def count(self) -> int:
@@ -81,10 +83,15 @@ class Clock:
         mark = step // self.steps
         return (self.marks[mark + 1] - self.marks[mark]) / self.steps
 
-    def largest(self, number: Timed) -> float:
-        """The largest absolute value of a number at all steps. Raises ArithmeticError or ValueError."""
+    def largest(self, number: Timed) -> float | None:
+        """The largest absolute value of a number at all steps, None if nothing is known of it.
+
+        Raises ArithmeticError or ValueError if it is no finite number at one of the steps.
+        """
         if not isinstance(number, tuple):
             return abs(number)
+        if self.free:
+            return None
         found = max(abs(at(number, self.begin(step), self.length(step))) for step in range(self.count))
         if not math.isfinite(found):
             raise OverflowError
@@ -138,7 +145,10 @@ def negated(number: Timed) -> Timed | None:
 
 
 def text(number: Timed, variables: Mapping[str, str]) -> str:
-    """A number as Python, for variables of the time and the length of a step."""
+    """A number as Python, for variables of the time and the length of a step.
+
+    `math` is where its functions are from: the module of that name, or torch for tensors.
+    """
     return _text(number, variables)[0]
 
 
@@ -156,7 +166,7 @@ def _text(number: Timed, variables: Mapping[str, str]) -> tuple[str, int]:
         return variables[name], 5
     if name not in _RANK:
         inner = text(parts[0], variables)
-        return (f"abs({inner})" if name == "abs" else f"math.{name}({inner})"), 5
+        return (f"abs({inner})" if name == "abs" else f"{variables.get('math', 'math')}.{name}({inner})"), 5
     rank = _RANK[name]
     (left, tight), (right, tighter) = (_text(part, variables) for part in parts)
     if negated(number) is not None:

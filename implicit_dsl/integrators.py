@@ -29,6 +29,23 @@ class Tableau:
         return self.matrix[-1] == self.weights
 
 
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method with its settings: how many steps it takes between two times, or its tolerances."""
+
+    name: str
+    settings: tuple[tuple[str, int | float | bool], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """How many steps it takes; adaptive methods choose them."""
+        return int(dict(self.settings).get("steps", DEFAULT_STEPS))
+
+    @property
+    def is_adaptive(self) -> bool:
+        return self.name in ADAPTIVE
+
+
 FIXED: Mapping[str, Tableau] = {
     "euler": Tableau((0.0,), ((0.0,),), (1.0,)),
     "midpoint": Tableau((0.0, 0.5), ((0.0,), (0.5, 0.0)), (0.0, 1.0)),

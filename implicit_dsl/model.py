@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from implicit_dsl.clock import Clock
 from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
 from implicit_dsl.guarantees import Constraint, Guarantee
+from implicit_dsl.integrators import Method
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.recurrence import Carry, Recurrence
@@ -324,7 +325,7 @@ class ImplicitModel:
 
 
 def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
-    step, clock = recurrence.step.as_data(), recurrence.clock
+    step, clock, method = recurrence.step.as_data(), recurrence.clock, recurrence.method
     return {
         "name": recurrence.name,
         "step": {key: value for key, value in step.items() if key != "tensors"},
@@ -332,7 +333,8 @@ def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
         "same": recurrence.same,
         "carried": tuple((carry.before, carry.now, carry.start) for carry in recurrence.carried),
         "gives": recurrence.gives,
-        **({} if clock is None else {"clock": (clock.marks, clock.steps, clock.every)}),
+        **({} if clock is None else {"clock": (clock.marks, clock.steps, clock.every, clock.free)}),
+        **({} if method is None else {"method": (method.name, method.settings)}),
     }
 
 
@@ -341,7 +343,8 @@ def _recurrence(data: Mapping[str, Any]) -> Recurrence[ImplicitModel]:
     step = ImplicitModel.from_data({**data["step"], "tensors": ()})
     clock = Clock(*data["clock"]) if "clock" in data else None
     sequences, same, gives = data["sequences"], data["same"], data["gives"]
-    return Recurrence(data["name"], step, sequences, same, carried, gives, clock=clock)
+    method = Method(*data["method"]) if "method" in data else None
+    return Recurrence(data["name"], step, sequences, same, carried, gives, clock=clock, method=method)
 
 
 def _demand_data(demand: Demand) -> dict[str, Any]:

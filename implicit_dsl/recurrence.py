@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from implicit_dsl.clock import Clock
+from implicit_dsl.integrators import Method
 
 S = TypeVar("S")
 
@@ -34,7 +35,8 @@ class Recurrence(Generic[S]):
 
     With a `clock` it is the integration of an `ode`: there are no sequences, and as many steps as that
     says, whose times the operators of the step know. What it gives are carried states; all of them
-    include the start.
+    include the start. With a `method` the step gives derivatives of what it carries, for that method to
+    choose its steps; what it gives is named by its inputs.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Recurrence(Generic[S]):
     text: str = ""  # of that line
     file: str = ""  # if it was imported
     clock: Clock | None = None
+    method: Method | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:

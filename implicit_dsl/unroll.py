@@ -19,7 +19,8 @@ from implicit_dsl.shapes import Shape
 def unrolled(model: ImplicitModel) -> ImplicitModel:
     """The same model without recurrences; its states of step t of h are called `h[t]`.
 
-    Its sizes must be known. Raises ValueError for a sequence without any step.
+    Its sizes must be known. Raises ValueError for a sequence without any step, and for steps that are
+    chosen by the data.
     """
     if not model.recurrences:
         return model
@@ -83,6 +84,12 @@ class _Copies:
                 self.loops.append(replace(loop, states=states, iterated=iterated))
 
     def _steps(self) -> int:
+        if self.recurrence.method is not None:
+            name, method = self.recurrence.name, self.recurrence.method.name
+            raise ValueError(
+                f"`{name}` is integrated by {method}, which chooses its steps by the data, "
+                "so that there are no matrices: take a method with fixed steps"
+            )
         if self.recurrence.clock is not None:
             return self.recurrence.clock.count
         _, sequence = self.recurrence.sequences[0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import types
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -446,3 +448,75 @@ def test_one_graph(method: str) -> None:
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     same(compiled(u), model(u), 1e-5)
+
+
+needs_torchdiffeq = pytest.mark.skipif(
+    find_spec("torchdiffeq") is None, reason="torchdiffeq is not installed"
+)
+
+
+@needs_torchdiffeq
+@pytest.mark.parametrize(("ours", "theirs"), [("euler", "euler"), ("midpoint", "midpoint"), ("rk38", "rk4")])
+def test_fixed_steps_are_those_of_torchdiffeq(ours: str, theirs: str) -> None:
+    import torchdiffeq
+
+    model = generated(NEURAL.replace("METHOD", ours)).M(dtype=torch.float64)
+    u = random(3, 3)
+    f, times = rate_of(model, u), torch.linspace(0.5, 2, 6, dtype=torch.float64)
+    x = torchdiffeq.odeint(lambda t, x: f(t, (x,))[0], model.x_dense(u), times, method=theirs)
+    same(model(u), (x[-1], x.transpose(0, 1)))
+
+
+@needs_torchdiffeq
+@STANDALONE
+@pytest.mark.parametrize("adjoint", ["true", "false"])
+def test_adaptive_methods_give_values_and_gradients_of_torchdiffeq(adjoint: str, standalone: bool) -> None:
+    import torchdiffeq
+
+    settings = f"dopri5(rtol = 1e-9, atol = 1e-10, adjoint = {adjoint})"
+    text = NEURAL.replace("METHOD(steps = 5)", settings).replace("0.5..2", "[0.5, 1.2, 2]")
+    model = generated(text, standalone).M(dtype=torch.float64)
+    u = random(3, 3).requires_grad_()
+    f, times = rate_of(model, u), torch.tensor([0.5, 1.2, 2], dtype=torch.float64)
+    x = torchdiffeq.odeint(
+        lambda t, x: f(t, (x,))[0], model.x_dense(u), times, rtol=1e-9, atol=1e-10, method="dopri5"
+    )
+    made = model(u)
+    same(made, (x[-1], x.transpose(0, 1)), 1e-8)
+    g = random(*made.z.shape)
+    wanted = torch.autograd.grad(x.transpose(0, 1), [u, *model.parameters()], g, allow_unused=True)
+    found = torch.autograd.grad(made.z, [u, *model.parameters()], g)
+    same(found, wanted, 1e-6)
+    if not standalone:
+        with pytest.raises(ValueError, match="chooses its steps by the data"):
+            model.system()
+
+
+@needs_torchdiffeq
+def test_several_states_adaptively() -> None:
+    fine = generated(SEVERAL.replace("steps = 3", "steps = 200")).M(dtype=torch.float64)
+    text = SEVERAL.replace("rk4(steps = 3)", "dopri5(rtol = 1e-10, atol = 1e-11)")
+    model = generated(text).M(dtype=torch.float64)
+    model.load_state_dict(fine.state_dict())
+    given = random(3, 4), random(3, 4), random(3, 2)
+    found, wanted = model(*given), fine(*given)
+    same((*found[:3], found[4]), (*wanted[:3], wanted[4]), 1e-7)
+    same(found[3], wanted[3][:, [0, -1]], 1e-7)
+
+
+@needs_torchdiffeq
+def test_an_integration_without_end_names_its_states() -> None:
+    text = NEURAL.replace("METHOD(steps = 5)", "dopri5(rtol = 1e-9, maxiter = 2)")
+    model = generated(text).M()
+    with pytest.raises(RuntimeError, match=r"`x` \(line 5\): dopri5 took more than 2 steps"):
+        model(torch.randn(2, 3))
+    blown = NEURAL.replace("METHOD(steps = 5)", "dopri5").replace("tanh(A*x", "(x .* x .* x + 5 + (A*x")
+    with pytest.raises(RuntimeError, match=r"`x` \(line 5\): dopri5"):
+        generated(blown.replace("+ c)", "+ c))")).M()(torch.randn(2, 3))
+
+
+def test_without_torchdiffeq_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    model = generated(NEURAL.replace("METHOD(steps = 5)", "bosh3")).M()
+    with pytest.raises(ImportError, match="run `pip install torchdiffeq`"):
+        model(torch.randn(2, 3))

@@ -9,7 +9,15 @@ from implicit_dsl.emit.loops import function_name
 from implicit_dsl.model import ImplicitModel
 
 # What `forward` calls of the runtime, beside what fusions call: no local variable may have these names.
-CALLED_IN_FORWARD = ("channels_last", "first_guesses", "last", "require", "stack", "update_statistics")
+CALLED_IN_FORWARD = (
+    "channels_last",
+    "first_guesses",
+    "integrate",
+    "last",
+    "require",
+    "stack",
+    "update_statistics",
+)
 
 
 def with_steps(model: ImplicitModel) -> list[ImplicitModel]:

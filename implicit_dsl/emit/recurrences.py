@@ -9,7 +9,8 @@ from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.hoisting import Hoisted, hoisted
 from implicit_dsl.emit.loops import shape_text
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
+from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted, quoted
+from implicit_dsl.integrators import Method
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators.base import Expression
 from implicit_dsl.operators.timed import TIMED
@@ -90,6 +91,9 @@ class Recurrent(Network):
         rest = cut.rest
         step = self._writer(rest.step)
         step.around = self
+        if recurrence.method is not None:
+            self._adaptive(rest, clock, recurrence.method, step, once)
+            return
         step.before = {carry.now: carry.before for carry in rest.carried}
         for name, of in rest.same:
             step._values[name] = once[name] if name in once else self._values[of]
@@ -120,6 +124,59 @@ class Recurrent(Network):
                 variable = self._variable(f"{name}.steps")
                 self._assign(variable, Expression(f"torch.stack({lists[state]}, 1)"), "")
                 self._values[name] = Expression(variable)
+
+    def _adaptive(
+        self,
+        rest: Recurrence[ImplicitModel],
+        clock: Clock,
+        method: Method,
+        step: _Body,
+        once: dict[str, Expression],
+    ) -> None:
+        """A function for the derivatives, and a call of the runtime that integrates them."""
+        step.clock = {"t": step._variable("t"), "math": "torch"}
+        same = {name: once[name] if name in once else self._values[of] for name, of in rest.same}
+        step._values.update(same)
+        starts = []
+        for carry in rest.carried:
+            if isinstance(carry.start, str):
+                self._release(carry.start)
+            starts.append(self._start(carry, rest.step, self.first_input))
+        for name in step.guessed({}):
+            made = Carry(name, name, rest.step.blocks[name].start)
+            step.starts[name] = step._variable(f"{name}.start")
+            start = self._start(made, rest.step, self.first_input)
+            self._assign(step.starts[name], Expression(start), "")
+        states = [carry.before for carry in rest.carried]
+        function = step._variable(f"{states[0]}.rate")
+        several = len(states) > 1
+        returned = f"tuple[{', '.join(['Tensor'] * len(states))}]" if several else "Tensor"
+        arguments = [f"{name}: Tensor" for name in (step.clock["t"], *(step.inputs[name] for name in states))]
+        lines = step.body(rest, dict.fromkeys(states, ""), {}, moves=False)
+        results = ", ".join(step._values[carry.now].text for carry in rest.carried)
+        self._lines += ["", *_function_head(f"def {function}", arguments, returned, self.indent)]
+        self._lines += ["    " + line for line in (*lines, f"return {results}")] + [""]
+        trained = {tensor.id for tensor in rest.step.tensors if tensor.trainable}
+        ids = (id for term in rest.step.terms for op in term.chain for _, id in op.parameters)
+        given = [value.text for value in same.values()]
+        given += [self.explicit.get(id, f"self.{id}") for id in dict.fromkeys(ids) if id in trained]
+        self._taken = step._taken
+        variables = [self._variable(f"{name}.steps") for name in states]
+        call = [
+            function,
+            f"({', '.join(starts)}{'' if several else ','})",
+            repr(clock.marks),
+            f"({', '.join(given)}{',' if len(given) == 1 else ''})",
+            quoted(", ".join(states)),
+            str(rest.line),
+            f"method={quoted(method.name)}",
+            *(f"{key}={value!r}" for key, value in method.settings),
+        ]
+        left = ", ".join(variables) if several else f"({variables[0]},)"
+        self._lines += fitted(f"{left} = {self._called_in('integrate', ', '.join(call))}", indent=self.indent)
+        befores = dict(zip(states, variables))
+        for name, state, whole in rest.gives:
+            self._values[name] = Expression(befores[state] if whole else f"{befores[state]}[:, -1]")
 
     def _once(self, recurrence: Recurrence[ImplicitModel], cut: Hoisted) -> dict[str, Expression]:
         """What is the same at all steps of an `ode`, by the name that it has in the step."""
@@ -156,6 +213,7 @@ class Recurrent(Network):
                 "",
             )
         inner = f"for {count if 't' in used else '_'} in range({clock.steps}):" if clock.steps > 1 else ""
+        step.indent += 4 if inner else 0
         if not used:
             return f"for _ in range({clock.given - 1}):", [], inner
         first = step._variable("begin")
@@ -258,6 +316,16 @@ class Recurrent(Network):
             self._values[name] = Expression(variable)
 
 
+def _function_head(start: str, arguments: list[str], returned: str, indent: int) -> list[str]:
+    """The first line of a function, or its lines."""
+    line = f"{start}({', '.join(arguments)}) -> {returned}:"
+    if len(line) + indent <= WIDTH:
+        return [line]
+    inner = f"    {', '.join(arguments)}"
+    rows = [inner] if len(inner) + indent <= WIDTH else [f"    {argument}," for argument in arguments]
+    return [f"{start}(", *rows, f") -> {returned}:"]
+
+
 def _timed(model: ImplicitModel, variable: str) -> bool:
     """Whether some operator of a step depends on the time `t`, or on the length `h` of the step."""
     used = any(
@@ -338,8 +406,13 @@ class _Body(Recurrent):
         return self._reserved.pop(name) if name in self._reserved else super()._variable(name)
 
     def body(
-        self, rest: Recurrence[ImplicitModel], running: dict[str, str], lists: dict[str, str]
+        self,
+        rest: Recurrence[ImplicitModel],
+        running: dict[str, str],
+        lists: dict[str, str],
+        moves: bool = True,
     ) -> list[str]:
+        """The lines of a step; at their end what is carried moves on, unless they give derivatives."""
         for block in self.model.states:
             self._block(block)
         for name in (*lists, *(carry.now for carry in rest.carried)):
@@ -347,7 +420,7 @@ class _Body(Recurrent):
         lines = [*self._lines]
         lines += [f"{variable}.append({self._values[state].text})" for state, variable in lists.items()]
         moved = [(running[carry.before], self._values[carry.now].text) for carry in rest.carried]
-        moved = [(to, of) for to, of in moved if to != of]
+        moved = [(to, of) for to, of in moved if to != of and moves]
         if len(moved) == 1:
             lines.append(f"{moved[0][0]} = {moved[0][1]}")
         elif moved:

@@ -35,8 +35,13 @@ def _number(operator: Operator) -> float:
     return clock.at(number, 0.0, 0.0)
 
 
+def _bound(operator: Operator) -> float | None:
+    largest: float | None = operator["largest"]
+    return largest
+
+
 class TimedScale(Monomial):
-    """`largest` bounds the absolute value of its number at all steps."""
+    """`largest` bounds the absolute value of its number at all steps, if that is known."""
 
     kind = "timed_scale"
     doc = "A number that depends on the time of an `ode` times a value: `sin(t)*x`, `b*t`."
@@ -45,7 +50,7 @@ class TimedScale(Monomial):
     )
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
-        made = (("largest", float(settings["largest"])), ("number", settings["number"]))
+        made = (("largest", settings["largest"]), ("number", settings["number"]))
         return Operator(self.kind, source, source, made)
 
     def columns(self, operator: Operator) -> np.ndarray:
@@ -74,11 +79,11 @@ class TimedScale(Monomial):
         return Expression(f"{written} * {x.atom}", tight=False)
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
-        return float(operator["largest"])
+        return _bound(operator)
 
 
 class TimedConstant(LinearRule):
-    """`largest` bounds the absolute value of its number at all steps."""
+    """`largest` bounds the absolute value of its number at all steps, if that is known."""
 
     kind = "timed_constant"
     doc = "A number that depends on the time of an `ode` added to each entry of a value: `x + sin(t)`."
@@ -87,7 +92,7 @@ class TimedConstant(LinearRule):
     )
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
-        made = (("largest", float(settings["largest"])), ("number", settings["number"]))
+        made = (("largest", settings["largest"]), ("number", settings["number"]))
         return Operator(self.kind, (), settings["shape"], made)
 
     def entry_count(self, operator: Operator) -> int:
@@ -116,7 +121,7 @@ class TimedConstant(LinearRule):
         return Expression(written, tight=written.isidentifier())
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
-        return float(operator["largest"])
+        return _bound(operator)
 
 
 TIMED = (TimedScale.kind, TimedConstant.kind)

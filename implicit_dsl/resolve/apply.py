@@ -208,8 +208,8 @@ def inverse(value: float, span: Span) -> float:
     return finite(1 / number, span)
 
 
-def largest(value: TimeValue, span: Span) -> float:
-    """A bound of a number at all times. Raises Problem if it is no finite number at one of them."""
+def largest(value: TimeValue, span: Span) -> float | None:
+    """A bound of a number at all times, if it is known. Raises Problem if it is not finite at one."""
     try:
         return value.clock.largest(value.number)
     except (ArithmeticError, ValueError):

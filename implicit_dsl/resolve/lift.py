@@ -193,6 +193,7 @@ class _Lift:
             span.source.line_text(span.line, most=LONGEST_LINE).strip(),
             span.source.title,
             step.clock,
+            step.method,
         )
         self.recurrences.append(made)
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from implicit_dsl import syntax as s
 from implicit_dsl.clock import LENGTH, TIME, Clock, Timed, combined, later
 from implicit_dsl.errors import Label
-from implicit_dsl.integrators import FIXED, Tableau
+from implicit_dsl.integrators import FIXED, Method, Tableau
 from implicit_dsl.resolve import apply
-from implicit_dsl.resolve.annotations.integration import Method, method_of
+from implicit_dsl.resolve.annotations.integration import method_of
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.intervals import times
 from implicit_dsl.resolve.problem import Poisoned, problem, quoted
@@ -185,6 +185,8 @@ def _whole(context: Context, made: Integration, run: Collect) -> Wire:
     assert outer is not None
     method = method_of(context, made)
     clock = Clock(made.marks, method.steps, method.steps if made.chosen else 1)
+    if method.is_adaptive:
+        clock = Clock(made.marks, free=True)
     if clock.count > MOST_STEPS:
         raise problem(
             "E0107",
@@ -193,7 +195,7 @@ def _whole(context: Context, made: Integration, run: Collect) -> Wire:
             f"at most {MOST_STEPS:,}",
         )
     network = Network(outer=outer.network, timed=True)
-    made.step = Step(network, made.statement.span, clock=clock)
+    made.step = Step(network, made.statement.span, clock=clock, method=method if method.is_adaptive else None)
     around, context.network = context.network, network
     try:
         starts = {key: _start(context, made, key) for key in made.rates}
@@ -243,7 +245,8 @@ class _Stepping:
         run: Collect,
     ) -> None:
         self.context, self.made, self.network, self.run_statements = context, made, network, run
-        self.tableau: Tableau = FIXED[method.name]
+        self.tableau: Tableau = FIXED["euler" if method.is_adaptive else method.name]
+        self.method = method
         self.clock = clock
         self.length: Timed = LENGTH if clock.even is None else clock.even
         self.before: dict[Key, Wire] = {}
@@ -256,10 +259,14 @@ class _Stepping:
         assert step is not None and self.made.body.outer is not None
         for key, (shape, start) in starts.items():
             wire = self.network.add(Wire("input", shape, self.made.rates[key].span))
-            wire.name = f"{show_key(key)}@1"
+            wire.name = show_key(key) if self.method.is_adaptive else f"{show_key(key)}@1"
             self.before[key] = wire
             step.carried[key, 1] = Carried(wire, None, start, self.made.statement.span)
         stages = [self._stage(number) for number in range(len(self.tableau.nodes))]
+        if self.method.is_adaptive:
+            for key in self.made.rates:
+                step.carried[key, 1].now, self.made.states[key] = self.slopes[key][0], self.before[key]
+            return
         for key in self.made.rates:
             now = stages[-1][key] if self.tableau.ends_in_stage else self._moved(key, self.tableau.weights)
             if now.kind != "state":

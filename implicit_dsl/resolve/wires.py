@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from implicit_dsl.clock import Clock
 from implicit_dsl.errors import Label
+from implicit_dsl.integrators import Method
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.sets import MatrixSet
@@ -117,3 +118,4 @@ class Step:
     carried: dict[tuple[object, int], Carried] = field(default_factory=dict)  # by definition and lag
     last: dict[Wire, Wire] = field(default_factory=dict)  # of sequences that it gives, their last entries
     clock: Clock | None = None
+    method: Method | None = None  # of an `ode`, if it is adaptive

@@ -25,6 +25,7 @@ from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
+from implicit_dsl.runtime.integration import IntegrationError, integrate
 from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.recurrence import last, stack
 from implicit_dsl.runtime.solvers import (
@@ -80,6 +81,7 @@ __all__ = [
     "ForwardBackward",
     "GroupBound",
     "Implicit",
+    "IntegrationError",
     "MeasureBound",
     "MonotoneBound",
     "Neumann",
@@ -110,6 +112,7 @@ __all__ = [
     "channels_last",
     "effective_weights",
     "first_guesses",
+    "integrate",
     "interpolate_transposed",
     "last",
     "masked_attention",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import SOLVERS
 from implicit_dsl.errors import Label
-from implicit_dsl.integrators import ADAPTIVE, DEFAULT, DEFAULT_STEPS, FIXED, METHODS
+from implicit_dsl.integrators import ADAPTIVE, DEFAULT, FIXED, METHODS, Method
 from implicit_dsl.resolve.annotations.forms import no_keywords, split
 from implicit_dsl.resolve.annotations.settings import SETTINGS_HELP, Setting, typed
 from implicit_dsl.resolve.arguments import MOST
@@ -17,18 +16,6 @@ from implicit_dsl.resolve.indexing import named_definition
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import Integration, Noted
 from implicit_dsl.source import Span
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method with its settings: how many steps it takes between two times, or its tolerances."""
-
-    name: str
-    settings: tuple[tuple[str, int | float | bool | str], ...] = ()
-
-    @property
-    def steps(self) -> int:
-        return int(dict(self.settings).get("steps", DEFAULT_STEPS))
 
 
 def method_of(context: Context, made: Integration) -> Method:
@@ -48,7 +35,7 @@ def method_of(context: Context, made: Integration) -> Method:
             if definition is None or definition.kind != "flow" or definition.value[0] is not made:
                 continue
         no_keywords(noted.annotation, (), SETTINGS_HELP)
-        given: tuple[tuple[str, int | float | bool | str], ...] = ()
+        given: tuple[tuple[str, int | float | bool], ...] = ()
         if isinstance(form, s.Call):
             given = typed(context, form, noted.environment, word, SETTINGS[word])
         method = Method(word, given)
