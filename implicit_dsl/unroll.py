@@ -85,9 +85,9 @@ class _Copies:
 
     def _steps(self) -> int:
         if self.recurrence.method is not None:
-            name, method = self.recurrence.name, self.recurrence.method.name
+            names = ", ".join(f"`{carry.before}`" for carry in self.recurrence.carried)
             raise ValueError(
-                f"`{name}` is integrated by {method}, which chooses its steps by the data, "
+                f"{names}: integrated by {self.recurrence.method.name}, which chooses its steps by the data, "
                 "so that there are no matrices: take a method with fixed steps"
             )
         if self.recurrence.clock is not None:

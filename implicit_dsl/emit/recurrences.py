@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from implicit_dsl.clock import Clock, uses
+from implicit_dsl.clock import Clock, text, uses
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.hoisting import Hoisted, hoisted
 from implicit_dsl.emit.loops import shape_text
 from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted, quoted
 from implicit_dsl.integrators import Method
-from implicit_dsl.model import Block, ImplicitModel
-from implicit_dsl.operators.base import Expression
+from implicit_dsl.model import Block, ImplicitModel, Term
+from implicit_dsl.operators.base import Expression, Operator
 from implicit_dsl.operators.timed import TIMED
 from implicit_dsl.recurrence import Carry, Recurrence
 
@@ -94,6 +95,7 @@ class Recurrent(Network):
         if recurrence.method is not None:
             self._adaptive(rest, clock, recurrence.method, step, once)
             return
+        step.moves = True
         step.before = {carry.now: carry.before for carry in rest.carried}
         for name, of in rest.same:
             step._values[name] = once[name] if name in once else self._values[of]
@@ -326,6 +328,11 @@ def _function_head(start: str, arguments: list[str], returned: str, indent: int)
     return [f"{start}(", *rows, f") -> {returned}:"]
 
 
+def _is_matrix(operator: Operator) -> bool:
+    """Whether an operator is a `param` applied to a vector, without an offset."""
+    return operator.kind == "matrix" and len(operator.target) == 1
+
+
 def _timed(model: ImplicitModel, variable: str) -> bool:
     """Whether some operator of a step depends on the time `t`, or on the length `h` of the step."""
     used = any(
@@ -355,6 +362,7 @@ class _Body(Recurrent):
 
     def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
         super().__init__(model, names, taken)
+        self.moves = False  # whether states move on by sums of slopes, each times a number
         self.around: Recurrent | None = None  # the lines around it, if its batch is that of these
         self.starts: dict[str, str] = {}
         self.before: dict[str, str] = {}  # what was a state one step before
@@ -366,6 +374,53 @@ class _Body(Recurrent):
     @property
     def real(self) -> str:
         return super().real if self.around is None else self.around.real
+
+    def _plain_sum(self, terms: tuple[Term, ...], named: str = "") -> Expression:
+        if not self.moves or named or len(terms) < 2:
+            return super()._plain_sum(terms, named)
+        plain = [term for term in terms if term.source is not None and not term.chain]
+        scaled = [term for term in terms if term not in plain and term.source is not None]
+        if len(plain) == 1 and len(plain) + len(scaled) == len(terms):
+            made = self._moved(plain[0], scaled)
+            if made is not None:
+                return made
+        return self._with_bias(terms) or super()._plain_sum(terms)
+
+    def _moved(self, start: Term, scaled: list[Term]) -> Expression | None:
+        """x + a·(k + …) + …, one call for each factor."""
+        groups: dict[str, list[Term]] = {}
+        for term in scaled:
+            last = term.chain[-1]
+            if last.kind not in ("scale", "timed_scale"):
+                return None
+            number = last["factor"] if last.kind == "scale" else last["number"]
+            groups.setdefault(text(number, self.clock), []).append(replace(term, chain=term.chain[:-1]))
+        total = self._chain(start.source, ())
+        lines: tuple[str, ...] = ()
+        for number, (factor, terms) in enumerate(groups.items()):
+            parts = super()._plain_sum(tuple(terms)).text
+            if number:
+                rows = (f"    {total.text},", f"    {parts},", f"    alpha={factor},")
+                lines = ("torch.add(", *rows, ")")
+                if max(map(len, lines)) + self.indent > WIDTH or number > 1:
+                    return None
+            total = Expression(f"torch.add({total.text}, {parts}, alpha={factor})", lines=lines, fresh=True)
+        return total
+
+    def _with_bias(self, terms: tuple[Term, ...]) -> Expression | None:
+        """W*x + b as one call, where b is the same for all samples."""
+        first = next((t for t in terms if t.source is not None and t.chain and _is_matrix(t.chain[-1])), None)
+        offsets = tuple(t for t in terms if t.source is None and any(op.kind == "offset" for op in t.chain))
+        if first is None or not offsets:
+            return None
+        applied = self._chain(first.source, first.chain)
+        assert applied.text.endswith(")")
+        made = f"{applied.text[:-1]}, {super()._plain_sum(offsets).text})"
+        rest = [term for term in terms if term is not first and term not in offsets]
+        for term in rest:
+            sign, value = self._signed(term)
+            made += f" {sign or '+'} {value.text if value.tight or self._is_product(term) else value.atom}"
+        return Expression(made, tight=not rest, fresh=True)
 
     def carry(self, carry: Carry) -> str:
         """The variable of what a step carries: one for before and behind it, if nothing reads both."""
