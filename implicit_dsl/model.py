@@ -17,9 +17,10 @@ from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.integrators import Method
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
+from implicit_dsl.plain import operator_data, operator_of, shape_data, shape_of
 from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.sets import MatrixSet
-from implicit_dsl.shapes import Dim, Shape, Size, Total, bind, bind_size, bind_some, count
+from implicit_dsl.shapes import Shape, Size, Total, bind, bind_size, bind_some, count
 
 Chain: TypeAlias = tuple[Operator, ...]
 BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
@@ -281,14 +282,14 @@ class ImplicitModel:
         return {
             "name": self.name,
             "inputs": tuple(
-                (b.name, _shape_data(b.shape), *((b.tokens,) if b.tokens else ())) for b in self.inputs
+                (b.name, shape_data(b.shape), *((b.tokens,) if b.tokens else ())) for b in self.inputs
             ),
             "states": tuple(
-                (b.name, _shape_data(b.shape), b.activation and _operator_data(b.activation))
+                (b.name, shape_data(b.shape), b.activation and operator_data(b.activation))
                 for b in self.states
             ),
-            "outputs": tuple((b.name, _shape_data(b.shape)) for b in self.outputs),
-            "terms": tuple((t.target, t.source, *map(_operator_data, t.chain)) for t in self.terms),
+            "outputs": tuple((b.name, shape_data(b.shape)) for b in self.outputs),
+            "terms": tuple((t.target, t.source, *map(operator_data, t.chain)) for t in self.terms),
             "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
             **(self._loop_data() if self.loops else {}),
             **({"recurrences": tuple(map(_recurrence_data, self.recurrences))} if self.recurrences else {}),
@@ -309,10 +310,12 @@ class ImplicitModel:
             data["name"],
             None,
             (),
-            tuple(Block(name, _shape(shape), tokens=sum(tokens)) for name, shape, *tokens in data["inputs"]),
-            tuple(Block(name, _shape(s), op and _operator(op)) for name, s, op in data["states"]),
-            tuple(Block(name, _shape(shape)) for name, shape in data["outputs"]),
-            tuple(Term(to, source, tuple(map(_operator, chain))) for to, source, *chain in data["terms"]),
+            tuple(
+                Block(name, shape_of(shape), tokens=sum(tokens)) for name, shape, *tokens in data["inputs"]
+            ),
+            tuple(Block(name, shape_of(s), op and operator_of(op)) for name, s, op in data["states"]),
+            tuple(Block(name, shape_of(shape)) for name, shape in data["outputs"]),
+            tuple(Term(to, source, tuple(map(operator_of, chain))) for to, source, *chain in data["terms"]),
             tuple(Tensor(id, tuple(shape), trainable) for id, shape, trainable in data["tensors"]),
             (),
             tuple(
@@ -368,52 +371,3 @@ def _demand(data: Mapping[str, Any]) -> Demand:
     if written is not None:
         matrix = tuple(MatrixTerm(factor, tuple(tensors)) for factor, tensors in written)
     return Demand(**{**data, "matrix": matrix})
-
-
-def _shape_data(shape: Shape) -> tuple[Any, ...]:
-    return tuple(map(_dim_data, shape))
-
-
-def _dim_data(dim: Dim) -> Any:
-    match dim:
-        case int():
-            return dim
-        case Total(shapes):
-            return {"total": tuple(map(_shape_data, shapes))}
-    plain = (dim.source, dim.axis, dim.add, dim.divide)
-    if dim.of is None:
-        return plain if dim.times == 1 else (*plain, dim.times)
-    return (*plain, dim.times, _dim_data(dim.of))
-
-
-def _shape(data: tuple[Any, ...]) -> Shape:
-    return tuple(map(_dim, data))
-
-
-def _dim(data: Any) -> Dim:
-    if isinstance(data, int):
-        return data
-    if isinstance(data, dict):
-        return Total(tuple(map(_shape, data["total"])))
-    if len(data) < 6:
-        return Size(*data)
-    inner = _dim(data[5])
-    assert isinstance(inner, Size), "a size is made of a size"
-    source, axis, add, divide, times = data[:5]
-    return Size(source, axis, add, divide, times, inner)
-
-
-def _operator_data(op: Operator) -> tuple[Any, ...]:
-    settings = {
-        name: {"size": _dim_data(value)} if isinstance(value, Size | Total) else value
-        for name, value in op.settings
-    }
-    return (op.kind, _shape_data(op.source), _shape_data(op.target), settings, dict(op.parameters))
-
-
-def _operator(data: tuple[Any, ...]) -> Operator:
-    kind, source, target, settings, parameters = data
-    read = (
-        (name, _dim(value["size"]) if isinstance(value, dict) else value) for name, value in settings.items()
-    )
-    return Operator(kind, _shape(source), _shape(target), tuple(read), tuple(parameters.items()))

@@ -73,7 +73,7 @@ _ATTRIBUTES = """
 """
 _GLOBALS = """
     F NamedTuple Tensor annotations nn runtime self torch
-    ValueError RuntimeError ImportError abs float len int math range str None super tuple type zip
+    ValueError RuntimeError ImportError abs float len int range str None super tuple type zip
 """
 # What `nn.Module` and the generated class use themselves: an attribute gets `_` behind it.
 TAKEN_ATTRIBUTES = frozenset(_ATTRIBUTES.split())

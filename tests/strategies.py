@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from implicit_dsl.clock import at
 from implicit_dsl.compiler import check
 from implicit_dsl.operators import OPERATORS, linear_rule
 from implicit_dsl.operators.base import ActivationRule, Formal, Operator, Rule, ShapeError
@@ -505,6 +506,19 @@ def _over_axes(kind: str) -> Callable[[Draw], Case]:
     return build
 
 
+def _timed(kind: str) -> Callable[[Draw], Case]:
+    """A number of the time at a time that is known: a sum, a quotient, a power of numbers."""
+
+    def build(draw: Draw) -> Case:
+        left, right = draw(_numbers()), draw(_numbers())
+        number = (draw(st.sampled_from("+-*")), ("sin", left), right)
+        source = draw(shapes(0, 3))
+        settings = {"number": number, "largest": abs(at(number, 0.0, 0.0)), "shape": source}
+        return _case(draw, kind, settings, source if kind == "timed_scale" else ())
+
+    return build
+
+
 _OWN: dict[str, Callable[[Draw], Case]] = {
     "dense": _dense,
     "matrix": _matrix,
@@ -535,6 +549,8 @@ _OWN: dict[str, Callable[[Draw], Case]] = {
     "constant": lambda draw: _case(
         draw, "constant", {"shape": draw(shapes(0, 3)), "value": draw(_numbers())}, ()
     ),
+    "timed_scale": _timed("timed_scale"),
+    "timed_constant": _timed("timed_constant"),
     "identity": _plain("identity"),
     "leaky_relu": _plain("leaky_relu", slope=st.sampled_from((0.01, 0.5, 2.0))),
     "gelu": _plain("gelu", approximate=st.booleans()),

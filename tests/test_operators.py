@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,6 +32,7 @@ ELEMENTWISE = sorted(kind for kind in ACTIVATIONS if activation_rule(Operator(ki
 BOUNDED = [kind for kind in ELEMENTWISE if activation_rule(Operator(kind, (), ())).has_useful_majorant]
 TOLERANCE = 1e-12
 BATCH = 3
+CONSTANT = ("offset", "constant", "timed_constant")
 SEVERAL = sorted(kind for kind in ACTIVATIONS if len(activation_rule(Operator(kind, (), ())).arguments) > 1)
 
 law = settings(max_examples=20, deadline=None)
@@ -82,7 +84,7 @@ def inputs_of(case: Case) -> torch.Tensor:
     (x,) = vectors(case, (BATCH, *sizes(case.operator.source)))
     if OPERATORS[case.operator.kind].takes_tokens:
         return F.one_hot(x.argmax(-1), x.shape[-1]).double()
-    return torch.ones_like(x) if case.operator.kind in ("offset", "constant") else x
+    return torch.ones_like(x) if case.operator.kind in CONSTANT else x
 
 
 def given_to(case: Case, x: torch.Tensor) -> torch.Tensor:
@@ -111,7 +113,7 @@ def emitted(case: Case, x: torch.Tensor) -> torch.Tensor:
         text = rule.emit(op, Expression("x"), "self.layer").text
     else:
         text = activation_rule(op).emit(op, Expression("x")).text
-    names = {"torch": torch, "F": F, "runtime": runtime, "self": module, "x": given_to(case, x)}
+    names = {"torch": torch, "F": F, "math": math, "runtime": runtime, "self": module, "x": given_to(case, x)}
     value = torch.as_tensor(eval(text, names), dtype=torch.float64)
     return value.expand(len(x), *sizes(op.target))
 
@@ -121,7 +123,14 @@ def written(case: Case, x: torch.Tensor, roles: set[str]) -> torch.Tensor | None
     op, rule = case.operator, linear_rule(case.operator)
     texts = {role: f"w[{role!r}]" for role in case.tensors if role in roles}
     expression = rule.emit_with(op, Expression("x"), texts)
-    names = {"torch": torch, "F": F, "runtime": runtime, "w": used_of(case), "x": given_to(case, x)}
+    names = {
+        "torch": torch,
+        "F": F,
+        "math": math,
+        "runtime": runtime,
+        "w": used_of(case),
+        "x": given_to(case, x),
+    }
     value = eval(expression.text, names)
     return torch.as_tensor(value, dtype=torch.float64).expand(len(x), *sizes(op.target))
 
@@ -183,7 +192,9 @@ def test_what_makes_the_offset_can_be_left_out_and_written_alone(kind: str, data
     x = inputs_of(case)
     texts = {role: f"w[{role!r}]" for role in case.tensors}
     offset = rule.emit_offset(op, texts)
-    value = 0.0 if offset is None else eval(offset.text, {"torch": torch, "w": tensors_of(case)})
+    value = (
+        0.0 if offset is None else eval(offset.text, {"torch": torch, "math": math, "w": tensors_of(case)})
+    )
 
     linear = written(case, x, set(case.tensors) - set(rule.offset_roles))
 

@@ -94,7 +94,7 @@ def emit(
     )
     text = environment.get_template("module.py.jinja2").render(
         docstring=_module_doc(models, sources),
-        imports=_imports(views, carried, standalone),
+        imports=_imports(views, carried, names),
         exports=", ".join(f'"{name}"' for view in views for name in _exported(view)),
         models=views,
         functions=carried.lines,
@@ -184,7 +184,7 @@ def _module_doc(models: tuple[ImplicitModel, ...], sources: tuple[Source, ...]) 
     return "\n".join(docstring("\n".join(wrapped), ""))
 
 
-def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str]:
+def _imports(views: list[_View], carried: Inlined, names: Names) -> list[str]:
     written = (line for view in views for line in (*view.body, *view.attributes, *view.functions))
     wanted = {"from typing import Any", "import torch", "from torch import Tensor", "from torch import nn"}
     if any(view.fields for view in views):
@@ -192,12 +192,13 @@ def _imports(views: list[_View], carried: Inlined, standalone: bool) -> list[str
     if any("Mapping[" in view.arguments for view in views):
         wanted.add("from collections.abc import Mapping")
     body = "\n".join(written)
-    if re.search(r"\bmath\.", body):
-        wanted.add("import math")
+    if re.search(rf"\b{names.carried('math')}\.", body):
+        local = names.carried("math")
+        wanted.add("import math" if local == "math" else f"import math as {local}")
     if "F." in body + "\n".join(carried.lines):
         wanted.add("import torch.nn.functional as F")
     lines = import_block(wanted | set(carried.imports))
-    return lines if standalone else [*lines, "", "from implicit_dsl import runtime"]
+    return lines if names.standalone else [*lines, "", "from implicit_dsl import runtime"]
 
 
 def _command(

@@ -262,12 +262,16 @@ class _Sweep(Forward):
         self._sweep = sweep
         self.indent = INDENT - 4  # of a function
         self.explicit = {id: self._variable(id) for id in (*(m.id for m in sweep.masks), *sweep.tensors)}
-        self.clock = {made.id: self._variable(made.id) for made in sweep.timed}
+        self.clock |= {made.id: self._variable(made.id) for made in sweep.timed}
 
     @property
     def arguments(self) -> list[str]:
         """The states, what comes in, masks and tensors."""
-        return [*self.inputs.values(), *self.explicit.values(), *self.clock.values()]
+        return [
+            *self.inputs.values(),
+            *self.explicit.values(),
+            *(self.clock[made.id] for made in self._sweep.timed),
+        ]
 
     def body(self) -> list[str]:
         for block in self.model.states:

@@ -41,11 +41,12 @@ class Forward:
         self.names = names
         self.explicit = explicit or {}
         self.indent = INDENT
-        self.clock: dict[str, str] = {}  # the variables of the time of a step, and of its length
+        # the variables of the time of a step, and of its length, and where functions of these are from
+        self.clock: dict[str, str] = {"math": names.carried("math")}
         self.runtime_calls: set[str] = set()
         self.fusions = find_fusions(model) if fused else Fusions({}, {})
         self._absorbed = {name for fusion in self.fusions.states.values() for name in fusion.absorbed}
-        self._taken: set[str] = {*TAKEN_GLOBALS, *taken}
+        self._taken: set[str] = {*TAKEN_GLOBALS, names.carried("math"), *taken}
         if names.standalone and fused:
             called = (*CALLED_IN_FORWARD, *(fusion.function for fusion in self.fusions.states.values()))
             self._taken |= {names.carried(name) for name in called}
