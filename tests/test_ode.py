@@ -520,3 +520,50 @@ def test_without_torchdiffeq_the_error_says_what_to_install(monkeypatch: pytest.
     model = generated(NEURAL.replace("METHOD(steps = 5)", "bosh3")).M()
     with pytest.raises(ImportError, match="run `pip install torchdiffeq`"):
         model(torch.randn(2, 3))
+
+
+STIFF_BLOCK = """
+block Stiff(n; κ = 4)
+    input u[_]
+    param A[n, n] = normal(0.5)
+    ode t in 0..1
+        state x[n] = u
+        D(x) ~ tanh(A*x + u) - x
+    end
+    output y = last(x)
+    @solver(x, implicit_euler(steps = 5))
+    @solver auto(tol = 1e-13)
+    @wellposed norm(A, Inf) <= κ
+end
+model M
+    input u[3]
+    output y = Stiff(3)(u |> Stiff(3))
+end
+"""
+
+
+def test_what_a_block_says_of_its_own_steps() -> None:
+    text = STIFF_BLOCK.replace("- x\n", "\n")
+    model = generated(text).M(dtype=torch.float64)
+    u = random(2, 3)
+    x = u
+    for name in ("y_stiff2", "y_stiff"):
+        A, start = getattr(model, f"{name}_A"), x
+        assert A.abs().sum(1).max() <= 4 + 1e-9
+        x = steps("implicit_euler", lambda t, x: (torch.tanh(x[0] @ A.T + start),), (x,), 0, 1, 5)[-1][0]  # noqa: B023
+    same(model(u), x)
+    same(model(u), model.system().solve(u))
+    assert model.certify().proved
+
+
+def test_numbers_that_are_not_finite_name_their_state() -> None:
+    text = (
+        NEURAL.replace("METHOD", "euler")
+        .replace("tanh(A*x", "1000*(x .* x .* x + (A*x")
+        .replace("+ c)", "+ c))")
+    )
+    model = generated(text).M()
+    with pytest.raises(RuntimeError, match=r"`x` \(line 5\): not finite at the end of the steps"):
+        model(torch.randn(2, 3))
+    found = torch.func.vmap(model, in_dims=0)(torch.randn(4, 2, 3))
+    assert not found.y.isfinite().all()

@@ -193,6 +193,9 @@ class Integrating(Network):
         if inner:
             body = [inner, *("    " + line for line in body)]
         self._lines += [head, *("    " + line for line in (*body, *kept))]
+        names = quoted(", ".join(carry.now for carry in rest.carried))
+        given = ", ".join([names, str(rest.line), *running.values()])
+        self._lines += fitted(self._called_in("require_finite", given), indent=self.indent)
         self._taken = step._taken
         for name, state, whole in rest.gives:
             self._values[name] = Expression(befores[state])

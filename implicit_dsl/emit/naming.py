@@ -15,6 +15,7 @@ CALLED_IN_FORWARD = (
     "integrate",
     "last",
     "require",
+    "require_finite",
     "stack",
     "update_statistics",
 )

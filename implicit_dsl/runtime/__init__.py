@@ -25,7 +25,7 @@ from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
-from implicit_dsl.runtime.integration import IntegrationError, integrate
+from implicit_dsl.runtime.integration import IntegrationError, integrate, require_finite
 from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.recurrence import last, stack
 from implicit_dsl.runtime.solvers import (
@@ -122,6 +122,7 @@ __all__ = [
     "project_after",
     "relu_max_pool2d",
     "require",
+    "require_finite",
     "sinusoids",
     "stack",
     "start_nonneg_",

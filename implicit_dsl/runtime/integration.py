@@ -1,4 +1,4 @@
-"""Integration with steps that a method of torchdiffeq chooses."""
+"""Integration: steps that a method of torchdiffeq chooses, and what is asked of fixed ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 EVALUATIONS = {"dopri5": 6, "dopri8": 13, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 1}  # for each step
@@ -79,3 +80,19 @@ def _torchdiffeq(method: str) -> Any:
         message = f"the method {method} needs the package torchdiffeq: run `pip install torchdiffeq`"
         raise ImportError(message) from error
     return torchdiffeq
+
+
+def require_finite(name: str, line: int, *states: Tensor) -> None:
+    """Raises IntegrationError if some states at the end of their steps are not finite.
+
+    Nothing is asked while a graph is captured, and under transforms of torch.func.
+    """
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
+        return
+    if torch._C._are_functorch_transforms_active() or states[0].is_meta:
+        return
+    if not all(bool(state.detach().isfinite().all()) for state in states):
+        what = f"`{name}` (line {line})" if line else f"`{name}`"
+        raise IntegrationError(
+            f"{what}: not finite at the end of the steps. To mend it: take more steps, or an implicit method"
+        )

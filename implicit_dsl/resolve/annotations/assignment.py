@@ -12,7 +12,7 @@ from implicit_dsl.resolve.annotations.forms import not_a_state
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.annotations.request import Assigned, Request
 from implicit_dsl.resolve.context import Context
-from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.resolve.wires import Network, Wire
 
 
 def demands(
@@ -155,7 +155,7 @@ class _Holding:
 
     def __init__(self, context: Context, states: set[str]) -> None:
         self._states = states
-        self._wires = context.network.wires
+        self._wires = _with_steps(context.network)
         self._readers: dict[Wire, list[Wire]] = {}
         for wire in self._wires:
             for source in wire.sources if wire.drive is None else (wire.drive,):
@@ -178,6 +178,12 @@ class _Holding:
         inside = [wire for wire in self._wires if _inside(wire.hint, path)]
         named = [wire for wire in self._wires if _inside(wire.name, path)]
         return self.of(*dict.fromkeys((*named, *inside)))
+
+
+def _with_steps(network: Network) -> list[Wire]:
+    """The wires of a network, and those of the steps of its recurrences."""
+    steps = {wire.step: None for wire in network.wires if wire.step is not None}
+    return [*network.wires, *(wire for step in steps for wire in _with_steps(step.network))]
 
 
 def _inside(name: str, path: str) -> bool:
