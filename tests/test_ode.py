@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import types
@@ -567,3 +568,44 @@ def test_numbers_that_are_not_finite_name_their_state() -> None:
         model(torch.randn(2, 3))
     found = torch.func.vmap(model, in_dims=0)(torch.randn(4, 2, 3))
     assert not found.y.isfinite().all()
+
+
+FREE = """
+model M(d = 4)
+    input u[_, d]
+    layer mix = Dense(d)
+    ode t in 0..1
+        state x[_, d] = u, e[1] = 0
+        h = softmax(x; dim = 2)
+        D(x) ~ tanh(mix*x) - t*h
+        D(e) ~ reshape(mean(x .* x), 1)
+    end
+    output y = last(x), z = mean(x; dim = 1), e = last(e)
+end
+""".replace(", e = last(e)", ", energy = last(e)")
+
+
+def test_free_sizes_and_the_default_method() -> None:
+    model = generated(FREE).M(dtype=torch.float64)
+    for length in (3, 1):
+        u = random(2, length, 4)
+
+        def f(t: float, state: State) -> State:
+            x, _ = state
+            rate = torch.tanh(model.mix(x)) - t * torch.softmax(x, 2)
+            return rate, (x * x).mean((1, 2))[:, None]
+
+        found = steps("rk4", f, (u, torch.zeros(2, 1).double()), 0, 1, 20)
+        x = torch.stack([x for x, _ in found], 1)
+        same(model(u), (found[-1][0], x.mean(1), found[-1][1]))
+        same(model(u), model.system(u=(length, 4)).solve(u))
+
+
+def test_as_other_modules() -> None:
+    model = generated(SEVERAL).M()
+    given = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 2)
+    same(copy.deepcopy(model)(*given), model(*given))
+    exported = torch.export.export(model, given)
+    same(exported.module()(*given), model(*given), 1e-5)
+    assert model.bfloat16()(*(value.bfloat16() for value in given)).x1.dtype == torch.bfloat16
+    assert model.to("meta")(*(value.to("meta") for value in given)).all.shape == (3, 4, 2)
