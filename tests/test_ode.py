@@ -609,3 +609,50 @@ def test_as_other_modules() -> None:
     same(exported.module()(*given), model(*given), 1e-5)
     assert model.bfloat16()(*(value.bfloat16() for value in given)).x1.dtype == torch.bfloat16
     assert model.to("meta")(*(value.to("meta") for value in given)).all.shape == (3, 4, 2)
+
+
+RATES = {
+    "time as an entry": "D(x) ~ Dense(3)*cat(x, t) + Dense(3)*cat(reshape(2*t, 1), x)",
+    "a quotient": "D(x) ~ t ./ (4 + tanh(W*x)) + u / (1 + t)",
+    "activations of the time": "D(x) ~ relu(t - 0.5)*x + W*x + abs(t - 0.5)*u - log(2 + t)*x + tanh(t)",
+    "a sum over powers": "D(x) ~ sum([t^k for k in 0:3])*x + W*(t*x)",
+    "the time alone": "D(x) ~ t",
+    "a number": "D(x) ~ 1",
+    "a parameter": "param b[3] = normal(1.0)\n        D(x) ~ b",
+    "an input": "D(x) ~ t*u",
+    "signs": "D(x) ~ -t*x - (-t) - (2 - t)/(1 + t)*tanh(-x)",
+    "the time, expanded": "D(x) ~ x .* expand(t, x) - expand(sin(t), u)",
+    "layers of training": "D(x) ~ Dropout(0.5)*(BatchNorm()*(W*x))",
+    "a function": "f(s, x) = s*tanh(x)\n        D(x) ~ f(t, W*x) + f(0.5, u)",
+    "an equation": "state q[3]\n        q ~ tanh(0.3*q + x + t)\n        D(x) ~ q - x",
+    "what is the same": "e = tanh(W*u)\n        D(x) ~ tanh(W*x + e) + W*u",
+    "a recurrence": "recurrent v over s\n            state h[3] = x\n            g = tanh(W*v)\n"
+    "            h ~ tanh(W*prev(h) + t*v + g)\n        end\n        D(x) ~ last(h) - x",
+}
+
+
+@pytest.mark.parametrize("method", ["rk4", "trapezoid"])
+@pytest.mark.parametrize("rate", RATES)
+def test_matrices_are_those_of_the_module(rate: str, method: str) -> None:
+    text = f"""
+model M
+    input u[3], s[2, 3]
+    param W[3, 3]
+    ode t in 0..1
+        state x[3] = u
+        {RATES[rate]}
+    end
+    output y = last(x), z = x
+    @solver(x, {method}(steps = 3))
+    @solver auto(tol = 1e-13)
+    @wellposed unchecked
+    @allow unused_input, unused_annotation, unused_parameter
+end
+"""
+    if rate == "a recurrence" and method == "trapezoid":
+        with pytest.raises(ImplicitError, match="E0604"):
+            implicit_dsl.compile(text)
+        return
+    model = generated(text).M(dtype=torch.float64).eval()
+    given = random(2, 3), random(2, 2, 3)
+    same(model(*given), model.system().solve(*given), 1e-10)

@@ -90,11 +90,13 @@ def _recurrent(graph: SignalGraph, component: Component) -> Diagnostic | None:
     for recurrence in graph.recurrences:
         inside = next((name for name, *_ in recurrence.gives if name in component.states), None)
         if inside is not None:
+            what = "recurrent" if recurrence.clock is None else "ode"
+            behind = ", without `prev`" if recurrence.clock is None else ""
             return Diagnostic(
                 "E0604",
-                f"the sequence `{inside}` depends on itself: a `recurrent` stands in a loop around it",
+                f"the sequence `{inside}` depends on itself: a `{what}` stands in a loop around it",
                 graph.by_name[inside].span,
-                help="an equilibrium in each step is an equation inside of the `recurrent`, without `prev`",
+                help=f"an equilibrium in each step is an equation inside of the `{what}`{behind}",
             )
     return None
 

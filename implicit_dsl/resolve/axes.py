@@ -12,7 +12,7 @@ from implicit_dsl.resolve.problem import instead, problem
 from implicit_dsl.resolve.recurrence import at_the_last_step
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment
-from implicit_dsl.resolve.values import REST, Flow, ParameterValue, describe
+from implicit_dsl.resolve.values import REST, Flow, ParameterValue, TimeValue, describe
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.shapes import count, known, show
 from implicit_dsl.source import Span
@@ -129,6 +129,8 @@ def _value(context: Context, arguments: Arguments, name: str) -> Wire:
     value, place = arguments.values[0], arguments.spans[0]
     if isinstance(value, ParameterValue):
         return apply.offset(context, value, place)
+    if isinstance(value, TimeValue):
+        return apply.constant(context, value, (), place)
     if not isinstance(value, Wire):
         raise problem("E0207", f"`{name}` applies to a value of the network", place, describe(value))
     return value

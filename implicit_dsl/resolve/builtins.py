@@ -61,6 +61,8 @@ def _wire(context: Context, arguments: Arguments, name: str) -> Wire:
     value = arguments.values[0]
     if isinstance(value, ParameterValue):
         return apply.offset(context, value, arguments.spans[0])
+    if isinstance(value, TimeValue):
+        return apply.constant(context, value, (), arguments.spans[0])
     if not isinstance(value, Wire):
         raise problem(
             "E0207", f"`{name}` applies to a value of the network", arguments.spans[0], describe(value)
@@ -120,6 +122,8 @@ def _sum(context: Context, arguments: Arguments, span: Span, environment: Enviro
 def _total(context: Context, name: str, items: list[Any], span: Span) -> Any:
     if all(is_number(item) for item in items):
         return _checked_sum(items, span)
+    if all(map(moments.is_factor, items)):
+        return moments.total(items, span)
     if all(isinstance(item, Wire) for item in items):
         total = items[0]
         for item in items[1:]:
@@ -177,6 +181,8 @@ def _cat(context: Context, arguments: Arguments, span: Span, environment: Enviro
     for number, part in enumerate(parts):
         if isinstance(part, ParameterValue):
             parts[number] = apply.offset(context, part, span)
+        elif isinstance(part, TimeValue):  # one entry
+            parts[number] = apply.constant(context, part, (1,), span)
         elif not isinstance(part, Wire):
             raise problem("E0207", "`cat` joins values of the network", span, f"among them {describe(part)}")
     if not isinstance(dim, int) or isinstance(dim, bool):

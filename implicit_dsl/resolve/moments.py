@@ -62,3 +62,13 @@ def _made(name: str, like: TimeValue, parts: tuple[Timed, ...], span: Span) -> T
 
 def _out_of_range(span: Span) -> Problem:
     return problem("E0208", "this number is out of range", span)
+
+
+def total(items: list[Any], span: Span) -> TimeValue:
+    """The sum of numbers of which one at least depends on the time."""
+    like = next(item for item in items if isinstance(item, TimeValue))
+    made = TimeValue(0.0, like.clock)
+    for item in items:
+        number = item.number if isinstance(item, TimeValue) else apply.finite(item, span)
+        made = _made("+", like, (made.number, number), span)
+    return made

@@ -20,6 +20,7 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.annotations.integration import method_of
 from implicit_dsl.resolve.constants import sizes
 from implicit_dsl.resolve.intervals import times
+from implicit_dsl.resolve.moments import finite, is_factor
 from implicit_dsl.resolve.problem import Poisoned, problem, quoted
 from implicit_dsl.resolve.recurrence import start_value
 from implicit_dsl.resolve.scope import Body, Environment, Integration, Key, Noted
@@ -170,10 +171,12 @@ def at_the_marks(context: Context, definition: Definition) -> Any:
     return wire
 
 
-def rate(context: Context, definition: Definition) -> Wire:
-    """`D(x) ~ …`: the derivative of a state, as a value of the network."""
+def rate(context: Context, definition: Definition) -> Any:
+    """`D(x) ~ …`: the derivative of a state, a value of the network or one number for all entries."""
     assert definition.expression is not None
     value = context.evaluate(definition.expression, definition.environment)
+    if is_factor(value):
+        return finite(value, definition.expression.span)
     return apply.as_value(context, value, definition.expression.span)
 
 
@@ -302,7 +305,10 @@ class _Stepping:
             known = Definition(key, "=", None, made.environment, made.rates[key].span, body, "done", state)
             body.definitions[key] = known
         for key, one in rates.items():
-            slope = self.network.here(context.force(one))
+            value = context.force(one)
+            if not isinstance(value, Wire):
+                value = apply.constant(context, value, states[key].shape, one.span)
+            slope = self.network.here(value)
             if slope.shape != states[key].shape:
                 raise problem(
                     "E0202",
@@ -315,8 +321,9 @@ class _Stepping:
             if not self.tableau.is_implicit(number):
                 slope.uses += 1  # scaled as a whole, and not term by term
             self.slopes[key].append(slope)
-        for definition in found:
-            if number == 0 and definition.status == "new":
+        # all of the first stage, for what is wrong in it; of others the equations of states that were read
+        while waiting := [one for one in found if one.status == "new" and (number == 0 or one.wire)]:
+            for definition in waiting:
                 with suppress(Poisoned):
                     context.force(definition)
         for key, state in states.items():
