@@ -24,6 +24,7 @@ class Step(Network):
     def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
         self.moves = False  # whether states move on by sums of slopes, each times a number
         self.around: Network | None = None  # the lines around it, if its batch is that of these
+        self.bound: dict[str, str] = {}  # tensors that have a variable before the steps, by text
         self.starts: dict[str, str] = {}
         self.before: dict[str, str] = {}  # what was a state one step before
         self._reserved: dict[str, str] = {}  # variables that stand in a line before that of their state
@@ -75,14 +76,35 @@ class Step(Network):
         offsets = tuple(t for t in terms if t.source is None and any(op.kind == "offset" for op in t.chain))
         if first is None or not offsets:
             return None
-        applied = self._chain(first.source, first.chain)
-        assert applied.text.endswith(")")
-        made = f"{applied.text[:-1]}, {super()._plain_sum(offsets).text})"
+        inner = self._chain(first.source, first.chain[:-1])
+        made = self._product(first.chain[-1], inner, super()._plain_sum(offsets).text).text
         rest = [term for term in terms if term is not first and term not in offsets]
         for term in rest:
             sign, value = self._signed(term)
             made += f" {sign or '+'} {value.text if value.tight or self._is_product(term) else value.atom}"
         return Expression(made, tight=not rest, fresh=True)
+
+    def _applied(self, operator: Operator, value: Expression) -> Expression:
+        if not self.moves or operator.kind not in ("dense", "matrix") or len(operator.source) != 1:
+            return super()._applied(operator, value)
+        bias = operator.parameter("bias")
+        return self._product(operator, value, "" if bias is None else self._bound(bias, ""))
+
+    def _product(self, operator: Operator, x: Expression, bias: str) -> Expression:
+        """W*x + bias, with a weight that is transposed once for all steps: a layer would do it in each."""
+        weight = operator.parameter("weight")
+        assert weight is not None, "a matrix has a weight"
+        turned = operator.get("transposed", False)
+        matrix = self._bound(weight, "" if turned else ".t()")
+        text = f"torch.addmm({bias}, {x.text}, {matrix})" if bias else f"torch.mm({x.text}, {matrix})"
+        return Expression(text, fresh=True)
+
+    def _bound(self, id: str, method: str) -> str:
+        """The variable of a tensor, which has its line before the steps."""
+        text = f"{self.explicit.get(id, f'self.{id}')}{method}"
+        if text not in self.bound:
+            self.bound[text] = self._variable(f"{id}_t" if method else id)
+        return self.bound[text]
 
     def carry(self, carry: Carry) -> str:
         """The variable of what a step carries: one for before and behind it, if nothing reads both."""
@@ -190,6 +212,7 @@ class Integrating(Network):
         head, clock_lines, inner = self._clock_lines(step, clock)
         body = [*clock_lines, *step.body(rest, running, {})]
         kept = [f"{variable}.append({befores[state]})" for state, variable in lists.items()]
+        self._lines += [f"{variable} = {made}" for made, variable in step.bound.items()]
         if inner:
             body = [inner, *("    " + line for line in body)]
         self._lines += [head, *("    " + line for line in (*body, *kept))]
