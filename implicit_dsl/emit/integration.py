@@ -23,6 +23,7 @@ class Step(Network):
 
     def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
         self.moves = False  # whether states move on by sums of slopes, each times a number
+        self.binds = False  # whether weights have variables before the steps
         self.around: Network | None = None  # the lines around it, if its batch is that of these
         self.bound: dict[str, str] = {}  # tensors that have a variable before the steps, by text
         self.starts: dict[str, str] = {}
@@ -39,11 +40,11 @@ class Step(Network):
         return super().real if self.around is None else self.around.real
 
     def _plain_sum(self, terms: tuple[Term, ...], named: str = "") -> Expression:
-        if not self.moves or named or len(terms) < 2:
+        if not self.binds or named or len(terms) < 2:
             return super()._plain_sum(terms, named)
         plain = [term for term in terms if term.source is not None and not term.chain]
         scaled = [term for term in terms if term not in plain and term.source is not None]
-        if len(plain) == 1 and len(plain) + len(scaled) == len(terms):
+        if self.moves and len(plain) == 1 and len(plain) + len(scaled) == len(terms):
             made = self._moved(plain[0], scaled)
             if made is not None:
                 return made
@@ -85,7 +86,7 @@ class Step(Network):
         return Expression(made, tight=not rest, fresh=True)
 
     def _applied(self, operator: Operator, value: Expression) -> Expression:
-        if not self.moves or operator.kind not in ("dense", "matrix") or len(operator.source) != 1:
+        if not self.binds or operator.kind not in ("dense", "matrix") or len(operator.source) != 1:
             return super()._applied(operator, value)
         bias = operator.parameter("bias")
         return self._product(operator, value, "" if bias is None else self._bound(bias, ""))
@@ -187,7 +188,7 @@ class Integrating(Network):
         once = self._once(recurrence, cut)
         rest = cut.rest
         step = self._writer(rest.step)
-        step.around = self
+        step.around, step.binds = self, True
         if recurrence.method is not None:
             self._adaptive(rest, clock, recurrence.method, step, once)
             return
@@ -256,6 +257,7 @@ class Integrating(Network):
         arguments = [f"{name}: Tensor" for name in (step.clock["t"], *(step.inputs[name] for name in states))]
         lines = step.body(rest, dict.fromkeys(states, ""), {}, moves=False)
         results = ", ".join(step._values[carry.now].text for carry in rest.carried)
+        self._lines += [f"{variable} = {made}" for made, variable in step.bound.items()]
         self._lines += ["", *_function_head(f"def {function}", arguments, returned, self.indent)]
         self._lines += ["    " + line for line in (*lines, f"return {results}")] + [""]
         trained = {tensor.id for tensor in rest.step.tensors if tensor.trainable}

@@ -132,7 +132,8 @@ def _whole(context: Context, made: Recurrence) -> Wire:
         sources = [sequence for _, sequence in made.step.read]
         sources += made.step.network.captured
         sources += [one.start for one in made.step.carried.values() if isinstance(one.start, Wire)]
-        assert length is not None
+        if length is None:
+            raise Poisoned  # it has no sequence, which the parser said
         made.wire = context.wire("recurrence", (length,), made.statement.span, tuple(sources))
     finally:
         context.network = network
