@@ -656,3 +656,33 @@ end
     model = generated(text).M(dtype=torch.float64).eval()
     given = random(2, 3), random(2, 2, 3)
     same(model(*given), model.system().solve(*given), 1e-10)
+
+
+TIMED_LOOP = """
+model M
+    input u[3]
+    ode t in 0..END
+        state x[3] = u, q[3]
+        q ~ tanh(0.5*t*q + x)
+        D(x) ~ q - x
+    end
+    output y = last(x)
+    @solver(x, METHOD)
+end
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "method", "proved"),
+    [("1.9", "rk4(steps = 4)", True), ("2.1", "rk4(steps = 4)", False), ("1", "dopri5", False)],
+)
+def test_a_loop_is_proved_for_all_times_of_the_steps(end: str, method: str, proved: bool) -> None:
+    text = TIMED_LOOP.replace("END", end).replace("METHOD", method)
+    if proved:
+        model = generated(text).M(dtype=torch.float64)
+        u = random(2, 3)
+        same(model(u), model.system().solve(u), 1e-5)
+        assert model.certify().proved
+        return
+    with pytest.raises(ImplicitError, match="E0401"):
+        implicit_dsl.compile(text)
