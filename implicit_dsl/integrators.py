@@ -2,7 +2,9 @@
 
 A step from x at t of length h has stages X_i = x + h Σ_j a_ij k_j with slopes k_i = f(X_i, t + c_i h), and
 ends at x + h Σ_i b_i k_i (Hairer, Nørsett and Wanner 1993, section II.1). Here a_ij = 0 for j > i: a stage
-reads those before it, and itself if a_ii ≠ 0, which makes it an equilibrium.
+reads those before it. The last one reads itself if a_ii ≠ 0, which makes the step an equilibrium: of the
+state y behind it, where X = y if the step ends in that stage, and X = x + (y - x) a_ii / b_i if it has no
+other.
 """
 
 from __future__ import annotations
@@ -22,11 +24,6 @@ class Tableau:
     def is_implicit(self, stage: int) -> bool:
         """Whether a stage reads itself."""
         return self.matrix[stage][stage] != 0
-
-    @property
-    def ends_in_stage(self) -> bool:
-        """Whether a step ends in its last stage: b is the last row of a."""
-        return self.matrix[-1] == self.weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -686,3 +686,14 @@ def test_a_loop_is_proved_for_all_times_of_the_steps(end: str, method: str, prov
         return
     with pytest.raises(ImplicitError, match="E0401"):
         implicit_dsl.compile(text)
+
+
+@pytest.mark.parametrize("method", IMPLICIT)
+def test_what_is_said_of_a_state_holds_for_its_steps(method: str) -> None:
+    said = "@solver(x, picard(tol = 1e-12))\n    @wellposed(x, norm(A, Inf) <= 2)\n"
+    said += "    @backward(x, neumann(k = 30))"
+    text = implicit_dsl.compile(
+        NEURAL.replace("METHOD", method).replace("    @allow", f"    {said}\n    @allow")
+    )
+    assert "solver=runtime.Picard(tolerance=1e-12)" in text and "backward=runtime.Neumann(terms=30)" in text
+    assert 'runtime.Equilibrium(_M_x_x, "x", 7' in text or "runtime.Equilibrium(\n            _M_x_x," in text

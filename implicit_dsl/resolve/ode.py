@@ -253,6 +253,7 @@ class _Stepping:
         self.clock = clock
         self.length: Timed = LENGTH if clock.even is None else clock.even
         self.before: dict[Key, Wire] = {}
+        self.unknown: dict[Key, Wire] = {}  # of an implicit method: the states behind the step
         self.slopes: dict[Key, list[Wire]] = {key: [] for key in made.rates}
         self.noted = len(context.noted)
 
@@ -265,13 +266,14 @@ class _Stepping:
             wire.name = show_key(key) if self.method.is_adaptive else f"{show_key(key)}@1"
             self.before[key] = wire
             step.carried[key, 1] = Carried(wire, None, start, self.made.statement.span)
-        stages = [self._stage(number) for number in range(len(self.tableau.nodes))]
+        for number in range(len(self.tableau.nodes)):
+            self._stage(number)
         if self.method.is_adaptive:
             for key in self.made.rates:
                 step.carried[key, 1].now, self.made.states[key] = self.slopes[key][0], self.before[key]
             return
         for key in self.made.rates:
-            now = stages[-1][key] if self.tableau.ends_in_stage else self._moved(key, self.tableau.weights)
+            now = self.unknown.get(key) or self._moved(key, self.tableau.weights)
             if now.kind != "state":
                 now = self._own(now, key)
             step.carried[key, 1].now = self.made.states[key] = now
@@ -284,8 +286,8 @@ class _Stepping:
         wire.name, wire.declared = self.made.body.outer.label(show_key(key)), True
         return wire
 
-    def _stage(self, number: int) -> dict[Key, Wire]:
-        """The states at a stage, whose slopes are evaluated there."""
+    def _stage(self, number: int) -> None:
+        """Evaluate the slopes at a stage."""
         made, context, row = self.made, self.context, self.tableau.matrix[number]
         path, several = made.body.state_path, len(self.tableau.nodes) > 1
         if several:
@@ -300,7 +302,7 @@ class _Stepping:
         states: dict[Key, Wire] = {}
         for key in made.rates:
             implicit = self.tableau.is_implicit(number)
-            states[key] = self._unknown(key) if implicit else self._moved(key, row[:number], number)
+            states[key] = self._unsolved(key) if implicit else self._moved(key, row[:number])
         for key, state in states.items():
             known = Definition(key, "=", None, made.environment, made.rates[key].span, body, "done", state)
             body.definitions[key] = known
@@ -326,21 +328,22 @@ class _Stepping:
             for definition in waiting:
                 with suppress(Poisoned):
                     context.force(definition)
-        for key, state in states.items():
-            if self.tableau.is_implicit(number):
-                state.drive = self._moved(key, row, number)
-        return states
+        for key, state in self.unknown.items():
+            state.drive = self._moved(key, self.tableau.weights)
 
-    def _unknown(self, key: Key) -> Wire:
-        """A state that is given by an equation."""
+    def _unsolved(self, key: Key) -> Wire:
+        """The state at an implicit stage, as far as the unknown is: the state behind the step."""
         wire = self.context.wire("state", self.before[key].shape, self.made.rates[key].span)
         assert self.made.body.outer is not None
-        label = self.made.body.outer.label(show_key(key))
-        wire.name = label if self.tableau.ends_in_stage else f"{label}.stage"
-        wire.declared = True
-        return wire
+        wire.name, wire.declared = self.made.body.outer.label(show_key(key)), True
+        self.unknown[key] = wire
+        part, span = self.tableau.matrix[-1][-1] / self.tableau.weights[-1], self.made.rates[key].span
+        if part == 1:
+            return wire
+        rest = apply.scale(self.context, 1 - part, self.before[key], span)
+        return apply.add(self.context, rest, apply.scale(self.context, part, wire, span), span)
 
-    def _moved(self, key: Key, weights: Sequence[float], stage: int = 0) -> Wire:
+    def _moved(self, key: Key, weights: Sequence[float]) -> Wire:
         """x + h Σ weight · slope."""
         context, span = self.context, self.made.rates[key].span
         total = self.before[key]
