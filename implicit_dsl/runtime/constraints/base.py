@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_dsl.demands import Method
+from implicit_dsl.runtime.autocast import unautocast
 
 Weights: TypeAlias = Mapping[str, Tensor]  # by id
 
@@ -152,7 +153,8 @@ class Constraint(ABC):
             return self.weights(module)
         weights = self.weights(module)
         extra = {name: whole(tensor_of(module, name)) for name in self.extra_shapes(weights)}
-        return self.made({**weights, **extra})
+        with unautocast(next(iter(weights.values())).device):  # bounds hold for what is not rounded
+            return self.made({**weights, **extra})
 
 
 def _unit(dtype: torch.dtype) -> float:

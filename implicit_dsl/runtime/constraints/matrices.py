@@ -9,6 +9,7 @@ from torch import Tensor
 
 from implicit_dsl.runtime.constraints.balls import onto_measures
 from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, Weights, inward
+from implicit_dsl.runtime.matrix_functions import spectral_norm
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ class SpectralBound(_OneMatrix):
 def _norm(weight: Tensor) -> Tensor:
     """The spectral norm of a matrix, or an upper bound of that of a convolution."""
     if weight.ndim == 2:
-        norm: Tensor = torch.linalg.matrix_norm(weight, 2)
-        return norm
+        return spectral_norm(weight)
     size = weight.abs()
     rows = size.flatten(1).sum(1).max()
     # a column of the convolution holds the taps of all outputs that read its channel

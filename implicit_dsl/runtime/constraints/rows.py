@@ -100,7 +100,11 @@ def _scaled_inside(groups: list[Group], weights: dict[str, Tensor]) -> dict[str,
 
 def dtype_of(weights: Weights) -> torch.dtype:
     """The coarsest dtype among some tensors."""
-    return max((weight.dtype for weight in weights.values()), key=lambda dtype: torch.finfo(dtype).eps)
+    coarsest, *others = [weight.dtype for weight in weights.values()]
+    for dtype in others:  # torch.compile knows no max with a key
+        if torch.finfo(dtype).eps > torch.finfo(coarsest).eps:
+            coarsest = dtype
+    return coarsest
 
 
 @dataclass(frozen=True)
