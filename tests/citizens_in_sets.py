@@ -17,8 +17,10 @@ from implicit_dsl.errors import ImplicitError
 from implicit_dsl.sets import SETS
 
 # What may be demanded of a loop: what x reads of itself, and the bound. A set admits some of them.
+SMALL = 0.3  # a rate with which few sweeps are needed
+WAYS = ("Project", "Parametrize")
 BOUNDS: dict[str, tuple[str, str]] = {
-    f"{name}{method.title()}": ("W*x", f'@wellposed {bound}, method = "{method}"')
+    f"{name}{method}": ("W*x", f'@wellposed {bound}, method = "{method.lower()}"')
     for name, bound in {
         "Rows": "norm(W, Inf) <= 0.8",
         "Spectral": "norm(W, 2) <= 0.8",
@@ -26,7 +28,7 @@ BOUNDS: dict[str, tuple[str, str]] = {
         "Measure": "nemon(W) <= 0.8",
         "Perron": "pf(W) <= 0.8",
     }.items()
-    for method in ("project", "parametrize")
+    for method in WAYS
 } | {
     "Scaled": ("0.8*W*x", "@wellposed norm(0.8*W, 2) <= 0.8"),
     "Structure": ("W*x", ""),
@@ -48,7 +50,7 @@ class SetCitizen(Citizen):
 
 @dataclass(frozen=True)
 class Member:
-    """A parameter in a set, as the example of its rule declares it."""
+    """A parameter in a set, as the example of its rule declares it. Without `text` it is a full matrix."""
 
     name: str
     rows: int
@@ -57,7 +59,10 @@ class Member:
 
     def declared(self, name: str) -> str:
         """Its declaration under another name."""
-        return f"param {name}[{self.rows}, {self.columns}] in {self.text}"
+        return f"param {name}[{self.rows}, {self.columns}]" + (f" in {self.text}" if self.text else "")
+
+
+FULL = Member("Full", 4, 4, "")
 
 
 @cache
@@ -115,11 +120,25 @@ end
     return SetCitizen(text, model)
 
 
+def kernel(bound: str) -> SetCitizen:
+    """A loop through a convolution."""
+    model = f"Kernel{bound}"
+    text = f"""model {model}
+    input u[2, 6]
+    K = Conv(2, 3; pad = 1)
+    state x[2, 6] ~ tanh(K*x + u)
+    output y = Dense(4)*tanh(Dense(32)*flatten(x))
+    {BOUNDS[bound][1].replace("(W", "(K")}
+end
+"""
+    return SetCitizen(text, model)
+
+
 def together(method: str) -> SetCitizen:
     """Every set whose row sums can be bounded by a method: one loop for each size, with all of them in it."""
     sizes: dict[int, list[Member]] = {}
     for member in square_members():
-        if looped(member, f"Rows{method.title()}") is not None:
+        if looped(member, f"Rows{method}") is not None:
             sizes.setdefault(member.rows, []).append(member)
     lines, bounds = [], []
     for size, held in sizes.items():
@@ -127,19 +146,41 @@ def together(method: str) -> SetCitizen:
         lines += [f"    {member.declared(name)}" for member, name in zip(held, names)]
         total = " + ".join(names)
         lines.append(f"    state x{size}[{size}] ~ tanh(({total})*x{size} + Dense({size})*u)")
-        bounds.append(f'    @wellposed norm({total}, Inf) <= 0.8, method = "{method}"')
+        bounds.append(f'    @wellposed norm({total}, Inf) <= 0.8, method = "{method.lower()}"')
     model = f"SetsBy{method.title()}"
     read = ", ".join(f"x{size}" for size in sizes)
     lines.append(f"    output y = Dense(4)*tanh(Dense(32)*cat({read}))")
     return SetCitizen("\n".join([f"model {model}", "    input u[5]", *lines, *bounds, "end", ""]), model)
 
 
+def by_bounds() -> SetCitizen:
+    """One loop for each other bound, and for each set that admits none of the rows, after one another."""
+    held: dict[str, tuple[Member, str]] = {}
+    for bound in BOUNDS:
+        admitting = [member for member in square_members() if looped(member, bound) is not None]
+        alone = [one for one in admitting if all(looped(one, f"Rows{way}") is None for way in WAYS)]
+        if not bound.startswith("Rows"):
+            held |= {f"{one.name}{bound}": (one, bound) for one in alone or admitting[-1:]}
+    lines, bounds, read = [], [], "u"
+    for name, (member, bound) in held.items():
+        reads, demand = (part.replace("W", name) for part in BOUNDS[bound])
+        lines.append(f"    {member.declared(name)}")
+        reads = reads.replace("*x", f"*x{name}")
+        lines.append(f"    state x{name}[{member.rows}] ~ tanh({reads} + Dense({member.rows})*{read})")
+        bounds.append(f"    {demand}")
+        read = f"x{name}"
+    lines.append(f"    output y = Dense(4)*tanh(Dense(32)*cat(u, {read}))")
+    text = ["model SetsByBounds", "    input u[5]", *lines, *filter(str.strip, bounds), "end", ""]
+    return SetCitizen("\n".join(text), "SetsByBounds")
+
+
 def set_citizens() -> list[Citizen]:
     """Those of the default run."""
-    return [feed_forward(), together("project"), together("parametrize")]
+    return [feed_forward(), *map(together, WAYS), by_bounds()]
 
 
 def set_citizens_one_by_one() -> list[Citizen]:
-    """Each set with each bound that it admits."""
-    made = [looped(member, bound) for member in square_members() for bound in BOUNDS]
-    return [one for one in made if one is not None]
+    """Each set with each bound that it admits, full matrices, and kernels."""
+    made = [looped(member, bound) for member in (*square_members(), FULL) for bound in BOUNDS]
+    kernels = [kernel(f"{bound}{method}") for bound in ("Rows", "Perron") for method in WAYS]
+    return [one for one in made if one is not None] + kernels

@@ -26,6 +26,8 @@ from implicit_dsl import runtime
 CANNOT: dict[tuple[str, str], str] = {}
 # Loops without a proved rate are exported with a few sweeps, and compared with as many.
 SWEEPS = 3
+# Exported to ONNX with `-m slow`, as each of their sets is there alone.
+LARGE = ("SetsByProject", "SetsByParametrize")
 # Compiled by inductor in the default run; the others with `-m slow`.
 INDUCTED = ("MLP",)
 
@@ -173,6 +175,15 @@ def test_torch_export_leaves_the_batch_free(citizen: Citizen) -> None:
 
 
 @quiet
+@pytest.mark.parametrize(
+    "citizen",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] * (one in ONE_BY_ONE or one.model in LARGE))
+        for one in (*EVERY, *ONE_BY_ONE)
+    ],
+    ids=lambda citizen: citizen.model,
+    indirect=True,
+)
 def test_onnx_computes_the_same(citizen: Citizen, tmp_path: Path) -> None:
     """Loops by sweeps: as many as are proved, which then is the solution, or a few."""
     onnxruntime = pytest.importorskip("onnxruntime")
