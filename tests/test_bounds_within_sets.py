@@ -95,10 +95,7 @@ CASES = [
         for name in ("Diagonal", "Symmetric", "Circulant")
     ),
     (SpectralBound, "Skew"),
-    *(
-        (MeasureBound, name)
-        for name in ("Diagonal", "Symmetric", "Skew", "Circulant", "Banded", "BlockBanded")
-    ),
+    *((MeasureBound, name) for name in SETS),
 ]
 
 
@@ -213,6 +210,8 @@ WAYS["Banded spectral"] = (
     '@wellposed norm(W, 2) <= 0.8, method = "parametrize"',
 )
 WAYS["Banded measure"] = ("Banded(-1, 1) = normal(1)", "@wellposed nemon(W) <= 0.8")
+WAYS["Toeplitz measure"] = ("Toeplitz() = normal(1)", "@wellposed nemon(W) <= 0.8")
+WAYS["Sparse measure"] = ("Sparse([1 => 2, 2 => 1, 3 => 3]) = normal(2)", "@wellposed nemon(W) <= 0.8")
 WAYS["Circulant perron"] = ("Circulant() = normal(1)", "@wellposed pf(W) <= 0.8")
 PROVED = {
     "StrictUpper": ("StrictUpper() = normal(2)", ""),
@@ -301,7 +300,7 @@ REFUSED = {
     ("Toeplitz()", "@wellposed norm(W, 2) <= 0.8"): "parametrize",
     ("Banded(-1, 1)", "@wellposed monotone(W) >= 0.1"): "norm(A, Inf)",
     ("Symmetric()", "@wellposed monotone(W) >= 1.5"): "m of at most 1",
-    ("Toeplitz()", "@wellposed nemon(W) <= 0.8"): "norm(A, Inf)",
+    ("Toeplitz()", "@wellposed nemon(W) <= 0"): "larger bound",
     ("Banded(-1, 1)", "@wellposed nemon(W) <= -0.8"): "larger bound",
     ("Symmetric()", '@wellposed pf(W) <= 0.8, method = "parametrize"'): "norm(A, Inf)",
     ("Symmetric()", '@wellposed monotone(W) >= 0.1, method = "parametrize"'): "project",

@@ -122,14 +122,15 @@ def weight_of(structure: Structure, free: Tensor) -> Tensor:
 
 def nearest_of(structure: LinearSet, matrix: Tensor) -> Tensor:
     """θ of the member nearest to a matrix in the Frobenius norm: entries that are tied are averaged."""
-    i, j = _places(structure.rows, structure.columns, matrix.device)
-    inside, numbers = structure.inside(i, j), structure.numbers(i, j)
-    entries: Tensor = (matrix * structure.sign(i, j))[inside]
+    places, count = _places_of(structure, matrix.device), structure.count
+    slots = (2 if structure.signed else 1) * count + 1
+    sums = matrix.new_zeros(slots).index_add_(0, places, matrix.reshape(-1))
     if not structure.tied:
-        return entries
-    total = torch.stack((entries, torch.ones_like(entries)))
-    sums = total.new_zeros(2, structure.count).index_add_(1, numbers[inside], total)
-    return sums[0] / sums[1]
+        return sums[:count]
+    held = torch.bincount(places, minlength=slots)
+    if structure.signed:
+        return (sums[:count] - sums[count:-1]) / (held[:count] + held[count:-1])
+    return sums[:count] / held[:count]
 
 
 def members(module: nn.Module, structures: Mapping[str, Structure]) -> dict[str, Tensor]:

@@ -18,13 +18,14 @@ class LinearSet(ABC):
 
     `tied`: a number of θ may stand at several places. `signed`: with signs −1 and 1. `scales_rows`:
     diag(f) W is in the set for each W of it. `normal`: so is W h(WᵀW) for each function h, as where
-    singular values are clipped.
+    singular values are clipped. `same_rows`: all rows, and all columns, hold the same numbers.
     """
 
     tied: ClassVar[bool] = False
     signed: ClassVar[bool] = False
     scales_rows: ClassVar[bool] = True
     normal: ClassVar[bool] = False
+    same_rows: ClassVar[bool] = False
     rows: int
     columns: int
 
@@ -220,6 +221,7 @@ class Circulant(LinearSet):
     tied = True
     scales_rows = False
     normal = True
+    same_rows = True
 
     @property
     def count(self) -> int:

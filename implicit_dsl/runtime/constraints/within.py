@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.constraints.base import Constraint, Weights, matrix_rows
+from implicit_dsl.runtime.constraints.matrices import MeasureBound
 from implicit_dsl.runtime.constraints.rows import Group, RowBound
 from implicit_dsl.runtime.constraints.tied import SharedRows
 from implicit_dsl.runtime.structures import Structure, matrix_of, nearest_of, used_of
@@ -39,18 +40,24 @@ class Within:
         """The trained tensors of the nearest point of bound and sets, in the Frobenius norm of the matrices.
 
         Where the projection onto the bound does not lead out of the sets, as for rows of triangular matrices
-        or singular values of symmetric ones, that is it. Rows that share numbers have a method of their own
-        (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle and Dykstra
-        1986), or, for a bound that is not convex, the first of these. What is left outside is scaled.
+        or singular values of symmetric ones, that is it. Rows that share numbers, and matrix measures, have a
+        method of their own (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle
+        and Dykstra 1986), or, for a bound that is not convex, the first of these. What is left outside is
+        scaled.
         What is within the bound stays as it is, to the last bit.
         """
         sets = {id: made for id, made in self.structures.items() if isinstance(made, LinearSet)}
         dtypes = {id: weight.dtype for id, weight in weights.items()}
         if constraint.measured(weights) <= constraint.limit:
             return {}
-        groups = constraint.groups(weights) if isinstance(constraint, RowBound) else None
-        if groups is not None and any(made.tied for made in sets.values()):
-            return _scaled_within(constraint, sets, _nearest_shared(groups, sets, weights), dtypes)
+        groups: list[Group] | None = None
+        measures = isinstance(constraint, MeasureBound)
+        tied = isinstance(constraint, RowBound) and any(made.tied for made in sets.values())
+        if isinstance(constraint, MeasureBound | RowBound) and (tied or measures):
+            groups = constraint.groups(weights)
+        if groups is not None:
+            nearest = _nearest_shared(groups, sets, weights, measures)
+            return _scaled_within(constraint, sets, nearest, dtypes)
         current = {id: weight.double() for id, weight in weights.items()}
         memory = {id: torch.zeros_like(weight) for id, weight in current.items()}
         scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
@@ -69,9 +76,12 @@ class Within:
 
 
 def _nearest_shared(
-    groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights
+    groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights, measures: bool
 ) -> dict[str, Tensor]:
-    """The nearest members of the sets whose rows are within their budgets, in float64."""
+    """The nearest members of the sets whose rows are within their budgets, in float64.
+
+    With `measures`, diagonal entries count as they are. They share no number with others: no set has that.
+    """
     numbering: dict[str, Tensor] = {}  # for each entry of a tensor its number, −1 where it is always zero
     masses, given, count = [], [], 0
     for id, weight in weights.items():
@@ -87,18 +97,27 @@ def _nearest_shared(
         given.append(theta)
         numbering[id] = torch.where(own >= 0, own + count, own)
         count += len(theta)
+    # where all rows hold the same numbers, one of them stands for all: radii and weights are the same, too
+    alike = all(id in sets and sets[id].same_rows for id in weights)
     rows, numbers, factors, radii, before = [], [], [], [], 0
     for group in groups:
+        count = 1 if alike else len(group.radius)
         for part in group.parts:
-            own = matrix_rows(numbering[part.tensor], part.axis)
+            own = matrix_rows(numbering[part.tensor], part.axis)[:count]
             i, j = (own >= 0).nonzero(as_tuple=True)
             rows.append(i + before)
             numbers.append(own[i, j])
             factors.append(part.weights[i, j])
-        radii.append(group.radius)
-        before += len(group.radius)
+        radii.append(group.radius[:count])
+        before += count
+    plain = None
+    if measures:
+        plain = torch.zeros(sum(map(len, given)), dtype=torch.bool, device=rows[0].device)
+        for own in numbering.values():
+            diagonal = own.diagonal()
+            plain[diagonal[diagonal >= 0]] = True
     shared = SharedRows(
-        torch.cat(rows), torch.cat(numbers), torch.cat(factors), torch.cat(radii), torch.cat(masses)
+        torch.cat(rows), torch.cat(numbers), torch.cat(factors), torch.cat(radii), torch.cat(masses), plain
     )
     found = torch.split(shared.nearest(torch.cat(given)), [len(theta) for theta in given])
     return {
