@@ -152,6 +152,26 @@ def test_rows_of_several_matrices_share_their_budget() -> None:
     np.testing.assert_allclose(mine, found.x, atol=2e-4)
 
 
+def test_a_matrix_beside_its_transpose_is_projected_as_one() -> None:
+    W = np.random.default_rng(0).normal(size=(4, 4))
+    module = Held(W=W.copy())
+    blocks = (Block("x", "x", "W", 0, 0.5), Block("x", "x", "W", 1, 0.5))
+
+    RowBound("A", bound=0.9, blocks=blocks).project_(module)
+
+    found = scipy.optimize.minimize(
+        lambda x: ((x - W.reshape(-1)) ** 2).sum(),
+        0.01 * W.reshape(-1),
+        constraints={
+            "type": "ineq",
+            "fun": lambda x: 0.9 - 0.5 * (np.abs(x.reshape(4, 4)).sum(1) + np.abs(x.reshape(4, 4)).sum(0)),
+        },
+        method="SLSQP",
+        options={"maxiter": 1000, "ftol": 1e-15},
+    )
+    np.testing.assert_allclose(module.W.detach(), found.x.reshape(4, 4), atol=2e-4)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     data=st.data(), seed=st.integers(0, 1000), size=st.sampled_from((0.01, 1.0, 100.0)), single=st.booleans()

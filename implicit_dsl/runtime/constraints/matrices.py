@@ -9,7 +9,7 @@ from torch import Tensor
 
 from implicit_dsl.runtime.constraints.balls import onto_measures
 from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, Weights, inward
-from implicit_dsl.runtime.constraints.rows import Group, Part
+from implicit_dsl.runtime.constraints.budgets import Group, Part
 from implicit_dsl.runtime.matrix_functions import spectral_norm
 
 

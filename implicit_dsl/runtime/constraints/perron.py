@@ -17,7 +17,8 @@ from implicit_dsl.runtime.constraints.base import (
     like_rows,
     matrix_rows,
 )
-from implicit_dsl.runtime.constraints.rows import Group, Part, dtype_of, nearest_in_all
+from implicit_dsl.runtime.constraints.budgets import Group, Part
+from implicit_dsl.runtime.constraints.rows import dtype_of, nearest_in_all
 
 _POWER_STEPS = 2000  # of the power iteration
 _TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which it ends

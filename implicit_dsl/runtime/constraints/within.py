@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.constraints.base import Constraint, Weights, matrix_rows
+from implicit_dsl.runtime.constraints.base import Constraint, Weights
+from implicit_dsl.runtime.constraints.budgets import Group
 from implicit_dsl.runtime.constraints.matrices import MeasureBound
-from implicit_dsl.runtime.constraints.rows import Group, RowBound
-from implicit_dsl.runtime.constraints.tied import SharedRows
+from implicit_dsl.runtime.constraints.rows import RowBound
+from implicit_dsl.runtime.constraints.sharing import nearest_sharing
 from implicit_dsl.runtime.structures import Structure, matrix_of, nearest_of, used_of
 from implicit_dsl.sets.linear import LinearSet
 
@@ -56,7 +57,7 @@ class Within:
         if isinstance(constraint, MeasureBound | RowBound) and (tied or measures):
             groups = constraint.groups(weights)
         if groups is not None:
-            nearest = _nearest_shared(groups, sets, weights, measures)
+            nearest = nearest_sharing(groups, weights, sets, measures)
             return _scaled_within(constraint, sets, nearest, dtypes)
         current = {id: weight.double() for id, weight in weights.items()}
         memory = {id: torch.zeros_like(weight) for id, weight in current.items()}
@@ -73,57 +74,6 @@ class Within:
             if min(off, change) <= _AT_REST * scale:
                 break
         return _scaled_within(constraint, sets, current, dtypes)
-
-
-def _nearest_shared(
-    groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights, measures: bool
-) -> dict[str, Tensor]:
-    """The nearest members of the sets whose rows are within their budgets, in float64.
-
-    With `measures`, diagonal entries count as they are. They share no number with others: no set has that.
-    """
-    numbering: dict[str, Tensor] = {}  # for each entry of a tensor its number, −1 where it is always zero
-    masses, given, count = [], [], 0
-    for id, weight in weights.items():
-        made = sets.get(id)
-        if made is None:
-            own = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape)
-            theta = weight.double().flatten()
-        else:
-            theta = nearest_of(made, weight.double())
-            own = matrix_of(made, torch.arange(1, made.count + 1, device=weight.device)).abs() - 1
-        held = own[own >= 0]
-        masses.append(torch.bincount(held, minlength=len(theta)).double())
-        given.append(theta)
-        numbering[id] = torch.where(own >= 0, own + count, own)
-        count += len(theta)
-    # where all rows hold the same numbers, one of them stands for all: radii and weights are the same, too
-    alike = all(id in sets and sets[id].same_rows for id in weights)
-    rows, numbers, factors, radii, before = [], [], [], [], 0
-    for group in groups:
-        count = 1 if alike else len(group.radius)
-        for part in group.parts:
-            own = matrix_rows(numbering[part.tensor], part.axis)[:count]
-            i, j = (own >= 0).nonzero(as_tuple=True)
-            rows.append(i + before)
-            numbers.append(own[i, j])
-            factors.append(part.weights[i, j])
-        radii.append(group.radius[:count])
-        before += count
-    plain = None
-    if measures:
-        plain = torch.zeros(sum(map(len, given)), dtype=torch.bool, device=rows[0].device)
-        for own in numbering.values():
-            diagonal = own.diagonal()
-            plain[diagonal[diagonal >= 0]] = True
-    shared = SharedRows(
-        torch.cat(rows), torch.cat(numbers), torch.cat(factors), torch.cat(radii), torch.cat(masses), plain
-    )
-    found = torch.split(shared.nearest(torch.cat(given)), [len(theta) for theta in given])
-    return {
-        id: matrix_of(sets[id], theta) if id in sets else theta.reshape(weights[id].shape)
-        for id, theta in zip(weights, found)
-    }
 
 
 def _onto_set(sets: Mapping[str, LinearSet], id: str, weight: Tensor) -> Tensor:
