@@ -25,6 +25,7 @@ from implicit_dsl.runtime.dense import DenseEquilibrium
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
+from implicit_dsl.runtime.matrix_functions import spectral_norm
 from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.solvers import (
     Anderson,
@@ -118,6 +119,7 @@ __all__ = [
     "relu_max_pool2d",
     "require",
     "sinusoids",
+    "spectral_norm",
     "start_nonneg_",
     "unrolled",
     "update_statistics",
