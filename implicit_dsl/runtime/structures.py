@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from implicit_dsl.runtime.implicit.recording import recorded
 from implicit_dsl.runtime.matrix_functions import exponential
+from implicit_dsl.runtime.sharding import whole
 from implicit_dsl.sets.linear import LinearSet
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -135,7 +136,7 @@ def nearest_of(structure: LinearSet, matrix: Tensor) -> Tensor:
 
 def members(module: nn.Module, structures: Mapping[str, Structure]) -> dict[str, Tensor]:
     """What `forward` takes of the matrices in sets, by the ids of the trained tensors of a module."""
-    return {id: weight_of(made, getattr(module, id)) for id, made in structures.items()}
+    return {id: weight_of(made, whole(getattr(module, id))) for id, made in structures.items()}
 
 
 def start_nonneg_(free: Tensor, low: float = 1e-6) -> None:
