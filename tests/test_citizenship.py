@@ -21,6 +21,7 @@ from citizens_in_sets import set_citizens, set_citizens_one_by_one
 from torch import Tensor, nn
 
 from implicit_dsl import runtime
+from implicit_dsl.sets import SETS
 
 # (test, model) -> why it cannot be.
 CANNOT: dict[tuple[str, str], str] = {}
@@ -47,6 +48,11 @@ def citizen(request: pytest.FixtureRequest) -> Citizen:
     if (name, found.model) in CANNOT:
         pytest.skip(CANNOT[name, found.model])
     return found
+
+
+def test_every_set_is_among_them_alone_and_in_a_loop() -> None:
+    alone, looped = set_citizens()[0].text, "".join(one.text for one in set_citizens()[1:])
+    assert all(f"in {name}(" in alone and f"in {name}(" in looped for name in SETS)
 
 
 def close(expected: object, actual: object, within: float) -> None:
