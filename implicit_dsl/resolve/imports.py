@@ -156,6 +156,13 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
             at_the_top(module, statement)
         case s.Bare():
             loader.findings.add(no_effect(statement))
+        case s.Definition(s.Call(s.Name(), _, (keyword, *_))):
+            raise problem(
+                "E0308",
+                "the arguments of a function are names, without keywords or defaults",
+                keyword.span,
+                help="write `block Name(k = 1) … end` for a part with parameters",
+            )
         case _:
             raise problem(
                 "E0309",

@@ -210,6 +210,13 @@ def _define(
             raise problem("E0603", "`D(x) ~ …` stands inside of an `ode`", statement.target.span)
         case s.Call(s.Name(), arguments, (), False) if relation == "=":
             return [_function(body, statement, arguments, environment)]
+        case s.Call(s.Name(), _, (keyword, *_)) if relation == "=":
+            raise problem(
+                "E0308",
+                "the arguments of a function are names, without keywords or defaults",
+                keyword.span,
+                help="write `block Name(k = 1) … end` for a part with parameters",
+            )
         case _:
             raise problem(
                 "E0308",

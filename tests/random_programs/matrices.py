@@ -64,7 +64,7 @@ class Matrices:
         )
 
     def _layer(self, m: int, n: int) -> Written:
-        bias = self.turned < 2  # K'' is K again, offset and all
+        bias = self.turned < 2  # what is transposed twice has none
         text = f"Dense({n} => {m}; bias = {str(bias).lower()})"
         name = self.program.layer(text, lambda: nn.Linear(n, m, bias=bias), (n,))
         none = torch.zeros(m, dtype=torch.float64)
