@@ -38,6 +38,7 @@ from implicit_dsl.runtime.solvers import (
 )
 from implicit_dsl.runtime.solvers.anderson import History, anderson_mix
 from implicit_dsl.runtime.solvers.broyden import Secants
+from implicit_dsl.runtime.solvers.counting import STORED
 from implicit_dsl.runtime.solvers.matrix import materialise
 from implicit_dsl.runtime.solvers.proximal import proximal
 from implicit_dsl.runtime.solvers.stamina import Stamina
@@ -729,8 +730,9 @@ def test_the_proved_number_of_steps_suffices(
     solver = Picard(damping=damping, tolerance=1e-5, max_steps=100_000)
     solution = solve(equation, data(3, n, seed + 1) * start, solver, Norm(unit=0.0), counted=True)
     assert solution.worst_status is Status.COUNTED
-    enough = proved_steps(1 - damping * (1 - rate), 1e-5, damping)
-    assert enough <= int(solution.steps[0]) <= enough + 1  # the rate that counts is rounded up
+    counted = min(rate * STORED, (1 + rate) / 2)  # a rate of stored weights is rounded up
+    steps = proved_steps(1 - damping * (1 - counted), 1e-5, damping)
+    assert int(solution.steps[0]) == steps >= proved_steps(1 - damping * (1 - rate), 1e-5, damping)
 
 
 def test_one_step_less_than_proved_may_not_suffice() -> None:
