@@ -147,22 +147,15 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
             check_name(target)
             constant = Definition((name,), "=", value, environment, target.span, None, label=name)
             _claim(module, target, constant)
-        case s.Definition(s.Call(s.Name() as function, arguments, (), False) as call, value):
+        case s.Definition(s.Call(s.Name() as function, _, _, False) as call, value):
             check_name(function)
-            _claim(module, function, make_function(call, arguments, value, environment))
+            _claim(module, function, make_function(call, value, environment))
         case s.Import():
             _import(loader, module, statement)
         case s.Annotation():
             at_the_top(module, statement)
         case s.Bare():
             loader.findings.add(no_effect(statement))
-        case s.Definition(s.Call(s.Name(), _, (keyword, *_))):
-            raise problem(
-                "E0308",
-                "the arguments of a function are names, without keywords or defaults",
-                keyword.span,
-                help="write `block Name(k = 1) … end` for a part with parameters",
-            )
         case _:
             raise problem(
                 "E0309",

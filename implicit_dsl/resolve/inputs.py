@@ -17,7 +17,7 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.resolve.apply import check_size, offset
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.bases import Parts
-from implicit_dsl.resolve.constants import sizes, truth, vocabulary
+from implicit_dsl.resolve.constants import sizes, taken, vocabulary
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.declarations import check_name, family, twice
 from implicit_dsl.resolve.defined import declares_input, names_defined
@@ -50,7 +50,7 @@ def _announce_in(
             continue
         try:
             if isinstance(statement, s.If):
-                _announce_in(context, body, _taken(context, statement, environment), environment)
+                _announce_in(context, body, taken(context, statement, environment), environment)
             else:
                 assert isinstance(statement, s.Declaration)
                 _announce(context, body, statement, environment)
@@ -59,13 +59,6 @@ def _announce_in(
             body.broken.update(names_defined(statement))
         except Poisoned:
             body.broken.update(names_defined(statement))
-
-
-def _taken(context: Context, statement: s.If, environment: Environment) -> tuple[s.Statement, ...]:
-    for branch in statement.branches:
-        if branch.condition is None or truth(context, branch.condition, environment):
-            return branch.body
-    return ()
 
 
 def _announce(context: Context, body: Body, declaration: s.Declaration, environment: Environment) -> None:
