@@ -13,7 +13,7 @@ def autocasts(device: torch.device) -> bool:
 
 
 def unautocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context without autocast: a fixed point of rounded sweeps is not the fixed point."""
+    """A context without autocast, for solves and bounds: what is rounded meets them only nearly."""
     if autocasts(device):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

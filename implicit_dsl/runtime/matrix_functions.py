@@ -20,8 +20,8 @@ _MORE_SQUARINGS = 4  # of the Gram matrix, than digits: what they leave is ln(n)
 def exponential(X: Tensor) -> Tensor:
     """exp(X) of a square matrix [n, n], in float32 at least and rounded to the dtype of X."""
     with unautocast(X.device):
-        wide = _wide(X)
-        found: Tensor = _summed(wide) if torch.compiler.is_exporting() else torch.linalg.matrix_exp(wide)
+        given = widened(X)
+        found: Tensor = _summed(given) if torch.compiler.is_exporting() else torch.linalg.matrix_exp(given)
     return found.to(X.dtype)
 
 
@@ -31,12 +31,14 @@ def spectral_norm(W: Tensor) -> Tensor:
     Where it is exported it is an upper bound of that, which is near it to rounding.
     """
     with unautocast(W.device):
-        wide = _wide(W)
-        found: Tensor = _squared(wide) if torch.compiler.is_exporting() else torch.linalg.matrix_norm(wide, 2)
+        given = widened(W)
+        exported = torch.compiler.is_exporting()
+        found: Tensor = _squared(given) if exported else torch.linalg.matrix_norm(given, 2)
     return found.to(W.dtype)
 
 
-def _wide(X: Tensor) -> Tensor:
+def widened(X: Tensor) -> Tensor:
+    """The same numbers in float32 at least."""
     return X.float() if X.dtype in (torch.float16, torch.bfloat16) else X
 
 
@@ -75,4 +77,4 @@ def _squared(W: Tensor) -> Tensor:
     return size * (logarithm / 2).exp()
 
 
-__all__ = ["exponential", "spectral_norm"]
+__all__ = ["exponential", "spectral_norm", "widened"]

@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from implicit_dsl.runtime.implicit.recording import recorded
-from implicit_dsl.runtime.matrix_functions import exponential
+from implicit_dsl.runtime.matrix_functions import exponential, widened
 from implicit_dsl.runtime.sharding import whole
 from implicit_dsl.sets.linear import LinearSet
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,7 @@ def matrix_of(structure: Structure, free: Tensor) -> Tensor:
     """The member [rows, columns] of a set that a trained tensor stands for."""
     if not isinstance(structure, LinearSet):
         return structure.matrix(free)
-    values = free.float() if structure.tied and free.dtype in _HALF else free  # their gradients are summed
+    values = widened(free) if structure.tied else free  # their gradients are summed
     signed = [values, -values] if structure.signed else [values]
     chosen = torch.cat((*signed, values.new_zeros(1))).index_select(0, _places_of(structure, free.device))
     return chosen.reshape(structure.rows, structure.columns).to(free.dtype)
@@ -103,7 +101,7 @@ def _chosen(structure: LinearSet, device: torch.device) -> Tensor:
     return torch.where(structure.inside(i, j), chosen, end).reshape(-1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=32)  # each is as large as its matrix
 def _kept(structure: LinearSet, device: torch.device) -> Tensor:
     with torch.inference_mode(False), torch.no_grad():
         return _chosen(structure, device)

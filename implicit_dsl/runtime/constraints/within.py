@@ -44,8 +44,7 @@ class Within:
         or singular values of symmetric ones, that is it. Rows that share numbers, and matrix measures, have a
         method of their own (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle
         and Dykstra 1986), or, for a bound that is not convex, the first of these. What is left outside is
-        scaled.
-        What is within the bound stays as it is, to the last bit.
+        scaled. What is within the bound stays as it is, to the last bit.
         """
         sets = {id: made for id, made in self.structures.items() if isinstance(made, LinearSet)}
         dtypes = {id: weight.dtype for id, weight in weights.items()}
