@@ -95,10 +95,7 @@ CASES = [
         for name in ("Diagonal", "Symmetric", "Circulant")
     ),
     (SpectralBound, "Skew"),
-    *(
-        (MeasureBound, name)
-        for name in ("Diagonal", "Symmetric", "Skew", "Circulant", "Banded", "BlockBanded")
-    ),
+    *((MeasureBound, name) for name in SETS),
 ]
 
 
@@ -153,6 +150,26 @@ def test_rows_of_several_matrices_share_their_budget() -> None:
     mine = np.concatenate([module.S.detach(), module.T.detach(), module.V.detach().reshape(-1)])
     assert room(mine).min() >= -1e-12
     np.testing.assert_allclose(mine, found.x, atol=2e-4)
+
+
+def test_a_matrix_beside_its_transpose_is_projected_as_one() -> None:
+    W = np.random.default_rng(0).normal(size=(4, 4))
+    module = Held(W=W.copy())
+    blocks = (Block("x", "x", "W", 0, 0.5), Block("x", "x", "W", 1, 0.5))
+
+    RowBound("A", bound=0.9, blocks=blocks).project_(module)
+
+    found = scipy.optimize.minimize(
+        lambda x: ((x - W.reshape(-1)) ** 2).sum(),
+        0.01 * W.reshape(-1),
+        constraints={
+            "type": "ineq",
+            "fun": lambda x: 0.9 - 0.5 * (np.abs(x.reshape(4, 4)).sum(1) + np.abs(x.reshape(4, 4)).sum(0)),
+        },
+        method="SLSQP",
+        options={"maxiter": 1000, "ftol": 1e-15},
+    )
+    np.testing.assert_allclose(module.W.detach(), found.x.reshape(4, 4), atol=2e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -213,6 +230,8 @@ WAYS["Banded spectral"] = (
     '@wellposed norm(W, 2) <= 0.8, method = "parametrize"',
 )
 WAYS["Banded measure"] = ("Banded(-1, 1) = normal(1)", "@wellposed nemon(W) <= 0.8")
+WAYS["Toeplitz measure"] = ("Toeplitz() = normal(1)", "@wellposed nemon(W) <= 0.8")
+WAYS["Sparse measure"] = ("Sparse([1 => 2, 2 => 1, 3 => 3]) = normal(2)", "@wellposed nemon(W) <= 0.8")
 WAYS["Circulant perron"] = ("Circulant() = normal(1)", "@wellposed pf(W) <= 0.8")
 PROVED = {
     "StrictUpper": ("StrictUpper() = normal(2)", ""),
@@ -301,7 +320,7 @@ REFUSED = {
     ("Toeplitz()", "@wellposed norm(W, 2) <= 0.8"): "parametrize",
     ("Banded(-1, 1)", "@wellposed monotone(W) >= 0.1"): "norm(A, Inf)",
     ("Symmetric()", "@wellposed monotone(W) >= 1.5"): "m of at most 1",
-    ("Toeplitz()", "@wellposed nemon(W) <= 0.8"): "norm(A, Inf)",
+    ("Toeplitz()", "@wellposed nemon(W) <= 0"): "larger bound",
     ("Banded(-1, 1)", "@wellposed nemon(W) <= -0.8"): "larger bound",
     ("Symmetric()", '@wellposed pf(W) <= 0.8, method = "parametrize"'): "norm(A, Inf)",
     ("Symmetric()", '@wellposed monotone(W) >= 0.1, method = "parametrize"'): "project",

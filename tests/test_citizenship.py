@@ -1,4 +1,7 @@
-"""Every model of every example among the tools of PyTorch. What cannot hold for one stands in `CANNOT`."""
+"""Every model of every example, and every set of matrices, among the tools of PyTorch.
+
+What cannot hold for one stands in `CANNOT`.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,42 @@ from pathlib import Path
 import pytest
 import torch
 from citizens import Citizen, citizens, flat, loops_of, loss_of, slack
+from citizens_in_sets import set_citizens, set_citizens_one_by_one
 from torch import Tensor, nn
 
 from implicit_dsl import runtime
+from implicit_dsl.sets import SETS
 
 # (test, model) -> why it cannot be.
 CANNOT: dict[tuple[str, str], str] = {}
 # Loops without a proved rate are exported with a few sweeps, and compared with as many.
 SWEEPS = 3
+# Exported to ONNX with `-m slow`, as each of their sets is there alone.
+LARGE = ("SetsByProject", "SetsByParametrize", "SetsByBounds")
 # Compiled by inductor in the default run; the others with `-m slow`.
 INDUCTED = ("MLP",)
 
-EVERY = citizens()
+EVERY = citizens() + set_citizens()
+ONE_BY_ONE = set_citizens_one_by_one()  # with `-m slow`
 Tensors = tuple[Tensor, ...]
 quiet = pytest.mark.filterwarnings(*(f"ignore::{kind}Warning" for kind in ("Deprecation", "Future", "User")))
 
 
-@pytest.fixture(params=EVERY, ids=lambda citizen: citizen.model)
+@pytest.fixture(
+    params=[*EVERY, *(pytest.param(one, marks=pytest.mark.slow) for one in ONE_BY_ONE)],
+    ids=lambda citizen: citizen.model,
+)
 def citizen(request: pytest.FixtureRequest) -> Citizen:
     found: Citizen = request.param
     name = request.function.__name__.removeprefix("test_")
     if (name, found.model) in CANNOT:
         pytest.skip(CANNOT[name, found.model])
     return found
+
+
+def test_every_set_is_among_them_alone_and_in_a_loop() -> None:
+    alone, looped = set_citizens()[0].text, "".join(one.text for one in set_citizens()[1:])
+    assert all(f"in {name}(" in alone and f"in {name}(" in looped for name in SETS)
 
 
 def close(expected: object, actual: object, within: float) -> None:
@@ -165,6 +181,15 @@ def test_torch_export_leaves_the_batch_free(citizen: Citizen) -> None:
 
 
 @quiet
+@pytest.mark.parametrize(
+    "citizen",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] * (one in ONE_BY_ONE or one.model in LARGE))
+        for one in (*EVERY, *ONE_BY_ONE)
+    ],
+    ids=lambda citizen: citizen.model,
+    indirect=True,
+)
 def test_onnx_computes_the_same(citizen: Citizen, tmp_path: Path) -> None:
     """Loops by sweeps: as many as are proved, which then is the solution, or a few."""
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -210,6 +235,24 @@ def test_gradients_of_each_sample_by_functional_call_and_vmap(citizen: Citizen) 
     close(twin(*inputs), other, slack(module))
 
 
+def test_an_ensemble_runs_over_stacked_weights(citizen: Citizen) -> None:
+    """As in the tutorial of torch.func on ensembles: one call for the weights of three modules."""
+    modules, inputs = [citizen.make() for _ in range(3)], citizen.inputs()
+    for size, module in zip((1.0, 0.9, 0.7), modules):
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight.mul_(size)
+    weights, buffers = torch.func.stack_module_state(modules)
+    empty = citizen.make(device="meta")
+
+    def run(weights: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensors:
+        return flat(torch.func.functional_call(empty, (weights, buffers), inputs))
+
+    found = torch.vmap(run, randomness="same")(weights, buffers)
+    for number, module in enumerate(modules):
+        close(module(*inputs), tuple(output[number] for output in found), slack(module))
+
+
 # -- number formats and layouts ----------------------------------------------------------------------
 
 
@@ -241,15 +284,18 @@ def test_float64_agrees(citizen: Citizen) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::implicit_dsl.runtime.ConvergenceWarning")  # tolerances below its reach
-def test_bfloat16_forward_and_backward_stay_near(citizen: Citizen) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+def test_half_precision_forward_and_backward_stay_near(citizen: Citizen, dtype: torch.dtype) -> None:
     module, inputs = citizen.make(), citizen.inputs()
-    narrow = citizen.make().to(torch.bfloat16)
-    given = tuple(tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in inputs)
+    narrow = citizen.make().to(dtype)
+    if hasattr(narrow, "project_"):
+        narrow.project_()
+    given = tuple(tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in inputs)
     outputs = flat(narrow(*given))
-    assert all(output.dtype == torch.bfloat16 and bool(output.isfinite().all()) for output in outputs)
+    assert all(output.dtype == dtype and bool(output.isfinite().all()) for output in outputs)
     assert apart(flat(module(*inputs)), outputs) <= 0.03
     found = gradients(narrow, narrow, given)
-    assert all(gradient.dtype == torch.bfloat16 and bool(gradient.isfinite().all()) for gradient in found)
+    assert all(gradient.dtype == dtype and bool(gradient.isfinite().all()) for gradient in found)
     assert apart(gradients(module, module, inputs), found) <= 0.15
 
 
@@ -309,6 +355,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from citizens import citizens, flat, slack
+from citizens_in_sets import set_citizens
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
@@ -326,7 +373,7 @@ def train(module, run, inputs):
     found = module.state_dict()
     return {name: t.full_tensor() if hasattr(t, "full_tensor") else t for name, t in found.items()}
 
-for citizen in citizens():
+for citizen in [*citizens(), *set_citizens()]:
     inputs = citizen.inputs(4)
     alone = citizen.make()
     expected = train(alone, alone, inputs)
@@ -342,6 +389,12 @@ for citizen in citizens():
             change = (expected[name] - found).abs().max().item() if found.numel() else 0.0
             if change > slack(alone):
                 print(f"{citizen.model} {kind} {name}: {change:.1e} apart", flush=True)
+        if kind == "FSDP2" and hasattr(module, "effective_weights"):  # of parts, outside of forward
+            held = alone.effective_weights()
+            for name, found in module.effective_weights().items():
+                if (held[name] - found).abs().max().item() > slack(alone):
+                    print(f"{citizen.model} {kind} {name}: made of other numbers", flush=True)
+            module.system()
 dist.destroy_process_group()
 """
 
@@ -360,6 +413,7 @@ import logging, os
 import lightning
 import torch
 from citizens import citizens, flat
+from citizens_in_sets import set_citizens
 from implicit_dsl import runtime
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -380,7 +434,7 @@ class Training(lightning.LightningModule):
             runtime.project_after(optimizer, self.model)
         return optimizer
 
-for citizen in citizens():
+for citizen in [*citizens(), set_citizens()[0]]:
     inputs = citizen.inputs(8)
     training = Training(citizen.make().train(), inputs)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*inputs), batch_size=8)

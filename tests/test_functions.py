@@ -16,6 +16,7 @@ from strategies import BODIES, CASES
 
 import implicit_dsl
 from implicit_dsl.compiler import check, read_source
+from implicit_dsl.errors import ImplicitError
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Operator
@@ -337,3 +338,12 @@ def test_wrong_claims_are_refused(line: str, code: str, says: str) -> None:
     (found,) = check(Source(text)).diagnostics
 
     assert found.code == code and says in found.message
+
+
+@pytest.mark.parametrize("before", ["f(x; k = 1) = k*x\n", ""])
+def test_functions_take_no_keywords(before: str) -> None:
+    inside = "" if before else "f(x; k = 1) = k*x\n"
+    text = f"{before}model M\ninput u[4]\n{inside}output y = f(u)\nend\n"
+    with pytest.raises(ImplicitError, match=r"E0308.*without keywords or defaults") as caught:
+        implicit_dsl.compile(text)
+    assert len(caught.value.diagnostics) == 1

@@ -11,7 +11,7 @@ from test_exactness import assert_close, outputs, randomise
 from torch import Tensor, nn
 
 from implicit_dsl.compiler import check, compile
-from implicit_dsl.errors import render
+from implicit_dsl.errors import ImplicitError, render
 from implicit_dsl.source import Source
 
 
@@ -235,6 +235,18 @@ def test_parameters_decide_which_inputs_there_are(kind: int, inputs: str) -> Non
     alone = module(block.replace("block B(k)", f"model M(k = {kind})"))
     given = {"u": u, "v": v, "w_1": w_1, "w_2": w_2}
     assert_close((expected,), outputs(alone(*(given[name] for name in inputs.split()))))
+
+
+def test_a_block_says_which_inputs_it_takes() -> None:
+    block = "block B(; masked = false)\ninput x[_]\nif masked\ninput m[size(x, 1)]\nend\noutput y = x\nend\n"
+    model = "model M\ninput u[_], v[_]\n@allow unused_input\noutput y = {}\nend\n"
+
+    with pytest.raises(ImplicitError) as caught:
+        compile(block + model.format("B()(u, v)"))
+    assert caught.value.diagnostics[0].help == "it takes `x`; with other parameters also `m`"
+    with pytest.raises(ImplicitError) as caught:
+        compile(block + model.format("B(; masked = true)(u, v)"))
+    assert "write `size(u, 1)` for the free size of `v`" in caught.value.diagnostics[0].help
 
 
 def count(inputs: str) -> str:

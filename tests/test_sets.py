@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import implicit_dsl
 from implicit_dsl.errors import ImplicitError, Severity
-from implicit_dsl.sets import SETS
+from implicit_dsl.runtime.structures import matrix_of
+from implicit_dsl.sets import LINEAR, SETS
 
 torch.set_num_threads(1)
 
@@ -235,6 +236,35 @@ def test_standalone_files_need_torch_alone(tmp_path: Path) -> None:
     )
 
     assert not found.returncode, found.stderr
+
+
+def test_places_that_are_kept_are_plain_tensors() -> None:
+    """Whatever the first call is made in: what it leaves behind serves all others."""
+    from torch._subclasses import FakeTensorMode
+
+    def first(around: Any, n: int) -> None:
+        made = LINEAR["Symmetric"](n, n)
+        free = torch.randn(made.count)
+        with around:
+            matrix_of(made, torch.zeros(made.count))
+        free.requires_grad_()
+        matrix_of(made, free).sum().backward()
+        assert free.grad is not None and free.grad.sum() == n * n
+
+    first(torch.inference_mode(), 31)
+    first(FakeTensorMode(), 32)
+    first(torch.device("meta"), 33)
+    made = LINEAR["Symmetric"](34, 34)
+    torch.vmap(lambda free: matrix_of(made, free))(torch.randn(2, made.count))
+    torch.func.grad(lambda free: matrix_of(made, free).sum())(torch.randn(made.count))
+    assert matrix_of(made, torch.ones(made.count)).sum() == 34 * 34
+
+
+def test_numbers_that_stand_in_many_places_have_exact_gradients_in_half_precision() -> None:
+    made = LINEAR["Toeplitz"](600, 600)
+    free = torch.zeros(made.count, dtype=torch.bfloat16, requires_grad=True)
+    matrix_of(made, free).sum().backward()
+    assert free.grad is not None and free.grad[599] == torch.tensor(600.0).bfloat16()  # in steps of 1: 256
 
 
 # --------------------------------------------------------------------------- starts

@@ -192,6 +192,9 @@ def test_penalties_are_what_they_say() -> None:
 
     np.testing.assert_allclose(float(value.detach()), expected, rtol=1e-12)
     assert all(p.grad is not None for name, p in module.named_parameters() if "bias" not in name)
+    narrow = implicit_dsl.loads(source, standalone=True).M().to(torch.bfloat16)
+    narrow.load_state_dict(module.state_dict())
+    np.testing.assert_allclose(narrow.penalty().float().item(), expected, rtol=0.02)
 
 
 MODEL = """

@@ -27,7 +27,7 @@ def penalty(model: ImplicitModel, network: Network) -> list[str]:
 
 
 def _value(term: PenaltyDemand, tensors: dict[str, Tensor], network: Network) -> str:
-    measured = _measured(term, _weight(term, tensors, network), len(tensors[term.tensors[0]].shape))
+    measured = _measured(term, _weight(term, tensors, network), len(tensors[term.tensors[0]].shape), network)
     return measured if term.factor == 1 else f"{term.factor!r} * {measured}"
 
 
@@ -45,7 +45,7 @@ def _weight(term: PenaltyDemand, tensors: dict[str, Tensor], network: Network) -
     return texts[0]
 
 
-def _measured(term: PenaltyDemand, weight: str, axes: int) -> str:
+def _measured(term: PenaltyDemand, weight: str, axes: int, network: Network) -> str:
     others = tuple(range(2, axes))
     match term.measure:
         case "columns":
@@ -59,7 +59,8 @@ def _measured(term: PenaltyDemand, weight: str, axes: int) -> str:
         case "largest_row":
             return f"{weight}.abs().flatten(1).sum(1).amax()"
         case "spectral":
-            return f"torch.linalg.matrix_norm({weight}, 2)"
+            network.runtime_calls.add("spectral_norm")
+            return f"{network.names('spectral_norm')}({weight})"
         case "entries":
             return f"{weight}.abs().sum()"
         case other:

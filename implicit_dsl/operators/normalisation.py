@@ -50,7 +50,9 @@ class BatchNorm(LinearRule):
     example = "input u[3, 4, 5]\noutput y[3, 4, 5] = BatchNorm() * u"
 
     def operator(self, settings: Settings, source: Shape) -> Operator:
-        if len(source) not in (1, 2, 3, 4) or not isinstance(source[0], int):
+        if source and not isinstance(source[0], int):
+            raise ShapeError("BatchNorm needs to know its channels, and they are free here", show(source))
+        if len(source) not in (1, 2, 3, 4):
             raise ShapeError(
                 f"BatchNorm needs channels and at most 3 axes behind them, but its input is {show(source)}",
                 "such as [channels, height, width]",

@@ -35,7 +35,7 @@ def counted(count: int) -> str:
     return "1 argument" if count == 1 else f"{count} arguments"
 
 
-def arity(name: str, arguments: Arguments, least: int, most: int | None, span: Span) -> None:
+def arity(name: str, arguments: Arguments, least: int, most: int | None, span: Span, help: str = "") -> None:
     """Check how many positional arguments there are. Raises Problem."""
     given = len(arguments.values)
     if given < least or (most is not None and given > most):
@@ -44,7 +44,10 @@ def arity(name: str, arguments: Arguments, least: int, most: int | None, span: S
             wanted = f"at least {wanted}" if most is None else f"{least} to {counted(most)}"
         place = arguments.spans[most] if most is not None and given > most else span
         raise problem(
-            "E0104", f"`{name}` takes {wanted}, and {given} {'is' if given == 1 else 'are'} given", place
+            "E0104",
+            f"`{name}` takes {wanted}, and {given} {'is' if given == 1 else 'are'} given",
+            place,
+            help=help,
         )
 
 

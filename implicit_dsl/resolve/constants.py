@@ -30,6 +30,14 @@ def truth(context: Context, expression: s.Expression, environment: Environment) 
     )
 
 
+def taken(context: Context, statement: s.If, environment: Environment) -> tuple[s.Statement, ...]:
+    """The statements of the branch that is taken, if one is."""
+    for branch in statement.branches:
+        if branch.condition is None or truth(context, branch.condition, environment):
+            return branch.body
+    return ()
+
+
 def items(context: Context, expression: s.Expression, environment: Environment) -> tuple[Any, ...] | range:
     """What a loop runs over."""
     values = context.evaluate(expression, environment)

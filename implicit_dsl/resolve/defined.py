@@ -51,13 +51,12 @@ def names_defined(statement: s.Statement) -> Iterator[str]:
                 yield path[-1]
 
 
-def declares_input(statements: Iterable[s.Statement]) -> bool:
-    """Whether there is an input among some statements, or in what they choose between."""
+def inputs_in(statements: Iterable[s.Statement]) -> Iterator[str]:
+    """The names of the inputs that statements declare, in all branches of what they choose between."""
     for statement in statements:
         match statement:
-            case s.Declaration(kind="input"):
-                return True
+            case s.Declaration(kind="input", name=s.Name(name)):
+                yield name
             case s.If(branches):
-                if any(declares_input(branch.body) for branch in branches):
-                    return True
-    return False
+                for branch in branches:
+                    yield from inputs_in(branch.body)

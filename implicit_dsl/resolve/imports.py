@@ -147,9 +147,9 @@ def _enter(loader: Loader, module: Module, environment: Environment, statement: 
             check_name(target)
             constant = Definition((name,), "=", value, environment, target.span, None, label=name)
             _claim(module, target, constant)
-        case s.Definition(s.Call(s.Name() as function, arguments, (), False) as call, value):
+        case s.Definition(s.Call(s.Name() as function, _, _, False) as call, value):
             check_name(function)
-            _claim(module, function, make_function(call, arguments, value, environment))
+            _claim(module, function, make_function(call, value, environment))
         case s.Import():
             _import(loader, module, statement)
         case s.Annotation():

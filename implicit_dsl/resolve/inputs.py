@@ -17,17 +17,17 @@ from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.resolve.apply import check_size, offset
 from implicit_dsl.resolve.arguments import Arguments, arity
 from implicit_dsl.resolve.bases import Parts
-from implicit_dsl.resolve.constants import sizes, truth, vocabulary
+from implicit_dsl.resolve.constants import sizes, taken, vocabulary
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.declarations import check_name, family, twice
-from implicit_dsl.resolve.defined import declares_input, names_defined
-from implicit_dsl.resolve.mismatch import fits, show_expected
+from implicit_dsl.resolve.defined import inputs_in, names_defined
+from implicit_dsl.resolve.mismatch import Expected, fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Key
 from implicit_dsl.resolve.values import Definition, ParameterValue, describe, show_key
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Size, show
+from implicit_dsl.shapes import Shape, Size, show
 from implicit_dsl.source import Span
 
 
@@ -46,11 +46,11 @@ def _announce_in(
 ) -> None:
     """The inputs among some statements, and in the branches that are taken."""
     for statement in statements:
-        if not declares_input((statement,)):
+        if not any(inputs_in((statement,))):
             continue
         try:
             if isinstance(statement, s.If):
-                _announce_in(context, body, _taken(context, statement, environment), environment)
+                _announce_in(context, body, taken(context, statement, environment), environment)
             else:
                 assert isinstance(statement, s.Declaration)
                 _announce(context, body, statement, environment)
@@ -59,13 +59,6 @@ def _announce_in(
             body.broken.update(names_defined(statement))
         except Poisoned:
             body.broken.update(names_defined(statement))
-
-
-def _taken(context: Context, statement: s.If, environment: Environment) -> tuple[s.Statement, ...]:
-    for branch in statement.branches:
-        if branch.condition is None or truth(context, branch.condition, environment):
-            return branch.body
-    return ()
 
 
 def _announce(context: Context, body: Body, declaration: s.Declaration, environment: Environment) -> None:
@@ -167,7 +160,7 @@ def bind_inputs(context: Context, body: Body, name: str, arguments: Arguments, s
         raise Poisoned
     if body.instance.template.module.lost and len(body.inputs) != len(arguments.values):
         raise Poisoned  # a line that could not be read may have had them
-    arity(name, arguments, len(body.inputs), len(body.inputs), span)
+    arity(name, arguments, len(body.inputs), len(body.inputs), span, _inputs_of(body))
     for definition, value, place in zip(body.inputs, arguments.values, _places(arguments, span)):
         if isinstance(value, ParameterValue):
             value = offset(context, value, place)
@@ -175,6 +168,18 @@ def bind_inputs(context: Context, body: Body, name: str, arguments: Arguments, s
             message = f"input `{definition.shown}` must be a value of the network"
             raise problem("E0207", message, place, f"this is {describe(value)}")
         definition.value, definition.status = value, "done"
+
+
+def _inputs_of(body: Body) -> str:
+    """What a block takes, and what it would with other parameters."""
+    taken = [f"`{definition.shown}`" for definition in body.inputs]
+    others = [
+        f"`{name}`"
+        for name in dict.fromkeys(inputs_in(body.instance.template.template.body))
+        if name not in body.announced
+    ]
+    told = f"it takes {', '.join(taken)}" if taken else "it has no input"
+    return f"{told}; with other parameters also {', '.join(others)}" if others else told
 
 
 def check_inputs(context: Context, body: Body, arguments: Arguments, span: Span) -> None:
@@ -201,7 +206,19 @@ def check_inputs(context: Context, body: Body, arguments: Arguments, span: Span)
                 place,
                 f"has shape {show(value.shape)}",
                 labels=(Label(definition.span, f"declared {shown}"), *origin_label(value, place)),
+                help=_as_one(expected, value.shape),
             )
+
+
+def _as_one(expected: Expected, shape: Shape) -> str:
+    """How two free sizes of inputs become one."""
+    for wanted, given in zip(expected, shape) if len(expected) == len(shape) else ():
+        if not isinstance(wanted, Size) or not isinstance(given, Size) or wanted == given:
+            continue
+        if wanted == Size(wanted.source, wanted.axis) and given == Size(given.source, given.axis):
+            one = f"size({wanted.source}, {wanted.axis + 1})"
+            return f"if both are equal at each call, write `{one}` for the free size of `{given.source}`"
+    return ""
 
 
 def _places(arguments: Arguments, span: Span) -> list[Any]:

@@ -173,6 +173,14 @@ def _apply_transposed(context: Context, inner: Any, wire: Wire, span: Span, blam
         case ParameterValue():
             return _apply_parameter(context, inner, True, wire, span)
         case MatrixExpression("transpose", (matrix,)):
+            if isinstance(matrix, Layer) and matrix.settings.get("bias", False):
+                raise problem(
+                    "E0207",
+                    "a transpose has no bias, and this layer, transposed twice, has one",
+                    blame,
+                    labels=(Label(matrix.span, "with `bias = true`"),),
+                    help="write the layer itself, or give it `bias = false`",
+                )
             return apply_matrix(context, matrix, wire, span)
         case MatrixExpression("sum" | "scale" | "identity", parts):
             turned = tuple(MatrixExpression("transpose", (part,), 0.0, blame) for part in parts)

@@ -8,7 +8,6 @@ from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import did_you_mean, problem
-from implicit_dsl.resolve.scope import DeclaredShape
 from implicit_dsl.resolve.values import (
     Builtin,
     Definition,
@@ -89,9 +88,7 @@ def _set(context: Context, definition: Definition) -> SetValue:
 def _refused(error: SetError, value: SetValue, definition: Definition) -> Exception:
     """An error of the arguments of a set, or of the shape."""
     span = value.blame.get(error.argument, value.span)
-    declared: DeclaredShape | None = definition.declared
-    if declared is None and definition.body is not None:
-        declared = definition.body.shapes.get(definition.key)
+    declared = definition.declared_shape
     if not error.argument and declared is not None and declared.sizes:
         first, last = declared.sizes[0].span, declared.sizes[-1].span
         span = type(first)(first.source, first.start, last.end)

@@ -15,7 +15,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.fixes import Fix, replacing
 from implicit_dsl.resolve.annotations import annotate
-from implicit_dsl.resolve.constants import is_open, items, truth
+from implicit_dsl.resolve.constants import is_open, items, taken
 from implicit_dsl.resolve.context import REFUSED, STATEMENT, Context
 from implicit_dsl.resolve.declarations import (
     check_name,
@@ -178,10 +178,7 @@ def _dependent(
             for inner in _iterations(context, statement.bindings, environment):
                 made += _collect(context, body, statement.body, inner)
         case s.If():
-            for branch in statement.branches:
-                if branch.condition is None or truth(context, branch.condition, environment):
-                    made += _collect(context, body, branch.body, environment)
-                    break
+            made += _collect(context, body, taken(context, statement, environment), environment)
         case s.Recurrent():
             made += _recurrent(context, body, statement, environment)
         case s.Ode():
@@ -259,8 +256,8 @@ def _define(
             span = statement.target.span
         case s.Call(s.Name("D"), arguments) if relation == "~":
             return [_rate(context, body, statement, arguments, environment)]
-        case s.Call(s.Name(), arguments, (), False) if relation == "=":
-            return [_function(body, statement, arguments, environment)]
+        case s.Call(s.Name(), _, _, False) if relation == "=":
+            return [_function(body, statement, environment)]
         case _:
             raise problem(
                 "E0308",
@@ -313,27 +310,27 @@ def _relation(name: Span, value: Span, written: str, meant: str) -> tuple[Fix, .
     return replacing(at, meant) if at is not None else ()
 
 
-def _function(
-    body: Body,
-    statement: s.Definition | s.Equation,
-    arguments: tuple[s.Expression, ...],
-    environment: Environment,
-) -> Definition:
+def _function(body: Body, statement: s.Definition | s.Equation, environment: Environment) -> Definition:
     target = statement.target
     assert isinstance(target, s.Call) and isinstance(target.function, s.Name)
     check_name(target.function)
-    function = make_function(target, arguments, statement.value, environment)
+    function = make_function(target, statement.value, environment)
     definition = enter(body, (target.function.name,), "function", statement.value, environment, target.span)
     definition.value = function
     return definition
 
 
-def make_function(
-    target: s.Call, arguments: tuple[s.Expression, ...], value: s.Expression, environment: Environment
-) -> Function:
+def make_function(target: s.Call, value: s.Expression, environment: Environment) -> Function:
     """`f(x, y) = value`. Raises Problem unless the arguments are names."""
     assert isinstance(target.function, s.Name)
-    return Function(target.function.name, formals(arguments), value, environment, target.span)
+    if target.keywords:
+        raise problem(
+            "E0308",
+            "the arguments of a function are names, without keywords or defaults",
+            target.keywords[0].span,
+            help="write `block Name(k = 1) … end` for a part with parameters",
+        )
+    return Function(target.function.name, formals(target.arguments), value, environment, target.span)
 
 
 def _bare(context: Context, statement: s.Bare) -> None:

@@ -26,6 +26,7 @@ from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.integration import IntegrationError, integrate, require_finite
+from implicit_dsl.runtime.matrix_functions import spectral_norm
 from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.recurrence import last, stack
 from implicit_dsl.runtime.solvers import (
@@ -124,6 +125,7 @@ __all__ = [
     "require",
     "require_finite",
     "sinusoids",
+    "spectral_norm",
     "stack",
     "start_nonneg_",
     "unrolled",

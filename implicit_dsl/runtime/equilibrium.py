@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from implicit_dsl.demands import FAILURES, Failure
 from implicit_dsl.runtime.adjoints import Backward, Implicit, Unrolled
+from implicit_dsl.runtime.autocast import autocasts, unautocast
 from implicit_dsl.runtime.implicit.captured import carried, register, solve_captured
 from implicit_dsl.runtime.implicit.functions import Call, Solve
 from implicit_dsl.runtime.implicit.holding import held, places_of
@@ -18,7 +19,6 @@ from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Primal, Settings, Step
 from implicit_dsl.runtime.implicit.purity import is_pure
 from implicit_dsl.runtime.implicit.recording import recorded, replayed
-from implicit_dsl.runtime.implicit.solving import autocasts, unautocast
 from implicit_dsl.runtime.implicit.surroundings import Surroundings, surroundings
 from implicit_dsl.runtime.implicit.sweeps import asked, forbid_onnx, swept
 from implicit_dsl.runtime.implicit.unrolling import checked, made_again

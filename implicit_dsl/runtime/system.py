@@ -21,6 +21,7 @@ from implicit_dsl.operators.structured import numbers_of, set_of
 from implicit_dsl.runtime.archive import save_market, save_npz
 from implicit_dsl.runtime.block_operator import BlockOperator
 from implicit_dsl.runtime.reference import solve_adjoint, solve_states
+from implicit_dsl.runtime.sharding import whole
 from implicit_dsl.shapes import sizes
 from implicit_dsl.unroll import unrolled
 
@@ -306,7 +307,7 @@ def _columns(tensors: Sequence[torch.Tensor]) -> np.ndarray:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     # to the CPU first: some devices have no float64
-    return np.asarray(tensor.detach().cpu().to(torch.float64, copy=True).contiguous().numpy())
+    return np.asarray(whole(tensor).detach().cpu().to(torch.float64, copy=True).contiguous().numpy())
 
 
 def _made(module: nn.Module) -> Mapping[str, torch.Tensor]:

@@ -16,13 +16,16 @@ from typing import Any, ClassVar
 class LinearSet(ABC):
     """Matrices W [rows, columns] with W[i, j] = sign(i, j) · θ[numbers(i, j)], and 0 elsewhere.
 
-    `tied`: a number of θ may stand at several places. `scales_rows`: diag(f) W is in the set for
-    each W of it. `normal`: so is W h(WᵀW) for each function h, as where singular values are clipped.
+    `tied`: a number of θ may stand at several places. `signed`: with signs −1 and 1. `scales_rows`:
+    diag(f) W is in the set for each W of it. `normal`: so is W h(WᵀW) for each function h, as where
+    singular values are clipped. `same_rows`: all rows, and all columns, hold the same numbers.
     """
 
     tied: ClassVar[bool] = False
+    signed: ClassVar[bool] = False
     scales_rows: ClassVar[bool] = True
     normal: ClassVar[bool] = False
+    same_rows: ClassVar[bool] = False
     rows: int
     columns: int
 
@@ -141,6 +144,9 @@ class Sparse(LinearSet):
         inside[[row * self.columns + at for row, held in enumerate(self.pattern) for at in held]] = True
         return inside.reshape(self.rows, self.columns)
 
+    def __hash__(self) -> int:
+        return hash((self.rows, self.columns, self.pattern[0]))  # not of all: it is asked for at each call
+
 
 @dataclass(frozen=True, slots=True)
 class Symmetric(LinearSet):
@@ -167,6 +173,7 @@ class Skew(LinearSet):
     """W = −Wᵀ: θ is its upper triangle without the diagonal, row by row."""
 
     tied = True
+    signed = True
     scales_rows = False
     normal = True
 
@@ -214,6 +221,7 @@ class Circulant(LinearSet):
     tied = True
     scales_rows = False
     normal = True
+    same_rows = True
 
     @property
     def count(self) -> int:

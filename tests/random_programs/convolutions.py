@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
@@ -42,10 +44,10 @@ def _conv(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made
     sizes = tuple((s + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for s, k in zip(shape[1:], kernel))
     if min(sizes) < 1:
         return draw(dense(program, source, shape))
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
+    kind: Callable[..., nn.Module] = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
     name = program.layer(
         text,
-        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias, mode),  # type: ignore[arg-type]
+        lambda: kind(channels, width, kernel, stride, pad, dilation, groups, bias, mode),
         shape,
     )
     return call(draw, name, source), (width, *sizes), running(name, source)
@@ -79,7 +81,7 @@ def _mirror(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Ma
     if min(shape[1:]) + 2 * pad < kernel:
         return draw(dense(program, source, shape))
     text = f"Conv({width}, {kernel}; stride = {stride}, pad = {pad})"
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
+    kind: Callable[..., nn.Module] = {1: nn.Conv1d, 2: nn.Conv2d}[axes]
     name = program.layer(text, lambda: kind(channels, width, kernel, stride, pad), shape)
 
     def run(held: Held, values: Values) -> Tensor:
@@ -103,11 +105,11 @@ def _same(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made
     mode = draw(
         st.sampled_from(["zeros", "replicate"] + ["reflect"] * (most < 0) + ["circular"] * (most <= 0))
     )
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[len(sizes)]
+    kind: Callable[..., nn.Module] = {1: nn.Conv1d, 2: nn.Conv2d}[len(sizes)]
     settings = f'pad = "same", dilation = {dilation}, mode = "{mode}"'
     name = program.layer(
         f"Conv({channels} => {width}, {list(kernel)}; {settings})",
-        lambda: kind(channels, width, kernel, dilation=dilation),  # type: ignore[arg-type]
+        lambda: kind(channels, width, kernel, dilation=dilation),
         shape,
     )
     del program.applied[name]  # the twin pads by itself
@@ -115,7 +117,8 @@ def _same(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made
     def run(held: Held, values: Values) -> Tensor:
         around = [side for cells in reversed(reads) for side in (cells // 2, cells - cells // 2)]
         padded = F.pad(values[source], around, "constant" if mode == "zeros" else mode)
-        return getattr(held, name)(padded)  # type: ignore[no-any-return]
+        convolved: Tensor = getattr(held, name)(padded)
+        return convolved
 
     return call(draw, name, source), (width, *sizes), run
 
@@ -128,7 +131,7 @@ def _depthwise(draw: Draw, program: RandomProgram, source: str, shape: Shape) ->
     sizes = tuple((size + 2 * pad - kernel) // stride + 1 for size in shape[1:])
     if min(sizes) < 1:
         return draw(dense(program, source, shape))
-    kind = {1: nn.Conv1d, 2: nn.Conv2d}[len(sizes)]
+    kind: Callable[..., nn.Module] = {1: nn.Conv1d, 2: nn.Conv2d}[len(sizes)]
     width = multiplier * channels
     name = program.layer(
         f"DepthwiseConv({kernel}; stride = {stride}, pad = {pad}, multiplier = {multiplier})",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -36,7 +38,7 @@ def _sum(draw: Draw, program: RandomProgram, source: str, shape: Shape) -> Made:
     return (
         f"({text})",
         shape,
-        lambda _, values: sum(f * values[n] for f, n in zip(factors, names)),  # type: ignore[return-value]
+        lambda _, values: reduce(torch.add, (f * values[n] for f, n in zip(factors, names))),
     )
 
 

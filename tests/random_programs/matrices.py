@@ -64,7 +64,7 @@ class Matrices:
         )
 
     def _layer(self, m: int, n: int) -> Written:
-        bias = self.turned < 2  # K'' is K again, offset and all
+        bias = self.turned < 2  # what is transposed twice has none
         text = f"Dense({n} => {m}; bias = {str(bias).lower()})"
         name = self.program.layer(text, lambda: nn.Linear(n, m, bias=bias), (n,))
         none = torch.zeros(m, dtype=torch.float64)
@@ -88,12 +88,22 @@ class Matrices:
         (one, a), (other, b) = self.expression(m, n, depth), self.expression(m, n, depth)
         sign = self.draw(st.sampled_from([1, -1]))
         text = f"({one} {'+' if sign > 0 else '-'} {other})"
-        return text, lambda held: tuple(x + sign * y for x, y in zip(a(held), b(held)))  # type: ignore[return-value]
+
+        def run(held: Held) -> tuple[Tensor, Tensor]:
+            (A, offset), (B, other_offset) = a(held), b(held)
+            return A + sign * B, offset + sign * other_offset
+
+        return text, run
 
     def _scaled(self, m: int, n: int, depth: int) -> Written:
         text, a = self.expression(m, n, depth)
         factor, form = self.draw(st.sampled_from([(0.5, "(0.5*{})"), (-1.0, "(-{})"), (0.25, "({} / 4)")]))
-        return form.format(text), lambda held: tuple(factor * x for x in a(held))  # type: ignore[return-value]
+
+        def run(held: Held) -> tuple[Tensor, Tensor]:
+            A, offset = a(held)
+            return factor * A, factor * offset
+
+        return form.format(text), run
 
     def _product(self, m: int, n: int, depth: int) -> Written:
         inner = self.draw(st.integers(1, 4))

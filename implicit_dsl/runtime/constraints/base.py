@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from implicit_dsl.demands import Method
+from implicit_dsl.runtime.autocast import unautocast
+from implicit_dsl.runtime.sharding import parted, whole
 
 Weights: TypeAlias = Mapping[str, Tensor]  # by id
 
@@ -152,7 +154,8 @@ class Constraint(ABC):
             return self.weights(module)
         weights = self.weights(module)
         extra = {name: whole(tensor_of(module, name)) for name in self.extra_shapes(weights)}
-        return self.made({**weights, **extra})
+        with unautocast(next(iter(weights.values())).device):  # bounds hold for what is not rounded
+            return self.made({**weights, **extra})
 
 
 def _unit(dtype: torch.dtype) -> float:
@@ -167,24 +170,6 @@ def tensor_of(module: nn.Module, id: str) -> Tensor:
         found = getattr(found, name)
     assert isinstance(found, Tensor)
     return found
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor, or all of one of which each process has a part (DTensor, as of FSDP2): all meet here."""
-    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-    return full
-
-
-def parted(full: Tensor, like: Tensor) -> Tensor:
-    """The part of a whole tensor, which all processes have, that this one has of `like`."""
-    if not hasattr(like, "full_tensor"):
-        return full
-    from torch.distributed.tensor import DTensor, Replicate
-
-    assert isinstance(like, DTensor)
-    everywhere = [Replicate()] * like.device_mesh.ndim
-    made = DTensor.from_local(full, like.device_mesh, everywhere, run_check=False)
-    return made.redistribute(placements=like.placements)
 
 
 def inward(bound: float, dtype: torch.dtype) -> float:

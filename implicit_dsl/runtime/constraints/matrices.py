@@ -9,6 +9,8 @@ from torch import Tensor
 
 from implicit_dsl.runtime.constraints.balls import onto_measures
 from implicit_dsl.runtime.constraints.base import Constraint, ConstraintError, Weights, inward
+from implicit_dsl.runtime.constraints.budgets import Group, Part
+from implicit_dsl.runtime.matrix_functions import spectral_norm
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,25 @@ class SpectralBound(_OneMatrix):
         return "the largest singular value"
 
     def measured(self, weights: Weights) -> float:
-        return float(_norm(weights[self.tensor].double()))
+        weight = weights[self.tensor].double()
+        if _is_symmetric(weight):
+            return float(torch.linalg.eigvalsh(weight).abs().max())
+        return float(_norm(weight))
 
     def nearest(self, weights: Weights) -> dict[str, Tensor]:
         weight = weights[self.tensor]
         target = inward(self.bound, weight.dtype)
-        if self.measured(weights) <= self.bound:
-            return dict(weights)
         if weight.ndim != 2:
-            return {self.tensor: weight * (target / self.measured(weights))}
-        U, s, V = torch.linalg.svd(weight.double(), full_matrices=False)
+            found = self.measured(weights)
+            return {self.tensor: weight * (target / found)} if found > self.bound else dict(weights)
+        wide = weight.double()
+        if _is_symmetric(wide):  # |eigenvalues| are the singular values, for a fraction of the cost
+            values, Q = torch.linalg.eigh(wide)
+            U, s, V = Q * values.sign(), values.abs(), Q.mT
+        else:
+            U, s, V = torch.linalg.svd(wide, full_matrices=False)
+        if not float(s.max()) > self.bound:
+            return dict(weights)
         return {self.tensor: ((U * s.clamp_max(target)) @ V).to(weight.dtype)}
 
     def made(self, weights: Weights) -> dict[str, Tensor]:
@@ -76,11 +87,15 @@ class SpectralBound(_OneMatrix):
         return {**weights, self.tensor: weight * (target / _norm(weight).clamp_min(target))}
 
 
+def _is_symmetric(matrix: Tensor) -> bool:
+    """Whether a matrix equals its transpose to the last bit."""
+    return matrix.ndim == 2 and matrix.shape[0] == matrix.shape[1] and torch.equal(matrix, matrix.mT)
+
+
 def _norm(weight: Tensor) -> Tensor:
     """The spectral norm of a matrix, or an upper bound of that of a convolution."""
     if weight.ndim == 2:
-        norm: Tensor = torch.linalg.matrix_norm(weight, 2)
-        return norm
+        return spectral_norm(weight)
     size = weight.abs()
     rows = size.flatten(1).sum(1).max()
     # a column of the convolution holds the taps of all outputs that read its channel
@@ -153,8 +168,18 @@ class MeasureBound(_OneMatrix):
         if self.measured(weights) <= self.bound:
             return dict(weights)
         A = self.square(weights).double()
-        room = 4 * torch.finfo(weight.dtype).eps * float(A.abs().sum(1).max() + abs(self.bound))
-        return {self.tensor: self._stored(onto_measures(A, self.bound - room)).to(weight.dtype)}
+        return {self.tensor: self._stored(onto_measures(A, self._inward(weights))).to(weight.dtype)}
+
+    def groups(self, weights: Weights) -> list[Group]:
+        """Its rows, with budgets a little inwards; diagonal entries count with their signs."""
+        weight, axis = weights[self.tensor], self.blocks[0].axis
+        ones = torch.ones(self.square(weights).shape, dtype=torch.float64, device=weight.device)
+        return [Group((Part(self.tensor, axis, ones),), ones[:, 0] * self._inward(weights))]
+
+    def _inward(self, weights: Weights) -> float:
+        A = self.square(weights).double()
+        room = 4 * torch.finfo(weights[self.tensor].dtype).eps
+        return self.bound - room * float(A.abs().sum(1).max() + abs(self.bound))
 
     def made(self, weights: Weights) -> dict[str, Tensor]:
         T, d = self.square(weights), weights[_beside(self.tensor, "scale")]

@@ -17,7 +17,8 @@ from implicit_dsl.runtime.constraints.base import (
     like_rows,
     matrix_rows,
 )
-from implicit_dsl.runtime.constraints.rows import Group, Part, dtype_of, nearest_in_all
+from implicit_dsl.runtime.constraints.budgets import Group, Part
+from implicit_dsl.runtime.constraints.rows import dtype_of, nearest_in_all
 
 _POWER_STEPS = 2000  # of the power iteration
 _TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which it ends
@@ -84,15 +85,14 @@ class PerronBound(Constraint):
             raise ConstraintError(
                 f'`{self.text}`: a tensor that stands in two places needs method = "project"'
             )
-        _, places = self._matrix(weights)
-        return {_scale(name): (size,) for name, (_, size) in places.items()}
+        return {_scale(name): (size,) for name, (_, size) in self._places(weights).items()}
 
-    def _matrix(self, weights: Weights) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-        """N over all channels, and where the channels of each state are: first and how many."""
+    def _places(self, weights: Weights) -> dict[str, tuple[int, int]]:
+        """Where the channels of each state are in N: first and how many."""
         sizes: dict[str, int] = {}
         for block in self.blocks:
-            N = _channels(weights[block.tensor], block.axis)
-            for name, size in ((block.row, N.shape[0]), (block.column, N.shape[1])):
+            shape = weights[block.tensor].movedim(block.axis, 0).shape
+            for name, size in ((block.row, shape[0]), (block.column, shape[1])):
                 if sizes.setdefault(name, size) != size:
                     raise ConstraintError(
                         f"`{self.text}` (line {self.line}): the blocks of `{name}` have {sizes[name]} and "
@@ -105,6 +105,12 @@ class PerronBound(Constraint):
         for name, size in sizes.items():
             places[name] = (total, size)
             total += size
+        return places
+
+    def _matrix(self, weights: Weights) -> tuple[Tensor, dict[str, tuple[int, int]]]:
+        """N over all channels, and where the channels of each state are."""
+        places = self._places(weights)
+        total = sum(size for _, size in places.values())
         device = next(iter(weights.values())).device
         whole = torch.zeros(total, total, dtype=torch.float64, device=device)
         for block in self.blocks:

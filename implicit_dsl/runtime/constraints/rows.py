@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.constraints.balls import onto_balls
 from implicit_dsl.runtime.constraints.base import (
     Block,
     Constraint,
@@ -17,51 +16,14 @@ from implicit_dsl.runtime.constraints.base import (
     like_rows,
     matrix_rows,
 )
-
-_SWEEPS = 10_000  # of Dykstra's method, which ties need
-_SETTLED = 1e-12  # relative change at which it has converged
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A tensor in the rows of a group; `weights` [rows, entries] are those of its entries' sizes."""
-
-    tensor: str
-    axis: int
-    weights: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows that share their budgets: for each row o, Σ over parts and entries of w|T[o, …]| ≤ radius[o]."""
-
-    parts: tuple[Part, ...]
-    radius: Tensor  # [rows]
-
-    def sums(self, weights: Weights) -> Tensor:
-        """The weighted row sums [rows], in float64."""
-        return torch.stack(
-            [(matrix_rows(weights[p.tensor].double(), p.axis).abs() * p.weights).sum(1) for p in self.parts]
-        ).sum(0)
-
-    def nearest(self, weights: Weights) -> dict[str, Tensor]:
-        """The nearest tensors whose rows are within their budgets, in float64."""
-        rows = [matrix_rows(weights[part.tensor], part.axis) for part in self.parts]
-        joined = onto_balls(
-            torch.cat(rows, 1), self.radius, torch.cat([part.weights for part in self.parts], 1)
-        )
-        pieces = torch.split(joined, [row.shape[1] for row in rows], 1)
-        return {
-            part.tensor: like_rows(piece, weights[part.tensor], part.axis)
-            for part, piece in zip(self.parts, pieces)
-        }
+from implicit_dsl.runtime.constraints.budgets import Group, Part
+from implicit_dsl.runtime.constraints.sharing import nearest_sharing
 
 
 def nearest_in_all(groups: list[Group], weights: Weights) -> dict[str, Tensor]:
     """The nearest tensors in the sets of all groups, in float64.
 
-    Groups without a tensor in common are done one by one. For ties across groups it is the limit of
-    Dykstra's alternating projections (Boyle and Dykstra 1986), to 1e-12.
+    Groups without a tensor in common are done one by one; those with are solved together.
     """
     current = {id: weight.double() for id, weight in weights.items()}
     owners: dict[str, int] = {}
@@ -72,45 +34,32 @@ def nearest_in_all(groups: list[Group], weights: Weights) -> dict[str, Tensor]:
         for group in groups:
             current.update(group.nearest(current))
         return current
-    return _dykstra(groups, current)
-
-
-def _dykstra(groups: list[Group], current: dict[str, Tensor]) -> dict[str, Tensor]:
-    memory = [{part.tensor: torch.zeros_like(current[part.tensor]) for part in g.parts} for g in groups]
-    scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
-    for _ in range(_SWEEPS):
-        change = 0.0
-        for group, kept in zip(groups, memory):
-            moved = {id: current[id] + kept[id] for id in kept}
-            found = group.nearest(moved)
-            for id, weight in found.items():
-                change = max(change, float((weight - current[id]).abs().max()))
-                kept[id] = moved[id] - weight
-                current[id] = weight
-        if change <= _SETTLED * scale:
-            break
-    return _scaled_inside(groups, current)
+    return _scaled_inside(groups, nearest_sharing(groups, current, {}))
 
 
 def _scaled_inside(groups: list[Group], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is left outside of a set by stopping early is scaled into all of them."""
+    """What rounding has left outside of a set is scaled into all of them."""
     worst = max(float((group.sums(weights) / group.radius).max()) for group in groups)
     return weights if worst <= 1 else {id: weight / worst for id, weight in weights.items()}
 
 
 def dtype_of(weights: Weights) -> torch.dtype:
     """The coarsest dtype among some tensors."""
-    return max((weight.dtype for weight in weights.values()), key=lambda dtype: torch.finfo(dtype).eps)
+    coarsest, *others = [weight.dtype for weight in weights.values()]
+    for dtype in others:  # torch.compile knows no max with a key
+        if torch.finfo(dtype).eps > torch.finfo(coarsest).eps:
+            coarsest = dtype
+    return coarsest
 
 
 @dataclass(frozen=True)
 class RowBound(Constraint):
     """‖A‖∞ ≤ κ: the absolute sum of each row, over all its blocks, is at most `bound`.
 
-    `nearest` is the Euclidean projection, exact where no tensor is tied across row blocks (for
-    ties, the limit of Dykstra's method). Blocks of a row whose tensors count different rows, such
-    as a kernel beside a full matrix, share the budget in proportion to their largest rows: feasible,
-    not nearest. `made` multiplies rows by min(1, κ / sum), and leaves those within their budget alone.
+    `nearest` is the Euclidean projection, also where a tensor stands in several places. Blocks of a row
+    whose tensors count different rows, such as a kernel beside a full matrix, share the budget in proportion
+    to their largest rows: feasible, not nearest. `made` multiplies rows by min(1, κ / sum), and leaves those
+    within their budget alone.
     """
 
     @property

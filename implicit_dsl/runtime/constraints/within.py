@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.constraints.base import Constraint, Weights, matrix_rows
-from implicit_dsl.runtime.constraints.rows import Group, RowBound
-from implicit_dsl.runtime.constraints.tied import SharedRows
+from implicit_dsl.runtime.constraints.base import Constraint, Weights
+from implicit_dsl.runtime.constraints.budgets import Group
+from implicit_dsl.runtime.constraints.matrices import MeasureBound
+from implicit_dsl.runtime.constraints.rows import RowBound
+from implicit_dsl.runtime.constraints.sharing import nearest_sharing
 from implicit_dsl.runtime.structures import Structure, matrix_of, nearest_of, used_of
 from implicit_dsl.sets.linear import LinearSet
 
@@ -39,18 +41,23 @@ class Within:
         """The trained tensors of the nearest point of bound and sets, in the Frobenius norm of the matrices.
 
         Where the projection onto the bound does not lead out of the sets, as for rows of triangular matrices
-        or singular values of symmetric ones, that is it. Rows that share numbers have a method of their own
-        (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle and Dykstra
-        1986), or, for a bound that is not convex, the first of these. What is left outside is scaled.
-        What is within the bound stays as it is, to the last bit.
+        or singular values of symmetric ones, that is it. Rows that share numbers, and matrix measures, have a
+        method of their own (`SharedRows`). Else it is the limit of Dykstra's alternating projections (Boyle
+        and Dykstra 1986), or, for a bound that is not convex, the first of these. What is left outside is
+        scaled. What is within the bound stays as it is, to the last bit.
         """
         sets = {id: made for id, made in self.structures.items() if isinstance(made, LinearSet)}
         dtypes = {id: weight.dtype for id, weight in weights.items()}
         if constraint.measured(weights) <= constraint.limit:
             return {}
-        groups = constraint.groups(weights) if isinstance(constraint, RowBound) else None
-        if groups is not None and any(made.tied for made in sets.values()):
-            return _scaled_within(constraint, sets, _nearest_shared(groups, sets, weights), dtypes)
+        groups: list[Group] | None = None
+        measures = isinstance(constraint, MeasureBound)
+        tied = isinstance(constraint, RowBound) and any(made.tied for made in sets.values())
+        if isinstance(constraint, MeasureBound | RowBound) and (tied or measures):
+            groups = constraint.groups(weights)
+        if groups is not None:
+            nearest = nearest_sharing(groups, weights, sets, measures)
+            return _scaled_within(constraint, sets, nearest, dtypes)
         current = {id: weight.double() for id, weight in weights.items()}
         memory = {id: torch.zeros_like(weight) for id, weight in current.items()}
         scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
@@ -66,45 +73,6 @@ class Within:
             if min(off, change) <= _AT_REST * scale:
                 break
         return _scaled_within(constraint, sets, current, dtypes)
-
-
-def _nearest_shared(
-    groups: list[Group], sets: Mapping[str, LinearSet], weights: Weights
-) -> dict[str, Tensor]:
-    """The nearest members of the sets whose rows are within their budgets, in float64."""
-    numbering: dict[str, Tensor] = {}  # for each entry of a tensor its number, −1 where it is always zero
-    masses, given, count = [], [], 0
-    for id, weight in weights.items():
-        made = sets.get(id)
-        if made is None:
-            own = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape)
-            theta = weight.double().flatten()
-        else:
-            theta = nearest_of(made, weight.double())
-            own = matrix_of(made, torch.arange(1, made.count + 1, device=weight.device)).abs() - 1
-        held = own[own >= 0]
-        masses.append(torch.bincount(held, minlength=len(theta)).double())
-        given.append(theta)
-        numbering[id] = torch.where(own >= 0, own + count, own)
-        count += len(theta)
-    rows, numbers, factors, radii, before = [], [], [], [], 0
-    for group in groups:
-        for part in group.parts:
-            own = matrix_rows(numbering[part.tensor], part.axis)
-            i, j = (own >= 0).nonzero(as_tuple=True)
-            rows.append(i + before)
-            numbers.append(own[i, j])
-            factors.append(part.weights[i, j])
-        radii.append(group.radius)
-        before += len(group.radius)
-    shared = SharedRows(
-        torch.cat(rows), torch.cat(numbers), torch.cat(factors), torch.cat(radii), torch.cat(masses)
-    )
-    found = torch.split(shared.nearest(torch.cat(given)), [len(theta) for theta in given])
-    return {
-        id: matrix_of(sets[id], theta) if id in sets else theta.reshape(weights[id].shape)
-        for id, theta in zip(weights, found)
-    }
 
 
 def _onto_set(sets: Mapping[str, LinearSet], id: str, weight: Tensor) -> Tensor:

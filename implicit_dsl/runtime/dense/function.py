@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from implicit_dsl.runtime.autocast import unautocast
 from implicit_dsl.runtime.dense.early import EARLY_STEPS
 from implicit_dsl.runtime.dense.found import Found
 from implicit_dsl.runtime.dense.growth import checked
@@ -23,7 +24,6 @@ from implicit_dsl.runtime.dense.route import picard_steps
 from implicit_dsl.runtime.dense.solve import solve, solve_in_units
 from implicit_dsl.runtime.dense.system import System
 from implicit_dsl.runtime.implicit.nesting import forbid_nested_forward
-from implicit_dsl.runtime.implicit.solving import unautocast
 from implicit_dsl.runtime.native import Kernels
 
 

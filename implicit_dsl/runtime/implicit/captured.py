@@ -15,12 +15,13 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from implicit_dsl.runtime.autocast import unautocast
 from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.functions import Call, pulled, pulled_once
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.naming import described, digest, recalled
 from implicit_dsl.runtime.implicit.problem import Primal
-from implicit_dsl.runtime.implicit.solving import settled, unautocast
+from implicit_dsl.runtime.implicit.solving import settled
 from implicit_dsl.runtime.implicit.surroundings import HAND_IN, surroundings
 from implicit_dsl.runtime.solution import Solution
 from implicit_dsl.runtime.statistics import Ledger

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.adjoints import Implicit, Series, Unrolled, series
+from implicit_dsl.runtime.autocast import unautocast
 from implicit_dsl.runtime.implicit.folding import mapped
 from implicit_dsl.runtime.implicit.layout import Layout
 from implicit_dsl.runtime.implicit.linearisation import Linearisation, Tensors, vjp
 from implicit_dsl.runtime.implicit.nesting import forbid_nested_forward
 from implicit_dsl.runtime.implicit.problem import Problem, adjoint, pushed, tangent
 from implicit_dsl.runtime.implicit.scaling import divided, multiplied, unit_of
-from implicit_dsl.runtime.implicit.solving import settled, unautocast
+from implicit_dsl.runtime.implicit.solving import settled
 from implicit_dsl.runtime.implicit.undisturbed import undisturbed
 from implicit_dsl.runtime.statistics import Ledger
 

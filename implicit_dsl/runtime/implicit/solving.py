@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from implicit_dsl.runtime.autocast import unautocast
 from implicit_dsl.runtime.failure import ConvergenceWarning, Report, floor_text
 from implicit_dsl.runtime.implicit.diagnosis import findings
 from implicit_dsl.runtime.implicit.layout import Layout
@@ -68,18 +68,6 @@ def settled(
     elif isinstance(problem, Adjoint) and isinstance(problem.base, Primal):
         ledger.adjoint = solution
     return layout.split(solution.x)
-
-
-def autocasts(device: torch.device) -> bool:
-    """Whether operations on a device are autocast now. Some, such as meta, know no autocast."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
-
-
-def unautocast(device: torch.device) -> AbstractContextManager[object]:
-    """A context without autocast: a fixed point of rounded sweeps is not the fixed point."""
-    if autocasts(device):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 def _judged(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
+from implicit_dsl.runtime.autocast import unautocast
 from implicit_dsl.runtime.implicit.layout import Layout
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Problem, Settings
 from implicit_dsl.runtime.implicit.recording import recorded
-from implicit_dsl.runtime.implicit.solving import unautocast
 from implicit_dsl.runtime.solution import Solution, Status
 from implicit_dsl.runtime.solvers import Norm, Picard
 from implicit_dsl.runtime.solvers.counting import damped_steps

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.adjoints import Unrolled
+from implicit_dsl.runtime.autocast import unautocast
 from implicit_dsl.runtime.implicit.functions import Call
 from implicit_dsl.runtime.implicit.linearisation import Tensors
 from implicit_dsl.runtime.implicit.problem import Problem, Settings
 from implicit_dsl.runtime.implicit.recording import recorded
-from implicit_dsl.runtime.implicit.solving import settled, unautocast
+from implicit_dsl.runtime.implicit.solving import settled
 from implicit_dsl.runtime.solvers import Auto, Picard
 
 
