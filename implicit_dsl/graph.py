@@ -51,7 +51,7 @@ class Node:
     declared: bool
     span: Span
     path: tuple[Label, ...] = ()
-    tokens: int = 0  # of an input of tokens, which its last axis counts
+    tokens: bool = False  # whether it is an input of tokens, which its last axis counts
     start: tuple[float, ...] = ()
 
     @property

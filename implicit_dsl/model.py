@@ -31,7 +31,7 @@ class Block:
     """A named piece of u, x or y. `line` and `text` are where the source says it, which is the
     program itself or an imported `file`.
 
-    An input of tokens t[n] has unit vectors along its last axis, [n, vocab], and says `tokens` = vocab.
+    An input of `tokens` t[n] has unit vectors along its last axis, [n, vocab].
     """
 
     name: str
@@ -41,7 +41,7 @@ class Block:
     line: int = 0
     text: str = ""
     file: str = ""
-    tokens: int = 0
+    tokens: bool = False
     start: tuple[float, ...] = ()  # of a solver: one number, one for each entry, or () for zero
 
     @property
@@ -311,7 +311,7 @@ class ImplicitModel:
             None,
             (),
             tuple(
-                Block(name, shape_of(shape), tokens=sum(tokens)) for name, shape, *tokens in data["inputs"]
+                Block(name, shape_of(shape), tokens=any(tokens)) for name, shape, *tokens in data["inputs"]
             ),
             tuple(Block(name, shape_of(s), op and operator_of(op)) for name, s, op in data["states"]),
             tuple(Block(name, shape_of(shape)) for name, shape in data["outputs"]),

@@ -112,7 +112,7 @@ def test_independent_mistakes_are_all_found() -> None:
 @pytest.mark.parametrize("path", BAD, ids=lambda path: path.stem)
 def test_findings_stand_in_the_order_of_the_text(path: Path) -> None:
     found = [d for d in findings_of(path) if "E00" not in d.code]
-    starts = [d.span.start for d in found if not d.code.startswith("E04")]  # of loops: found last
+    starts = [d.span.start for d in found if not d.code.startswith(("E04", "E0604"))]  # of loops: found last
     assert starts == sorted(starts)
 
 

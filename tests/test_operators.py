@@ -32,6 +32,7 @@ ELEMENTWISE = sorted(kind for kind in ACTIVATIONS if activation_rule(Operator(ki
 BOUNDED = [kind for kind in ELEMENTWISE if activation_rule(Operator(kind, (), ())).has_useful_majorant]
 TOLERANCE = 1e-12
 BATCH = 3
+LENGTHS = ("upto", "at_step", "reverse_upto")
 CONSTANT = ("offset", "constant", "timed_constant")
 SEVERAL = sorted(kind for kind in ACTIVATIONS if len(activation_rule(Operator(kind, (), ())).arguments) > 1)
 
@@ -142,8 +143,10 @@ def within(op: Operator, z: np.ndarray) -> np.ndarray:
 
 
 def without_masks(op: Operator, change: np.ndarray) -> np.ndarray:
-    """The change of an activation's arguments, where those that may be left out stay as they are."""
+    """The change of an activation's arguments, where masks and lengths stay as they are."""
     rule = activation_rule(op)
+    if op.kind in LENGTHS:
+        return np.where(np.arange(count(op.source)) < 1, 0.0, change)
     if len(rule.slots(op)) == len(rule.arguments):
         return change
     kept = sum(count(shape) for shape in rule.slots(op)[: len(rule.arguments)])

@@ -33,7 +33,7 @@ def checks(model: ImplicitModel, inputs: Mapping[str, str]) -> list[str]:
             message = f"`{block.name}` holds tokens, of int64 or int32, but is of {{{name}.dtype}}"
             lines += ["    " + line for line in fitted(f'raise ValueError(f"{message}")')]
     for block in model.inputs:
-        for axis, size in enumerate(block.shape):
+        for axis, size in enumerate(block.given):
             if isinstance(size, Size) and size != Size(block.name, axis):
                 lines += _shared_size(inputs, block.name, axis, size)
     first, *others = inputs.values()

@@ -211,7 +211,7 @@ def class_doc(model: ImplicitModel) -> list[str]:
     table = []
     for role, block in rows:
         said = "" if block.activation is None else block.phi
-        said = f"tokens below {block.tokens:,}" if block.tokens else said
+        said = tokens_of(block) if block.tokens else said
         table.append(f"{role:<6}  {block.name:<{wide}}  {show(block.given):<{shapes}}  {said}".rstrip())
     hidden = sum(not block.declared for block in model.states)
     if hidden:
@@ -222,6 +222,12 @@ def class_doc(model: ImplicitModel) -> list[str]:
     closing = textwrap.wrap(f"{built}{model.parameter_count:,} parameters.", WIDTH - 4)
     doc = model.doc.strip("\n") if model.doc else model.name
     return docstring("\n".join([doc, "", *table, "", *closing]), "    ")
+
+
+def tokens_of(block: Block) -> str:
+    """What an input of tokens holds."""
+    (vocab,) = block.shape[-1:]
+    return f"tokens below {vocab:,}" if isinstance(vocab, int) else "a number of steps"
 
 
 def reason(loop: Loop, model: ImplicitModel) -> str:

@@ -212,11 +212,12 @@ class SeveralSlots(ActivationRule):
             parts.append(Expression(f"{z.atom}[..., {index}]"))
             start += width
         for number, shape in enumerate(shapes) if not parts else ():
-            if operator.source[1:] == shape:
+            if all(other == shape for other in shapes):
                 parts.append(Expression(f"{z.atom}[:, {number}]"))
                 continue
             piece = f"{z.atom}[:, {start}:{start + count(shape)}]"
-            parts.append(Expression(f"torch.unflatten({piece}, 1, {shape!r})"))
+            whole = f"torch.unflatten({piece}, 1, {shape!r})" if shape else f"{z.atom}[:, {start}]"
+            parts.append(Expression(whole))
             start += count(shape)
         return self.emit_slots(operator, parts)
 

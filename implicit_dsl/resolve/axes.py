@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from implicit_dsl.resolve import apply
+from implicit_dsl.resolve import apply, lengths
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import instead, problem
@@ -94,7 +94,10 @@ def reverse(context: Context, arguments: Arguments, span: Span, environment: Env
     wire = _value(context, arguments, "reverse")
     if not wire.shape:
         raise problem("E0206", "one number has no axis to reverse", span, labels=origin_label(wire, span))
-    return apply.linear(context, "reverse", {"axis": _axis(dim, place, wire)}, wire, span)
+    axis = _axis(dim, place, wire)
+    if wire.limit is not None and axis == 0:
+        return lengths.reverse(context, wire, span)
+    return apply.linear(context, "reverse", {"axis": axis}, wire, span)
 
 
 def last(context: Context, arguments: Arguments, span: Span, environment: Environment) -> Wire:
@@ -104,6 +107,8 @@ def last(context: Context, arguments: Arguments, span: Span, environment: Enviro
     if isinstance(arguments.values[0], Flow):
         return arguments.values[0].limit
     wire = _value(context, arguments, "last")
+    if wire.limit is not None:
+        return lengths.last(context, wire, span)
     if wire.kind == "steps":
         return at_the_last_step(context, wire, span)
     if not wire.shape:

@@ -11,7 +11,7 @@ from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.scope import DeclaredShape, Environment
 from implicit_dsl.resolve.values import Builtin, TokensValue, describe
 from implicit_dsl.resolve.wires import Wire
-from implicit_dsl.shapes import Dim
+from implicit_dsl.shapes import Dim, affine
 
 MOST = 2**31 - 1
 
@@ -97,10 +97,15 @@ def _shared(context: Context, expression: s.Expression, environment: Environment
     return None if isinstance(found, int) else found
 
 
-def vocabulary(context: Context, expression: s.Expression | None, environment: Environment) -> int:
-    """How many tokens the set behind an input has; 0 if there is no set, so that it is of real numbers."""
+def vocabulary(context: Context, expression: s.Expression | None, environment: Environment) -> Dim:
+    """How many tokens the set behind an input has; 0 if there is no set, so that it is of real numbers.
+
+    `0:n` are the numbers of steps that a sequence of at most n may have; n may be free.
+    """
     if expression is None:
         return 0
+    if isinstance(expression, s.Range) and expression.step is None:
+        return _numbers(context, expression, environment)
     value = context.evaluate(expression, environment)
     if not isinstance(value, TokensValue):
         raise problem(
@@ -111,6 +116,22 @@ def vocabulary(context: Context, expression: s.Expression | None, environment: E
             help="write `in Tokens(1000)`, or leave it out",
         )
     return value.count
+
+
+def _numbers(context: Context, expression: s.Range, environment: Environment) -> Dim:
+    start = context.evaluate(expression.start, environment)
+    if start != 0 or isinstance(start, bool):
+        raise problem(
+            "E0205",
+            "the numbers of an input start at 0",
+            expression.start.span,
+            describe(start),
+            help="`in 0:n` is for how many steps a sequence has, and `in Tokens(n)` for other tokens",
+        )
+    most = size(context, expression.stop, environment)
+    if most is None:
+        raise problem("E0205", "a size is needed here", expression.stop.span)
+    return affine(most, 1, 1, 1)
 
 
 def sizes(context: Context, shape: DeclaredShape) -> tuple[Dim | None, ...]:

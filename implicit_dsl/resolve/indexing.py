@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from implicit_dsl import syntax as s
-from implicit_dsl.resolve import apply
+from implicit_dsl.resolve import apply, lengths
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.lookup import find, no_equation, scoped, use
 from implicit_dsl.resolve.problem import Poisoned, did_you_mean, instead, problem
@@ -157,6 +157,9 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
             labels=origin_label(wire, node.span),
             help="write `:` for a whole axis",
         )
+    limit = _limit(context, node, environment)
+    if limit is not None:
+        return lengths.upto(context, wire, limit, node.span)
     slices: list[Any] = []
     for subscript, size in zip(node.subscripts, wire.shape):
         if isinstance(subscript, s.Axis):
@@ -168,6 +171,25 @@ def _slice(context: Context, node: s.Index, wire: Wire, environment: Environment
             raise problem("E0205", "this axis is free: it can only be taken whole, with `:`", subscript.span)
         slices.append(_one_slice(context, subscript, size, environment))
     return apply.linear(context, "select", {"slices": tuple(slices)}, wire, node.span)
+
+
+def _limit(context: Context, node: s.Index, environment: Environment) -> Wire | None:
+    """k in `u[1:k, :]`, where it is a value of the network: the length of a sequence."""
+    first, *others = node.subscripts
+    if not isinstance(first, s.Range) or isinstance(first.stop, s.Literal | s.Call):
+        return None
+    stop = context.evaluate(first.stop, environment)
+    if not isinstance(stop, Wire):
+        return None
+    whole = all(isinstance(other, s.Colon) for other in others)
+    if first.step is not None or context.evaluate(first.start, environment) != 1 or not whole:
+        raise problem(
+            "E0205",
+            "a length is the end of a range from 1 along the first axis",
+            node.span,
+            help=f"write `[1:{first.stop.span.text}{', :' * len(others)}]`",
+        )
+    return stop
 
 
 def _indices(count: int) -> str:

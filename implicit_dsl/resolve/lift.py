@@ -80,7 +80,7 @@ class _Lift:
         match wire.kind:
             case "input":
                 shape = (*wire.shape, wire.tokens) if wire.tokens else wire.shape
-                made = Node(wire.name, Role.INPUT, shape, None, True, wire.span, tokens=wire.tokens)
+                made = Node(wire.name, Role.INPUT, shape, None, True, wire.span, tokens=wire.tokens != 0)
                 self.nodes.append(made)
                 self.forms[wire] = _read(wire.name, wire.span)
             case "constant":

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from implicit_dsl import syntax as s
-from implicit_dsl.errors import Label
-from implicit_dsl.resolve import apply
+from implicit_dsl.errors import Diagnostic, Label
+from implicit_dsl.resolve import apply, lengths
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Recurrence
@@ -85,7 +85,13 @@ def at_all_steps(context: Context, definition: Definition) -> Any:
         context.network = network
     wire.step, wire.given, wire.declared = made.step, value, inner.kind == "~"
     wire.name = definition.body.label(definition.label)
-    return wire
+    limit = made.limit
+    if limit is None:
+        return wire
+    wire.name, name = f"{wire.name}.padded", wire.name
+    limited = lengths.upto(context, wire, limit, definition.span)
+    limited.name, limited.declared = name, wire.declared
+    return limited
 
 
 def at_the_last_step(context: Context, wire: Wire, span: Span) -> Wire:
@@ -112,6 +118,7 @@ def _whole(context: Context, made: Recurrence) -> Wire:
     inner = made.body
     assert inner.outer is not None
     length = None
+    limits: dict[str, Wire | None] = {}
     for definition in inner.definitions.values():
         if definition.kind == "step":
             context.force(definition)
@@ -124,6 +131,10 @@ def _whole(context: Context, made: Recurrence) -> Wire:
                     definition.span,
                     help="all sequences of one `recurrent` have as many steps",
                 )
+            limits[definition.label] = sequence.limit
+            if sequence.limit is None and "padding" not in inner.allowed:
+                _warn_of_padding(context, definition, sequence)
+    made.limit = _limit(limits, made.statement.span)
     for definition in made.definitions:
         context.force(definition)
     _close(context, made)
@@ -139,6 +150,43 @@ def _whole(context: Context, made: Recurrence) -> Wire:
         context.network = network
     made.wire.step = made.step
     return made.wire
+
+
+def _limit(limits: dict[str, Wire | None], span: Span) -> Wire | None:
+    """The length of all sequences, if they have one of their own in each sample."""
+    found = set(limits.values())
+    if len(found) <= 1:
+        return found.pop() if found else None
+    shown = [
+        f"`{name}` at {'the last step' if limit is None else f'`{limit.name or limit.hint}`'}"
+        for name, limit in limits.items()
+    ]
+    raise problem(
+        "E0602",
+        f"the sequences do not end together: {', '.join(shown)}",
+        span,
+        help="all sequences of one `recurrent` end at the same step: write `[1:k, …]` behind each",
+    )
+
+
+def _warn_of_padding(context: Context, definition: Definition, sequence: Wire) -> None:
+    """A sequence that was computed of one with a length, and goes on behind that."""
+    reached, waiting = {sequence}, [sequence]
+    for wire in waiting:
+        if wire.limit is not None:
+            limit = wire.limit.name or wire.limit.hint
+            context.report(
+                Diagnostic(
+                    "W0601",
+                    f"`{definition.label}` runs over all steps, and what it is computed of ends at `{limit}`",
+                    definition.span,
+                    help=f"write `[1:{limit}, …]` behind the sequence, or silence this with `@allow padding`",
+                )
+            )
+            return
+        new = [one for one in wire.sources if one.shape[:1] == sequence.shape[:1] and one not in reached]
+        reached.update(new)
+        waiting += new
 
 
 def one_step(context: Context, definition: Definition) -> Wire:

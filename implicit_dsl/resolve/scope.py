@@ -103,6 +103,7 @@ class Recurrence:
     step: Step
     definitions: list[Definition] = field(default_factory=list)  # of the step, in the order of the text
     wire: Wire | None = None  # what stands for all of it, once that is known
+    limit: Wire | None = None  # how many steps it has in each sample, if these differ
 
 
 @dataclass(eq=False, slots=True)

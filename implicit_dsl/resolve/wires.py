@@ -14,7 +14,7 @@ from implicit_dsl.integrators import Method
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.sets import MatrixSet
-from implicit_dsl.shapes import Shape
+from implicit_dsl.shapes import Dim, Shape
 from implicit_dsl.source import Span
 
 
@@ -37,13 +37,15 @@ class Wire:
     path: tuple[Label, ...] = ()
     declared: bool = False
     drive: Wire | None = None  # of a state: the value of its equation
-    tokens: int = 0  # of an input of tokens: how many there are
+    tokens: Dim = 0  # of an input of tokens: how many there are
     start: tuple[float, ...] = ()  # of a state: where its solver starts, one number or one for each entry
     number: int = 0  # in order of creation
     uses: int = 0
     home: Network | None = None  # what it belongs to
     step: Step | None = None  # of a recurrence, and of what it gives
     given: Wire | None = None  # of steps and last: the value of one step
+    limit: Wire | None = None  # of a sequence: how many steps it has, in each sample
+    padded: Wire | None = None  # of a sequence with a limit: that of all steps
 
 
 @dataclass(eq=False, slots=True)
@@ -72,6 +74,7 @@ class Network:
     outputs: list[tuple[str, Wire, Span]] = field(default_factory=list)
     outer: Network | None = None
     captured: dict[Wire, Wire] = field(default_factory=dict)
+    numbers: dict[Wire, Wire] = field(default_factory=dict)  # tokens that are read as numbers
     timed: bool = False  # whether it is of the right-hand side of an `ode`
 
     def add(self, wire: Wire) -> Wire:

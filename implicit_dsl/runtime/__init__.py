@@ -26,6 +26,7 @@ from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.integration import IntegrationError, integrate, require_finite
+from implicit_dsl.runtime.lengths import at_step, reverse_upto, upto
 from implicit_dsl.runtime.matrix_functions import spectral_norm
 from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.recurrence import last, stack
@@ -108,6 +109,7 @@ __all__ = [
     "Within",
     "adaptive_avg_pool_transposed",
     "add_parameters",
+    "at_step",
     "avg_pool_transposed",
     "certify",
     "channels_last",
@@ -124,10 +126,12 @@ __all__ = [
     "relu_max_pool2d",
     "require",
     "require_finite",
+    "reverse_upto",
     "sinusoids",
     "spectral_norm",
     "stack",
     "start_nonneg_",
     "unrolled",
     "update_statistics",
+    "upto",
 ]

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from implicit_dsl.runtime.asking import may_ask
 
 EVALUATIONS = {"dopri5": 6, "dopri8": 13, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 1}  # for each step
 BEFORE = 4  # evaluations that choose the first step, and at its begin
@@ -87,11 +88,7 @@ def require_finite(name: str, line: int, *states: Tensor) -> None:
 
     Nothing is asked while a graph is captured, and under transforms of torch.func.
     """
-    if torch.compiler.is_compiling() or torch._C._is_tracing():
-        return
-    if torch._C._are_functorch_transforms_active() or states[0].is_meta:
-        return
-    if not all(bool(state.detach().isfinite().all()) for state in states):
+    if may_ask(states[0]) and not all(bool(state.detach().isfinite().all()) for state in states):
         what = f"`{name}` (line {line})" if line else f"`{name}`"
         raise IntegrationError(
             f"{what}: not finite at the end of the steps. To mend it: take more steps, or an implicit method"

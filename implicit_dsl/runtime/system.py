@@ -293,9 +293,10 @@ def _counted(tensor: torch.Tensor, block: Block) -> torch.Tensor:
         return tensor
     if tensor.dtype not in (torch.int64, torch.int32):
         raise ValueError(f"`{block.name}` holds tokens, but {tensor.dtype} was given")
-    if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < block.tokens:
-        raise ValueError(f"`{block.name}` has tokens below 0, or not below {block.tokens}")
-    return torch.nn.functional.one_hot(tensor.long(), block.tokens).to(torch.float64)
+    (vocab,) = sizes(block.shape[-1:])
+    if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < vocab:
+        raise ValueError(f"`{block.name}` has tokens below 0, or not below {vocab}")
+    return torch.nn.functional.one_hot(tensor.long(), vocab).to(torch.float64)
 
 
 def _columns(tensors: Sequence[torch.Tensor]) -> np.ndarray:

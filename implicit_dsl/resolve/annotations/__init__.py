@@ -30,7 +30,7 @@ _READERS: dict[str, Callable[[Context, Noted], Request]] = {
 _OF_WEIGHTS = ("sparse", "penalty")
 _LATER = ("language",)
 NAMES = frozenset((*_READERS, *_OF_WEIGHTS, *_LATER, "allow", "lipschitz"))
-_ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation")
+_ALLOWED = ("unused_input", "unused_state", "unused_parameter", "unused_annotation", "padding")
 
 
 def annotate(context: Context, body: Body, annotation: s.Annotation, environment: Environment) -> None:

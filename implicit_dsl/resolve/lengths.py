@@ -1,0 +1,79 @@
+"""`u[1:k, :]`: the first k steps of a sequence, where k is a value of the network."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import TYPE_CHECKING
+
+from implicit_dsl.operators import OPERATORS
+from implicit_dsl.resolve import apply
+from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.shapes import show
+
+if TYPE_CHECKING:
+    from implicit_dsl.resolve.context import Context
+    from implicit_dsl.source import Span
+
+
+def upto(context: Context, wire: Wire, k: Wire, span: Span) -> Wire:
+    """The sequence with zeros behind its first k steps. Raises Problem."""
+    if k.shape:
+        raise problem("E0205", f"a length is one number `[]`, and this is {show(k.shape)}", span)
+    if wire.limit is k:
+        return wire
+    made = apply.by_kind(context, "upto", (_number(context, k, span), wire), span)
+    made.limit, made.padded = k, wire
+    return made
+
+
+def reverse(context: Context, wire: Wire, span: Span) -> Wire:
+    """The same steps from the last to the first."""
+    assert wire.limit is not None
+    made = apply.by_kind(context, "reverse_upto", (_number(context, wire.limit, span), wire), span)
+    made.limit, made.padded = wire.limit, made
+    return made
+
+
+def last(context: Context, wire: Wire, span: Span) -> Wire:
+    """The last of its steps; of no steps what a state starts from, else zeros."""
+    assert wire.limit is not None and wire.padded is not None
+    k = _number(context, wire.limit, span)
+    start = _start(context, wire.padded, span)
+    given = (k, wire.padded) if start is None else (k, wire.padded, start)
+    return apply.by_kind(context, "at_step", given, span)
+
+
+def _start(context: Context, sequence: Wire, span: Span) -> Wire | None:
+    if sequence.kind != "steps" or sequence.step is None:
+        return None
+    carried = sequence.step.carried.items()
+    starts = [one.start for (_, lag), one in carried if lag == 1 and one.now is sequence.given]
+    if not starts:
+        return None
+    (start,) = starts[:1]
+    if isinstance(start, Wire):
+        return context.network.here(start)
+    if not any(start):
+        return None
+    if len(start) == 1:
+        return apply.constant(context, start[0], sequence.shape[1:], span)
+    entries = [apply.constant(context, number, (1,), span) for number in start]
+    placed = [_placed(context, entry, at, len(start), span) for at, entry in enumerate(entries)]
+    return reduce(lambda one, other: apply.add(context, one, other, span), placed)
+
+
+def _placed(context: Context, entry: Wire, at: int, total: int, span: Span) -> Wire:
+    return apply.linear(context, "place", {"axis": 0, "start": at, "total": total}, entry, span)
+
+
+def _number(context: Context, k: Wire, span: Span) -> Wire:
+    """A length as a value to compute with."""
+    k = context.network.here(k)
+    if not k.tokens:
+        return k
+    found = context.network.numbers.get(k)
+    if found is None:
+        operator = OPERATORS["number"].operator({}, (*k.shape, k.tokens))
+        found = context.network.numbers[k] = context.wire("linear", (), span, (k,), operator)
+    return found

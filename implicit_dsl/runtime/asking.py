@@ -1,0 +1,13 @@
+"""Whether the numbers in a tensor may decide what happens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def may_ask(tensor: Tensor) -> bool:
+    """Not while a graph is captured, under transforms of torch.func, or where there are no numbers."""
+    if torch.compiler.is_compiling() or torch._C._is_tracing():
+        return False
+    return not torch._C._are_functorch_transforms_active() and not tensor.is_meta
