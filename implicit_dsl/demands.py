@@ -22,6 +22,7 @@ Failure: TypeAlias = Literal["raise", "warn", "fall_back"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 BACKWARDS: tuple[BackwardName, ...] = get_args(BackwardName)
+TRUNCATED = "truncated"  # the gradient of a `recurrent`, which is no loop
 FAILURES: tuple[Failure, ...] = get_args(Failure)
 
 

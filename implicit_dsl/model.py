@@ -212,12 +212,25 @@ class ImplicitModel:
             if size == Size(block.name, axis)
         )
 
-    def bind(self, shapes: Mapping[str, tuple[int, ...]]) -> ImplicitModel:
+    @property
+    def step_axes(self) -> tuple[tuple[str, int], ...]:
+        """The free axes that are the steps of its recurrences; without these, the free first axes."""
+        first = [self.blocks[of].shape[0] for one in self.recurrences for _, of in one.sequences]
+        found = [(size.source, size.axis) for size in first if isinstance(size, Size)]
+        found = [axis for axis in found if Size(*axis) in first]
+        return tuple(dict.fromkeys(found)) or tuple(axis for axis in self.free if axis[1] == 0)
+
+    def bind(self, shapes: Mapping[str, tuple[int, ...]], length: int | None = None) -> ImplicitModel:
         """The model for inputs of given shapes (without batch), with no free size left.
 
-        Raises ValueError if a shape does not fit, or if one with free sizes is not given.
+        `length` is that of the `step_axes`, in place of shapes. Raises ValueError if a shape does not fit,
+        or if a free size is not given.
         """
         sizes: dict[tuple[str, int], int] = {}
+        if length is not None:
+            if not self.step_axes:
+                raise ValueError("no input has a free number of steps, so that there is no length to give")
+            sizes = dict.fromkeys(self.step_axes, length)
         for block in self.inputs:
             given = bind_some(block.shape, sizes)
             if block.name in shapes:
@@ -233,7 +246,10 @@ class ImplicitModel:
                     raise ValueError(
                         f"axis {axis + 1} of `{block.name}` is free: give its shape, as {block.name}=(…)"
                     )
-                sizes[block.name, axis] = size
+                if sizes.setdefault((block.name, axis), size) != size:
+                    raise ValueError(
+                        f"`{block.name}` has shape {given}, which the length {length} does not fit"
+                    )
             if bind(block.shape, sizes) != given:
                 raise ValueError(f"`{block.name}` has shape {tuple(given)}, which does not fit other inputs")
         unknown = set(shapes) - {block.name for block in self.inputs}
@@ -338,6 +354,7 @@ def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
         "gives": recurrence.gives,
         **({} if clock is None else {"clock": (clock.marks, clock.steps, clock.every, clock.free)}),
         **({} if method is None else {"method": (method.name, method.settings)}),
+        **({"truncated": recurrence.truncated} if recurrence.truncated else {}),
     }
 
 
@@ -347,7 +364,17 @@ def _recurrence(data: Mapping[str, Any]) -> Recurrence[ImplicitModel]:
     clock = Clock(*data["clock"]) if "clock" in data else None
     sequences, same, gives = data["sequences"], data["same"], data["gives"]
     method = Method(*data["method"]) if "method" in data else None
-    return Recurrence(data["name"], step, sequences, same, carried, gives, clock=clock, method=method)
+    return Recurrence(
+        data["name"],
+        step,
+        sequences,
+        same,
+        carried,
+        gives,
+        clock=clock,
+        method=method,
+        truncated=data.get("truncated", 0),
+    )
 
 
 def _demand_data(demand: Demand) -> dict[str, Any]:

@@ -33,6 +33,8 @@ class Recurrence(Generic[S]):
     `gives` are blocks around it, each with a state of the step, and whether it is that of all steps,
     along a new first axis, or that of the last.
 
+    Gradients go back through at most `truncated` steps, to where a multiple of these ended; 0: through all.
+
     With a `clock` it is the integration of an `ode`: there are no sequences, and as many steps as that
     says, whose times the operators of the step know. What it gives are carried states; all of them
     include the start. With a `method` the step gives derivatives of what it carries, for that method to
@@ -50,6 +52,7 @@ class Recurrence(Generic[S]):
     file: str = ""  # if it was imported
     clock: Clock | None = None
     method: Method | None = None
+    truncated: int = 0
 
     @property
     def reads(self) -> tuple[str, ...]:

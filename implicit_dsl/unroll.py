@@ -139,11 +139,19 @@ class _Copies:
         if carry.before not in self.starts:
             assert self.step is not None
             shape = self.step.blocks[carry.before].shape
-            name = self.starts[carry.before] = self._name(f"{carry.before}[0]")
+            name = self.starts[carry.before] = self._name(self._before(carry))
             self.states.insert(0, Block(name, shape, declared=False))
             if any(carry.start):
                 self.terms += (Term(name, None, chain) for chain in _constants(carry.start, shape))
         return self.starts[carry.before], ()
+
+    def _before(self, carry: Carry) -> str:
+        """`h[0]`, or `h[-1]` for what a step reads of two before."""
+        befores = {one.before: one for one in self.recurrence.carried}
+        lag = 0
+        while carry.now in befores:
+            carry, lag = befores[carry.now], lag + 1
+        return f"{carry.now}[{-lag}]"
 
     def result(self, block: Block) -> list[Term]:
         """The terms of what the recurrence gives: the states of all steps, or that of the last."""

@@ -8,7 +8,7 @@ from implicit_dsl.cli import main
 from implicit_dsl.cli.explain import _rules
 from implicit_dsl.cli.reference import sections
 from implicit_dsl.compiler import check
-from implicit_dsl.demands import BACKWARDS, SOLVERS
+from implicit_dsl.demands import BACKWARDS, SOLVERS, TRUNCATED
 from implicit_dsl.integrators import METHODS
 from implicit_dsl.parse.tables import language
 from implicit_dsl.resolve.annotations import _READERS
@@ -17,7 +17,7 @@ from implicit_dsl.source import Source
 
 KEYWORDS = sorted(word for word in language().fixed if word.isidentifier() or word == "∞")
 ANNOTATIONS = [f"@{name}" for name in (*_READERS, "allow")]
-NAMES = [*dict.fromkeys((*BUILTINS, *KEYWORDS, *ANNOTATIONS, *SOLVERS, *BACKWARDS, *METHODS))]
+NAMES = [*dict.fromkeys((*BUILTINS, *KEYWORDS, *ANNOTATIONS, *SOLVERS, *BACKWARDS, *METHODS, TRUNCATED))]
 BOUNDS = ["norm", "opnorm", "spectral", "pf", "monotone", "nemon", "unchecked"]
 
 

@@ -68,6 +68,7 @@ class Parser(argparse.ArgumentParser):
             type=_size,
             help="the shape of an input that has free sizes (may be repeated)",
         )
+        self.add_argument("--length", type=_length, metavar="T", help="the number of steps of its sequences")
 
     def output(self, help: str) -> None:
         self.add_argument("-o", dest="output", metavar="FILE", help=help)
@@ -97,6 +98,12 @@ def _size(text: str) -> tuple[str, tuple[int, ...]]:
     if not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"`{text}` is not of the form input=sizes, such as u=3,32,32")
     return _plain(name), tuple(map(int, sizes))
+
+
+def _length(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"`{text}` is no number of steps, such as 8")
+    return int(text)
 
 
 def _plain(name: str) -> str:

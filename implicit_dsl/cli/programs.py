@@ -63,15 +63,22 @@ def only(found: Checked) -> Certified:
 def bound(model: ImplicitModel, options: Namespace) -> ImplicitModel:
     """The model for the inputs given by `--size`. Raises Refusal if sizes are still free, or do not fit."""
     shapes: dict[str, tuple[int, ...]] = unique(options.sizes, "--size")  # type: ignore[assignment]
+    given = model.step_axes if options.length is not None else ()
     for name, axis in model.free:
-        if name not in shapes:
+        if name not in shapes and (name, axis) not in given:
+            if (name, axis) in model.step_axes:
+                raise Refusal(
+                    f"axis {axis + 1} of `{name}` is free, so the matrices have no size yet",
+                    f"give the number of steps, `--length 8`, or its shape, `--size {_example(model, name)}`",
+                    USAGE,
+                )
             raise Refusal(
                 f"axis {axis + 1} of `{name}` is free, so the matrices have no size yet",
                 f"give the shape of the input: `--size {_example(model, name)}`",
                 USAGE,
             )
     try:
-        made = unrolled(model.bind(shapes))
+        made = unrolled(model.bind(shapes, options.length))
     except ValueError as error:
         raise Refusal(str(error), code=USAGE) from None
     for block in (*made.inputs, *made.states, *made.outputs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -59,11 +59,21 @@ def _page(model: ImplicitModel, certified: Certified) -> str:
     doc = [printable(line) for line in wrap(model.summary, width())]
     blocks = [
         *(_row("input", block, model) for block in model.inputs),
-        *(_row("state", block, model) for block in model.states),
+        *_states(model, 0),
         *(_row("output", block, model) for block in model.outputs),
     ]
     listed = table(blocks, _HEADER, right="size weights line", long="parameters source")
     return "\n".join((f"{title}  {place}", *doc, "", listed, "", *_totals(model, certified), ""))
+
+
+def _states(model: ImplicitModel, depth: int) -> Iterator[tuple[str, ...]]:
+    """The states in order; before what a recurrence gives, those of its step, a dot for each level deep."""
+    first = {one.gives[0][0]: one for one in model.recurrences}
+    for block in model.states:
+        if block.name in first:
+            yield from _states(first[block.name].step, depth + 1)
+        role, name, *rest = _row("step" if depth else "state", block, model)
+        yield role, f"{'· ' * depth}{name}", *rest
 
 
 def _row(role: str, block: Block, model: ImplicitModel) -> tuple[str, ...]:
@@ -108,12 +118,25 @@ def _totals(model: ImplicitModel, certified: Certified) -> list[str]:
         sizes += f", {slots} slots"
     fixed = sum(count(tensor.shape) for tensor in model.tensors if not tensor.trainable)
     buffers = f" and {fixed:,} fixed" if fixed else ""
-    counted = f"{plural(len(model.states), 'state')}, {plural(model.parameter_count, 'parameter')}{buffers}"
+    steps = list(within(model, certified))
+    counted = plural(len(model.states), "state")
+    if len(steps) > 1:
+        counted += f", and {plural(sum(len(one.states) for one, _ in steps[1:]), 'state')} of each step"
+    counted = f"{counted}, {plural(model.parameter_count, 'parameter')}{buffers}"
     head = [f"  {counted}; {sizes}"]
-    if not model.loops:
+    if not any(one.loops for one, _ in steps):
         return [*head, f"  no loops: solved by substitution, depth {depth(certified)}"]
-    said = (line for loop in model.loops for line in ("", *loops.paragraph(model, loop)))
+    said = [line for one, _ in steps for loop in one.loops for line in ("", *loops.paragraph(one, loop))]
+    if not model.loops:
+        return [*head, "  no loops but in each step", *said]
     return [*head, *loops.order(certified), *said, "", *loops.pattern(model)]
+
+
+def within(model: ImplicitModel, certified: Certified) -> Iterator[tuple[ImplicitModel, Certified]]:
+    """A model, and those of the steps of its recurrences."""
+    yield model, certified
+    for one, step in zip(model.recurrences, certified.steps):
+        yield from within(one.step, step)
 
 
 def _total(shapes: Sequence[Shape]) -> str:

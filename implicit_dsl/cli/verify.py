@@ -31,7 +31,10 @@ def main(words: Sequence[str]) -> int:
     if found is None:
         return 1
     only(found)
-    bound(found.models[0], options)  # refuses sizes that are missing or do not fit
+    from implicit_dsl.runtime.certificates import same_in_all_steps
+
+    if options.sizes or options.length or not same_in_all_steps(found.models[0]):
+        bound(found.models[0], options)  # refuses sizes that are missing or do not fit
     certificate = _certificate(found, options)
     write(certificate.as_json() + "\n" if options.json else f"{certificate}\n")
     return 0 if certificate.proved else 1
@@ -87,6 +90,6 @@ def _certificate(found: Checked, options: Namespace) -> Certificate:
         load_weights(module, options.weights)
     shapes: dict[str, tuple[int, ...]] = unique(options.sizes, "--size")  # type: ignore[assignment]
     try:
-        return certify(module, found.models[0].as_data(), shapes, options.tolerance)
+        return certify(module, found.models[0].as_data(), shapes, options.tolerance, options.length)
     except ValueError as error:
         raise Refusal(str(error), code=USAGE) from None

@@ -52,6 +52,7 @@ class _View:
     output_class: str
     output_doc: str
     fields: list[str]
+    length: str  # an argument for the number of steps
     system_type: str
     system_doc: str
     system: list[str]
@@ -138,6 +139,7 @@ def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
         output_class=output_class,
         output_doc=f'"""What `{model.name}` gives."""',
         fields=[f"{name}: Tensor" for name in forward.fields().values()] if several else [],
+        length="length: int | None = None, " if _takes_length(model) else "",
         system_type="Any" if standalone else "runtime.System",
         system_doc='"""The exact matrices A, B, C and D of the current weights, in evaluation mode."""',
         system=_system_lines(model, output_class, standalone),
@@ -150,13 +152,20 @@ def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
 
 def _system_lines(model: ImplicitModel, output_class: str, standalone: bool) -> list[str]:
     several = f", result={output_class}" if output_class else ""
+    several += ", length=length" if _takes_length(model) else ""
     result = f'return runtime.System.of(self, _STRUCTURES["{model.name}"], shapes{several})'
     return _with_package("system", result, standalone)
 
 
 def _certify_lines(model: ImplicitModel, standalone: bool) -> list[str]:
-    result = f'return runtime.certify(self, _STRUCTURES["{model.name}"], shapes, tolerance)'
+    given = "shapes, tolerance, length" if _takes_length(model) else "shapes, tolerance"
+    result = f'return runtime.certify(self, _STRUCTURES["{model.name}"], {given})'
     return _with_package("certify", result, standalone)
+
+
+def _takes_length(model: ImplicitModel) -> bool:
+    """Whether the number of steps may be given in place of shapes; an input of that name has its own."""
+    return bool(model.step_axes) and all(block.name != "length" for block in model.inputs)
 
 
 def _with_package(method: str, result: str, standalone: bool) -> list[str]:

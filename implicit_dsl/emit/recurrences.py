@@ -8,7 +8,7 @@ from implicit_dsl.emit.hoisting import Hoisted, hoisted
 from implicit_dsl.emit.integration import Integrating, Step
 from implicit_dsl.emit.loops import shape_text
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import INDENT, WIDTH, comment
+from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators.base import Expression
 from implicit_dsl.recurrence import Carry, Recurrence
@@ -77,7 +77,13 @@ class Recurrent(Integrating):
         body = step.body(rest, running, lists)
         if body:
             over = [(step.inputs[name], f"{sequences[name]}.unbind(1)") for name, _ in rest.sequences]
-            self._lines += [*_head(over, first), *("    " + line for line in body)]
+            if rest.truncated and running:
+                count = step._variable("step")
+                self._lines += _head(over, first, count)
+                body = [*_detached(count, rest.truncated, [*running.values()], step.indent), *body]
+            else:
+                self._lines += _head(over, first)
+            self._lines += ["    " + line for line in body]
         self._results(rest, running, lists, sequences, step, first)
 
     def _writer(self, model: ImplicitModel) -> _Body:
@@ -171,18 +177,36 @@ class Recurrent(Integrating):
             self._values[name] = Expression(variable)
 
 
-def _head(over: list[tuple[str, str]], first: str) -> list[str]:
-    """The line that begins the loop over the steps, or its lines."""
+def _detached(count: str, steps: int, running: list[str], indent: int) -> list[str]:
+    """Lines that end the gradients of what is carried, where so many steps have been taken."""
+    detached = f"{', '.join(running)} = {', '.join(f'{one}.detach()' for one in running)}"
+    lines = fitted(detached, indent=indent + 4)
+    return [f"if {count} and {count} % {steps} == 0:", *("    " + line for line in lines)]
+
+
+def _head(over: list[tuple[str, str]], first: str, count: str = "") -> list[str]:
+    """The line that begins the loop over the steps, or its lines. `count` is a variable for their number."""
     if not over:
-        return [f"for _ in range({first}.shape[1]):"]
+        return [f"for {count or '_'} in range({first}.shape[1]):"]
+    if count:
+        names = ", ".join(variable for variable, _ in over)
+        of = over[0][1] if len(over) == 1 else f"zip({', '.join(text for _, text in over)})"
+        names = names if len(over) == 1 else f"({names})"
+        return _opened(f"for {count}, {names} in enumerate(", of)
     if len(over) == 1:
         return [f"for {over[0][0]} in {over[0][1]}:"]
     head = f"for {', '.join(variable for variable, _ in over)} in zip("
-    line = f"{head}{', '.join(text for _, text in over)}):"
+    return _opened(head, *(text for _, text in over))
+
+
+def _opened(head: str, *arguments: str) -> list[str]:
+    """The head of a loop over a call, with its arguments in a line of their own where they do not fit."""
+    line = f"{head}{', '.join(arguments)}):"
     if len(line) + INDENT <= WIDTH:
         return [line]
-    inner = f"    {', '.join(text for _, text in over)}"
-    return [head, *([inner] if len(inner) + INDENT <= WIDTH else [f"    {text}," for _, text in over]), "):"]
+    inner = f"    {', '.join(arguments)}"
+    rows = [inner] if len(inner) + INDENT <= WIDTH else [f"    {text}," for text in arguments]
+    return [head, *rows, "):"]
 
 
 class _Body(Recurrent, Step):

@@ -9,7 +9,6 @@ from implicit_dsl.resolve import apply, lengths
 from implicit_dsl.resolve.arguments import MOST, Arguments, arity
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import instead, problem
-from implicit_dsl.resolve.recurrence import at_the_last_step
 from implicit_dsl.resolve.refusals import origin_label
 from implicit_dsl.resolve.scope import Environment
 from implicit_dsl.resolve.values import REST, Flow, ParameterValue, TimeValue, describe
@@ -110,7 +109,7 @@ def last(context: Context, arguments: Arguments, span: Span, environment: Enviro
     if wire.limit is not None:
         return lengths.last(context, wire, span)
     if wire.kind == "steps":
-        return at_the_last_step(context, wire, span)
+        return lengths.at_the_last_step(context, wire, span)
     if not wire.shape:
         raise problem("E0206", "one number has no last entry", span, labels=origin_label(wire, span))
     slices = (-1, *[None] * (len(wire.shape) - 1))

@@ -44,6 +44,23 @@ def last(context: Context, wire: Wire, span: Span) -> Wire:
     return apply.by_kind(context, "at_step", given, span)
 
 
+def at_the_last_step(context: Context, wire: Wire, span: Span) -> Wire:
+    """`last(h)` for what a step computes, beside the sequence in the network that it belongs to."""
+    assert wire.home is not None and wire.step is not None
+    found = wire.step.last.get(wire)
+    if found is not None:
+        return found
+    network, context.network = context.network, wire.home
+    try:
+        made = context.wire("last", wire.shape[1:], span, wire.sources)
+    finally:
+        context.network = network
+    made.step, made.given, made.declared = wire.step, wire.given, wire.declared
+    made.name = f"{wire.name}.last" if wire.name else ""
+    wire.step.last[wire] = made
+    return made
+
+
 def _start(context: Context, sequence: Wire, span: Span) -> Wire | None:
     if sequence.kind != "steps" or sequence.step is None:
         return None

@@ -194,6 +194,7 @@ class _Lift:
             span.source.title,
             step.clock,
             step.method,
+            step.truncated,
         )
         self.recurrences.append(made)
 

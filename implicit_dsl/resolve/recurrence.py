@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.resolve import apply, lengths
+from implicit_dsl.resolve.annotations.truncation import truncation_of
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Recurrence
@@ -94,23 +95,6 @@ def at_all_steps(context: Context, definition: Definition) -> Any:
     return limited
 
 
-def at_the_last_step(context: Context, wire: Wire, span: Span) -> Wire:
-    """`last(h)` for what a step computes, beside the sequence in the network that it belongs to."""
-    assert wire.home is not None and wire.step is not None
-    found = wire.step.last.get(wire)
-    if found is not None:
-        return found
-    network, context.network = context.network, wire.home
-    try:
-        made = context.wire("last", wire.shape[1:], span, wire.sources)
-    finally:
-        context.network = network
-    made.step, made.given, made.declared = wire.step, wire.given, wire.declared
-    made.name = f"{wire.name}.last" if wire.name else ""
-    wire.step.last[wire] = made
-    return made
-
-
 def _whole(context: Context, made: Recurrence) -> Wire:
     """The wire that stands for all that a recurrence computes: its step is evaluated once."""
     if made.wire is not None:
@@ -138,6 +122,7 @@ def _whole(context: Context, made: Recurrence) -> Wire:
     for definition in made.definitions:
         context.force(definition)
     _close(context, made)
+    made.step.truncated = truncation_of(context, made)
     network, context.network = context.network, inner.outer.network
     try:
         sources = [sequence for _, sequence in made.step.read]

@@ -122,3 +122,4 @@ class Step:
     last: dict[Wire, Wire] = field(default_factory=dict)  # of sequences that it gives, their last entries
     clock: Clock | None = None
     method: Method | None = None  # of an `ode`, if it is adaptive
+    truncated: int = 0  # after how many steps gradients end; 0: they do not

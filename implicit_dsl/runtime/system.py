@@ -65,14 +65,16 @@ class System:
         order: Order = "upper",
         limit: int = ENTRY_LIMIT,
         result: Callable[..., Tensors] | None = None,
+        length: int | None = None,
     ) -> System:
         """The system of a module whose structure is `ImplicitModel.as_data()`.
 
-        `shapes` are those of the inputs, without batch; inputs with free sizes need one.
+        `shapes` are those of the inputs, without batch; inputs with free sizes need one, or the `length` of
+        sequences.
         Raises ValueError if a shape does not fit, or if the state_dict lacks a tensor or
         has it in another shape.
         """
-        model = unrolled(ImplicitModel.from_data(structure).bind(shapes or {}))
+        model = unrolled(ImplicitModel.from_data(structure).bind(shapes or {}, length))
         return System(model, _weights(module, model), order, limit, result)
 
     @cached_property

@@ -15,6 +15,7 @@ from implicit_dsl.resolve.annotations.lipschitz import check_form, claim, claims
 from implicit_dsl.resolve.annotations.request import Request
 from implicit_dsl.resolve.annotations.settings import read_backward, read_solver
 from implicit_dsl.resolve.annotations.sparsity import assembled, read_penalty, read_sparse
+from implicit_dsl.resolve.annotations.truncation import truncates
 from implicit_dsl.resolve.annotations.wellposed import read_wellposed
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, later, problem
@@ -111,7 +112,7 @@ def read(context: Context) -> list[Request]:
                 context.penalties += read_penalty(context, noted)
             elif name == "lipschitz":
                 claim(context, noted)
-            elif not integrates(context, noted):
+            elif not integrates(context, noted) and not truncates(context, noted):
                 requests.append(_READERS[name](context, noted))
         except Problem as found:
             context.report(found.diagnostic)

@@ -12,6 +12,7 @@ from implicit_dsl.demands import (
     BACKWARDS,
     FAILURES,
     SOLVERS,
+    TRUNCATED,
     BackwardDemand,
     BackwardName,
     SolverDemand,
@@ -104,7 +105,7 @@ def read_backward(context: Context, noted: Noted) -> Request:
     """The demand of one `@backward`. Raises Problem, or Poisoned if the cause was reported."""
     target, form = split(noted, "gradient", BACKWARDS)
     no_keywords(noted.annotation, (), "settings stand in brackets: `@backward phantom(steps = 5)`")
-    name, settings = _named(context, form, noted, "gradient", _OF_BACKWARDS, BACKWARDS)
+    name, settings = _named(context, form, noted, "gradient", _OF_BACKWARDS, (*BACKWARDS, TRUNCATED))
     span = noted.annotation.span
     demand = BackwardDemand(name, settings, line=span.line, span=span)
     wire = None if target is None else state(context, target, noted.environment)
@@ -165,7 +166,8 @@ def typed(
 ) -> tuple[tuple[str, Any], ...]:
     """The settings in the order of their table, each checked. Raises Problem."""
     found: dict[str, Any] = {}
-    own = settings if settings is not _COMMON and name in _OF_BACKWARDS else ()  # those of solvers have names
+    is_gradient = settings is not _COMMON and name in (*_OF_BACKWARDS, TRUNCATED)
+    own = settings if is_gradient else ()  # those of solvers have names
     if len(form.arguments) > len(own):
         wanted = f"at most {counted(len(own))}" if own else "its settings by name"
         if not settings:

@@ -1,7 +1,7 @@
 """Proofs that loops are well posed with the weights that they have: rules, majorants, exact arithmetic."""
 
 from implicit_dsl.runtime.certificates.cycles import Cycle, Way
-from implicit_dsl.runtime.certificates.prove import certify, certify_system
+from implicit_dsl.runtime.certificates.prove import certify, certify_system, same_in_all_steps
 from implicit_dsl.runtime.certificates.rescaling import CannotRescale, Rescaled, rescaled
 from implicit_dsl.runtime.certificates.result import (
     Attempt,
@@ -26,4 +26,5 @@ __all__ = [
     "certify",
     "certify_system",
     "rescaled",
+    "same_in_all_steps",
 ]

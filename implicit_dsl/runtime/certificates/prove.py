@@ -34,14 +34,34 @@ def certify(
     structure: Mapping[str, Any],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     tolerance: float = TOLERANCE,
+    length: int | None = None,
 ) -> Certificate:
     """The certificate of a module whose structure is `ImplicitModel.as_data()`.
 
-    `shapes` are those of inputs with free sizes, without batch. It is about the evaluation mode in
-    exact arithmetic. Raises ValueError if a shape or a tensor does not fit.
+    `shapes` are those of inputs with free sizes, without batch, and `length` is the number of steps of
+    sequences. Loops of a step have the same matrix in all: where that decides, one step is enough. It is
+    about the evaluation mode in exact arithmetic. Raises ValueError if a shape or a tensor does not fit.
     """
-    system = System.of(module, structure, shapes)
+    model = ImplicitModel.from_data(structure)
+    if (
+        length is None
+        and same_in_all_steps(model)
+        and not {name for name, _ in model.step_axes} & {*(shapes or ())}
+    ):
+        length = 1
+    system = System.of(module, structure, shapes, length=length)
     return certify_system(system, tolerance)
+
+
+def same_in_all_steps(model: ImplicitModel) -> bool:
+    """Whether the loops of sequences of any length are proved as those of one step are."""
+    steps = list(model.recurrences)
+    for one in steps:
+        steps += one.step.recurrences
+    if model.loops or not any(one.sequences for one in steps):
+        return False
+    looped = (one.step.blocks[name] for one in steps for loop in one.step.loops for name in loop.states)
+    return not any(needs_boxes(block) for block in looped)
 
 
 def certify_system(system: System, tolerance: float = TOLERANCE) -> Certificate:
