@@ -67,7 +67,7 @@ class Demand:
 class SolverDemand:
     """One `@solver`: a solver with its settings (typed and checked), for some loops or all."""
 
-    name: SolverName = "auto"
+    name: SolverName | Literal["euler"] = "auto"
     settings: tuple[tuple[str, int | float | bool | str], ...] = ()
     states: tuple[str, ...] = ()
     line: int = 0

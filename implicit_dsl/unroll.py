@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from implicit_dsl.model import Block, Chain, ImplicitModel, Loop, Term
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.offsets import constants
 from implicit_dsl.operators.timed import bound
 from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.shapes import Shape
@@ -142,7 +143,7 @@ class _Copies:
             name = self.starts[carry.before] = self._name(self._before(carry))
             self.states.insert(0, Block(name, shape, declared=False))
             if any(carry.start):
-                self.terms += (Term(name, None, chain) for chain in _constants(carry.start, shape))
+                self.terms += (Term(name, None, chain) for chain in constants(carry.start, shape))
         return self.starts[carry.before], ()
 
     def _before(self, carry: Carry) -> str:
@@ -182,16 +183,3 @@ def _stacked(shape: Shape, at: int) -> tuple[Operator, ...]:
     """To one entry along the first axis of a shape, with zeros at the others."""
     row = OPERATORS["reshape"].operator({"shape": (1, *shape[1:])}, shape[1:])
     return row, OPERATORS["place"].operator({"axis": 0, "start": at, "total": shape[0]}, row.target)
-
-
-def _constants(start: tuple[float, ...], shape: Shape) -> list[Chain]:
-    """Constant terms that add up to the numbers."""
-    constant = OPERATORS["constant"]
-    if len(start) == 1:
-        return [(constant.operator({"shape": shape, "value": start[0]}, ()),)]
-    made: list[Chain] = []
-    for at, value in enumerate(start):
-        if value:
-            place = OPERATORS["place"].operator({"axis": 0, "start": at, "total": shape[0]}, (1,))
-            made.append((constant.operator({"shape": (1,), "value": value}, ()), place))
-    return made

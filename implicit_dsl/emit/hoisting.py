@@ -57,9 +57,9 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
             sums += (replace(term, target=name) for term in early)
             left.append(Term(block.name, name, behind))
             left += (replace(term, chain=(*term.chain, *behind)) for term in terms if term not in early)
-    if timed:
-        step, free, made, sums, left = _shared(step, free, made, sums, left)
-        recurrence = replace(recurrence, step=step)
+    wanted = set(_wanted(recurrence))
+    step, free, made, sums, left = _shared(step, free, made, sums, left, wanted)
+    recurrence = replace(recurrence, step=step)
     if not free and not made:
         return Hoisted(None, replace(recurrence, step=_giving(step, _wanted(recurrence))))
     return Hoisted(*_cut(recurrence, free, made, sums, left))
@@ -175,14 +175,19 @@ def _before_timed(step: ImplicitModel, late: set[str]) -> tuple[ImplicitModel, l
 
 
 def _shared(
-    step: ImplicitModel, free: list[Block], made: list[Block], sums: list[Term], left: list[Term]
+    step: ImplicitModel,
+    free: list[Block],
+    made: list[Block],
+    sums: list[Term],
+    left: list[Term],
+    wanted: set[str],
 ) -> tuple[ImplicitModel, list[Block], list[Block], list[Term], list[Term]]:
     """The same, where what several stages of a step have in common is computed once."""
     terms_of = {block.name: step.terms_of[block.name] for block in free}
     for term in sums:
         terms_of[term.target] = (*terms_of.get(term.target, ()), term)
     kept = {name for loop in step.loops for name in loop.states}
-    kept |= {name for one in step.recurrences for name in one.reads}
+    kept |= wanted | {name for one in step.recurrences for name in one.reads}
     instead: dict[str, str] = {}
     known: dict[object, str] = {}
     for block in (*free, *made):

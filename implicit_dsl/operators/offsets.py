@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Entries, Expression, LinearRule, Operator, Rule, Settings
+from implicit_dsl.operators.monomial import Place
 from implicit_dsl.shapes import Shape, count, sizes
 
 if TYPE_CHECKING:
@@ -84,6 +85,17 @@ class Constant(LinearRule):
 
     def gain(self, operator: Operator, bounds: Mapping[str, float]) -> float | None:
         return abs(float(operator["value"]))
+
+
+def constants(numbers: tuple[float, ...], shape: Shape) -> list[tuple[Operator, ...]]:
+    """Chains that add up to the numbers: one for all entries, or one for each of a vector."""
+    if len(numbers) == 1:
+        return [(Constant().operator({"shape": shape, "value": numbers[0]}, ()),)]
+    made: list[tuple[Operator, ...]] = []
+    for at, value in enumerate(numbers):
+        entry = Constant().operator({"shape": (1,), "value": value}, ())
+        made.append((entry, Place().operator({"axis": 0, "start": at, "total": shape[0]}, (1,))))
+    return made
 
 
 RULES: tuple[Rule, ...] = (Offset(), Constant())

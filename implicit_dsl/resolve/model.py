@@ -26,6 +26,7 @@ from implicit_dsl.resolve.mismatch import fits
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, too_deep
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.statements import run_body
+from implicit_dsl.resolve.stepped import stepped
 from implicit_dsl.resolve.values import (
     Instance,
     TemplateValue,
@@ -183,7 +184,8 @@ def _graph(
         template.header,
         asked,
     )
-    return replace(graph, recurrences=tuple(_within(one, graph) for one in recurrences))
+    whole = replace(graph, recurrences=tuple(_within(one, graph) for one in recurrences))
+    return stepped(context, whole)
 
 
 def _graphs(recurrence: Recurrence[SignalGraph]) -> list[SignalGraph]:

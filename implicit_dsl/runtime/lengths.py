@@ -19,7 +19,7 @@ def upto(k: Tensor, x: Tensor) -> Tensor:
         wrong = int(k.min()) if k.min() < 0 else int(k.max())
         raise ValueError(f"a sequence of {x.shape[1]} steps cannot have the length {wrong}")
     within = torch.arange(x.shape[1], device=x.device) < k.long().unsqueeze(-1)
-    return torch.where(_along(within, x), x, torch.zeros((), dtype=x.dtype, device=x.device))
+    return torch.where(_for_each(within, x), x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def at_step(k: Tensor, x: Tensor, start: Tensor | None = None) -> Tensor:
@@ -27,16 +27,16 @@ def at_step(k: Tensor, x: Tensor, start: Tensor | None = None) -> Tensor:
     before = x.new_zeros((x.shape[0], 1, *x.shape[2:])) if start is None else start.unsqueeze(1)
     whole = torch.cat([before, x], 1)
     place = k.long().clamp(0, x.shape[1]).unsqueeze(-1)
-    return torch.take_along_dim(whole, _along(place, x), 1).squeeze(1)
+    return torch.take_along_dim(whole, _for_each(place, x), 1).squeeze(1)
 
 
 def reverse_upto(k: Tensor, x: Tensor) -> Tensor:
     """The first k [batch] steps of x [batch, steps, …] from the last to the first, others as they are."""
     t, steps = torch.arange(x.shape[1], device=x.device), k.long().clamp(0, x.shape[1]).unsqueeze(-1)
     order = torch.where(t < steps, steps - 1 - t, t)
-    return torch.take_along_dim(x, _along(order, x), 1)
+    return torch.take_along_dim(x, _for_each(order, x), 1)
 
 
-def _along(steps: Tensor, like: Tensor) -> Tensor:
+def _for_each(steps: Tensor, like: Tensor) -> Tensor:
     """[batch, steps] beside [batch, steps, …]."""
     return steps.reshape(*steps.shape, *(1,) * (like.dim() - 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import (
@@ -58,7 +58,7 @@ _COMMON = (
 _DAMPING = Setting(("damping",), "damping", "number", high=1.0)
 _MEMORY = Setting(("m",), "memory", "whole", 1, 100)
 _STEP = Setting(("α", "alpha"), "step", "number")
-_OF_SOLVERS: Mapping[SolverName, tuple[Setting, ...]] = {
+_OF_SOLVERS: Mapping[SolverName | Literal["euler"], tuple[Setting, ...]] = {
     "auto": _COMMON,
     "picard": (_DAMPING, *_COMMON),
     "anderson": (_MEMORY, _DAMPING, *_COMMON),
@@ -66,6 +66,7 @@ _OF_SOLVERS: Mapping[SolverName, tuple[Setting, ...]] = {
     "forward_backward": (_STEP, *_COMMON),
     "peaceman_rachford": (_STEP, *_COMMON),
     "newton": _COMMON,
+    "euler": (Setting(("steps",), "steps", "whole", 1, MOST), Setting(("step",), "step", "number")),
 }
 _OF_BACKWARDS: Mapping[BackwardName, tuple[Setting, ...]] = {
     "implicit": (_TOLERANCE,),
@@ -96,6 +97,9 @@ def read_solver(context: Context, noted: Noted) -> Request:
     no_keywords(noted.annotation, (), SETTINGS_HELP)
     name, settings = _named(context, form, noted, "solver", _OF_SOLVERS, (*SOLVERS, *METHODS))
     span = noted.annotation.span
+    if name == "euler" and "steps" not in dict(settings):
+        message = "`euler` takes a number of steps where it cuts a loop"
+        raise problem("E0702", message, span, help="write `@solver euler(steps = 5)`")
     demand = SolverDemand(name, settings, line=span.line, span=span)
     wire = None if target is None else state(context, target, noted.environment)
     return Request(demand, noted, wire, None if target is None else target.span)
