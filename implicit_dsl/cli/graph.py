@@ -48,5 +48,5 @@ def _drawn(graph: SignalGraph, kind: str) -> str:
     from implicit_dsl import pictures
 
     draw = {"mermaid": pictures.mermaid, "dot": pictures.dot, "svg": pictures.diagram_svg}[kind]
-    text = draw(graph)
+    text = draw(pictures.folded(graph))
     return text if text.endswith("\n") else text + "\n"

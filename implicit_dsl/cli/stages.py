@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from implicit_dsl.graph import SignalGraph
     from implicit_dsl.model import Chain, ImplicitModel, Term
     from implicit_dsl.operators.base import Operator
+    from implicit_dsl.recurrence import Recurrence
 
 
 def describe(found: Checked, stage: str) -> str:
@@ -188,6 +189,21 @@ def graph_data(graph: SignalGraph) -> dict[str, Any]:
             {"id": tensor.id, "shape": tensor.trained, "trainable": tensor.trainable}
             for tensor in graph.parameters
         ],
+        **(
+            {"recurrences": [_recurrence_data(one) for one in graph.recurrences]} if graph.recurrences else {}
+        ),
+    }
+
+
+def _recurrence_data(one: Recurrence[SignalGraph]) -> dict[str, Any]:
+    """A recurrence as plain data: the graph of its step, and how that is tied to the graph around it."""
+    return {
+        "step": graph_data(one.step),
+        "sequences": [{"input": name, "of": block} for name, block in one.sequences],
+        "same": [{"input": name, "of": block} for name, block in one.same],
+        "carried": [{"input": carry.before, "of": carry.now, "start": carry.start} for carry in one.carried],
+        "gives": [{"name": name, "of": state, "all_steps": whole} for name, state, whole in one.gives],
+        "line": one.line,
     }
 
 

@@ -54,7 +54,10 @@ def layered(graph: SignalGraph) -> Layers:
     numbers = {node.name: i for i, node in enumerate(graph.nodes)}
     edges = [edge for edge in graph.edges if edge.source is not None]
     pairs = [(numbers[edge.source or ""], numbers[edge.target]) for edge in edges]
-    backward = _backward(len(numbers), [pair for pair in pairs if pair[0] != pair[1]])
+    at_once = [pair for edge, pair in zip(edges, pairs) if pair[0] != pair[1] and not delayed(edge)]
+    backward = _backward(len(numbers), at_once)
+    late = [pair for edge, pair in zip(edges, pairs) if pair[0] != pair[1] and delayed(edge)]
+    backward |= _turned(at_once, backward, late) if late else set()
     level = _levels(len(numbers), [(b, a) if (a, b) in backward else (a, b) for a, b in pairs if a != b])
     layer_of = {node: 2 * at for node, at in level.items()}
     lines, loops = [], []
@@ -74,9 +77,33 @@ def layered(graph: SignalGraph) -> Layers:
     return Layers(_ordered(layers, lines), tuple(lines), tuple(loops), layer_of)
 
 
+def delayed(edge: Edge) -> bool:
+    """Whether an edge of a folded graph comes from the step before."""
+    return bool(edge.chain) and edge.chain[0].kind.split()[0] == "prev"
+
+
+def _turned(
+    at_once: list[tuple[int, int]], backward: set[tuple[int, int]], late: list[tuple[int, int]]
+) -> set[tuple[int, int]]:
+    """Which pairs from the step before are drawn against their direction: all that can be."""
+    drawn: nx.DiGraph[int] = nx.DiGraph([(b, a) if (a, b) in backward else (a, b) for a, b in at_once])
+    drawn.add_nodes_from(node for pair in late for node in pair)
+    found = set()
+    for source, target in late:
+        if (source, target) in at_once:
+            continue  # beside a line that has its direction
+        if nx.has_path(drawn, source, target):
+            drawn.add_edge(source, target)
+        else:
+            drawn.add_edge(target, source)
+            found.add((source, target))
+    return found
+
+
 def looped(graph: SignalGraph) -> frozenset[str]:
-    """The blocks that read themselves, directly or through others."""
-    pairs = [(edge.source, edge.target) for edge in graph.edges if edge.source is not None]
+    """The blocks that read themselves at one step, directly or through others."""
+    at_once = [edge for edge in graph.edges if not delayed(edge)]
+    pairs = [(edge.source, edge.target) for edge in at_once if edge.source is not None]
     circles = nx.strongly_connected_components(nx.DiGraph(pairs))
     found = {name for circle in circles if len(circle) > 1 for name in circle}
     return frozenset(found | {source for source, target in pairs if source == target})
