@@ -71,8 +71,8 @@ class Recurrent(Integrating):
         unset = {state for _, state, whole in rest.gives if not whole} - running.keys() - sequences.keys()
         unset -= {carry.now for carry in rest.carried}
         for state in sorted(unset):  # if there are no steps
-            shape = shape_text(rest.step.blocks[state].shape, self.inputs, (f"{first}.shape[0]",))
-            self._assign(step.reserved(state), Expression(f"{self.real}.new_zeros({shape})"), "")
+            none = Carry(state, state, rest.step.blocks[state].start)
+            self._assign(step.reserved(state), Expression(self._start(none, rest.step, first)), "")
         self._lines += [f"{variable}: list[Tensor] = []" for variable in lists.values()]
         body = step.body(rest, running, lists)
         if body:

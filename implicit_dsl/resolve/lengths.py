@@ -66,9 +66,8 @@ def _start(context: Context, sequence: Wire, span: Span) -> Wire | None:
         return None
     carried = sequence.step.carried.items()
     starts = [one.start for (_, lag), one in carried if lag == 1 and one.now is sequence.given]
-    if not starts:
-        return None
-    (start,) = starts[:1]
+    assert sequence.given is not None
+    start = starts[0] if starts else sequence.given.start
     if isinstance(start, Wire):
         return context.network.here(start)
     if not any(start):

@@ -238,6 +238,16 @@ def _shape(context: Context, definition: Definition, span: Span) -> Any:
 
 def _close(context: Context, made: Recurrence) -> None:
     """Say what the next step reads, and what the first one does."""
+    for state in made.definitions:
+        declared = state.declared_shape
+        if declared is None or declared.start is None or (state, 1) in made.step.carried:
+            continue
+        if state.wire is not None and _is_value(context, declared, made.body):
+            network, context.network = context.network, made.step.network
+            try:
+                before(context, state, 1, declared.start.span)  # what it is if there are no steps
+            finally:
+                context.network = network
     for (definition, lag), one in made.step.carried.items():
         assert isinstance(definition, Definition)
         value = context.force(definition)
@@ -262,6 +272,16 @@ def _close(context: Context, made: Recurrence) -> None:
             and declared.start is not None
         ):
             wire.start = start_numbers(context, declared, definition, wire.shape)
+
+
+def _is_value(context: Context, declared: DeclaredShape, inner: Body) -> bool:
+    """Whether a state starts from a value around the steps, and not from numbers."""
+    assert declared.start is not None and inner.outer is not None
+    network, context.network = context.network, inner.outer.network
+    try:
+        return isinstance(context.evaluate(declared.start, declared.environment), (Wire, ParameterValue))
+    finally:
+        context.network = network
 
 
 def _start(context: Context, definition: Definition, wire: Wire) -> tuple[float, ...] | Wire:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from random_programs import blocks, control
+from random_programs import blocks, control, recurrences
 from random_programs.drawing import define, fill, value_input
 from random_programs.plain import PLAIN
 from random_programs.program import Draw, Makers, RandomProgram, Twin
@@ -19,7 +19,7 @@ from random_programs.tokens import token_input
 
 __all__ = ["MAKERS", "RandomProgram", "Twin", "programs", "programs_with"]
 
-MAKERS: Makers = {**PLAIN, **blocks.MAKERS, **control.MAKERS}
+MAKERS: Makers = {**PLAIN, **blocks.MAKERS, **control.MAKERS, **recurrences.MAKERS}
 
 
 @st.composite
