@@ -456,3 +456,29 @@ def test_commands_take_a_length(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "no loops but in each step" in out and "loop {h}" in out
     assert main(["plot", str(path), "-o", str(tmp_path / "m.svg")]) == 2
     assert "--length 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("equation", ["tanh(W*h + prev(h) + U*x)", "0.5*tanh(W*(h + prev(h)) + U*x)"])
+def test_what_is_kept_for_gradients_does_not_grow_with_the_steps_of_a_solver(equation: str) -> None:
+    def kept(tolerance: float) -> tuple[int, int]:
+        text = EQUILIBRATED.replace("0.5*tanh(W*(h + prev(h)) + U*x + b)", equation).replace(", b[n]", "")
+        text = text.replace("1.8", "0.95").replace(
+            "    output", f"    @solver picard(tol = {tolerance})\n    output"
+        )
+        torch.manual_seed(0)
+        model = generated(text).M(dtype=torch.float64)
+        with torch.no_grad():
+            model.W.copy_(0.95 * torch.eye(6))
+        numbers: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            numbers.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(random(2, 4, 3))
+        (stats,) = model.stats.values()
+        return sum(numbers), int(stats.steps.max() if isinstance(stats.steps, Tensor) else stats.steps)
+
+    (few, some), (also_few, many) = kept(1e-1), kept(1e-10)
+    assert many > 5 * some and few == also_few

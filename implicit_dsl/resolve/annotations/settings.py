@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import (
@@ -58,7 +58,7 @@ _COMMON = (
 _DAMPING = Setting(("damping",), "damping", "number", high=1.0)
 _MEMORY = Setting(("m",), "memory", "whole", 1, 100)
 _STEP = Setting(("α", "alpha"), "step", "number")
-_OF_SOLVERS: Mapping[SolverName | Literal["euler"], tuple[Setting, ...]] = {
+_OF_SOLVERS: Mapping[SolverName, tuple[Setting, ...]] = {
     "auto": _COMMON,
     "picard": (_DAMPING, *_COMMON),
     "anderson": (_MEMORY, _DAMPING, *_COMMON),
@@ -66,6 +66,8 @@ _OF_SOLVERS: Mapping[SolverName | Literal["euler"], tuple[Setting, ...]] = {
     "forward_backward": (_STEP, *_COMMON),
     "peaceman_rachford": (_STEP, *_COMMON),
     "newton": _COMMON,
+}
+_CUTTING: Mapping[str, tuple[Setting, ...]] = {
     "euler": (Setting(("steps",), "steps", "whole", 1, MOST), Setting(("step",), "step", "number")),
 }
 _OF_BACKWARDS: Mapping[BackwardName, tuple[Setting, ...]] = {
@@ -95,7 +97,7 @@ def read_solver(context: Context, noted: Noted) -> Request:
     """The demand of one `@solver`. Raises Problem, or Poisoned if the cause was reported."""
     target, form = split(noted, "solver", SOLVERS)
     no_keywords(noted.annotation, (), SETTINGS_HELP)
-    name, settings = _named(context, form, noted, "solver", _OF_SOLVERS, (*SOLVERS, *METHODS))
+    name, settings = _named(context, form, noted, "solver", {**_OF_SOLVERS, **_CUTTING}, (*SOLVERS, *METHODS))
     span = noted.annotation.span
     if name == "euler" and "steps" not in dict(settings):
         message = "`euler` takes a number of steps where it cuts a loop"
