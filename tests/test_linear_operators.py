@@ -164,7 +164,9 @@ class Scalars(nn.Module):
         skip = u + self.g * torch.tanh(u @ self.W.T) - self.t
         gated = s[:, None] * u + (1 - self.g) * u + s[:, None]
         pair = (1 - self.b) * u + (self.b + self.c) * u / 2 - self.b / 2
-        return skip, gated, pair, v - v.mean((1, 2))[:, None, None], self.g * s + self.t, s[:, None] * self.c
+        entries = (self.W.T * self.W * (0.5 * self.W + 2 * self.W.T)).sum(1) + u @ self.W
+        rest = v - v.mean((1, 2))[:, None, None], self.g * s + self.t, s[:, None] * self.c
+        return skip, gated, pair, *rest, entries
 
 
 class Normed(nn.Module):
@@ -219,6 +221,7 @@ PROGRAMS = [
     param g[] = 1, t[], b[4], c[4], W[4, 4]
     output y = u + g*tanh(W*u) - t, a = s*u + (1 - g)*u + s
     output p = (1 - b) .* u + (b + c) .* u / 2 - b/2, q = v - mean(v), r = g .* s + t, d = s*c
+    output e = sum(W' .* W .* (0.5*W + 2*W'); dim = 2) + W'*u
 """,
         Scalars,
         ((4,), (2, 3), ()),
