@@ -114,8 +114,8 @@ def _without_inputs(graph: SignalGraph) -> Iterator[Diagnostic]:
     for edge in graph.edges:
         sources.setdefault(edge.target, []).append(edge.source)
     for recurrence in graph.recurrences:
-        for name, _, _ in recurrence.gives:
-            sources.setdefault(name, []).extend(recurrence.reads)
+        for given, _, _ in recurrence.gives:
+            sources.setdefault(given, []).extend(recurrence.reads)
     inputs = {node.name for node in graph.nodes if node.role is Role.INPUT}
     waiting: list[str | None] = [node.name for node in graph.nodes if node.role is Role.OUTPUT]
     reached: set[str | None] = set()
