@@ -43,7 +43,6 @@ SMALLER: dict[str, dict[str, object]] = {
     "ConvLSTM": {"n": 8},
     "ConvGRU": {"n": 3},
     "ERNN": {"n": 8, "κ": 0.3},
-    "ERNNStream": {"n": 8, "κ": 0.3},
     "Kag": {"n": 8},
     "KagConverged": {"n": 8, "κ": 0.3},
     "NeuralODE": {"n": 8, "steps": 3},

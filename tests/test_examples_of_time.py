@@ -122,8 +122,6 @@ class Rested(Stepped):
             )
             found.append(h)
         every = torch.stack(found, 1)
-        if self.back:
-            return self.head(h), every
         return (self.head(every), h) if start else (self.head(every),)
 
 
@@ -132,14 +130,13 @@ class Limit(Rested):
 
 
 class Evolving(Stepped):
-    def forward(self, u: Tensor) -> Tensor:
-        h = u.new_zeros(len(u), self.n)
+    def forward(self, u: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         for x in u.unbind(1):
             g = h
             for η in (self.η1, self.η2, self.η3):
                 g = g + η * (torch.tanh((g + h) @ self.U.T + x @ self.W.T + self.b) - (g + h))
             h = g
-        return self.head(h)
+        return self.head(h), h
 
 
 def rk4(f: Callable[[float, tuple[Tensor, ...]], tuple[Tensor, ...]], x: tuple[Tensor, ...]) -> list[Tensor]:
@@ -307,15 +304,31 @@ CASES = [
     Case(
         "ernn", "ERNN", lambda: rests(Rested), ((LENGTH, 3),), {**SMALL, "κ": 0.7, "every": True}, None, 1e-8
     ),
-    Case("ernn", "ERNNStream", lambda: rests(Rested), ((LENGTH, 3), (5,)), {**SMALL, "κ": 0.7}, None, 1e-8),
+    Case(
+        "ernn",
+        "ERNN",
+        lambda: rests(Rested),
+        ((LENGTH, 3), (5,)),
+        {**SMALL, "κ": 0.7, "every": True, "stream": True},
+        None,
+        1e-8,
+    ),
     Case(
         "kag",
         "Kag",
         lambda: Evolving(5, U=(5, 5), W=(5, 3), b=(5,), η1=(), η2=(), η3=(), head=nn.Linear(5, 2)),
-        ((LENGTH, 3),),
-        SMALL,
+        ((LENGTH, 3), (5,)),
+        {**SMALL, "stream": True},
     ),
-    Case("kag", "KagConverged", lambda: rests(Limit), ((LENGTH, 3),), {**SMALL, "κ": 0.7}, None, 1e-8),
+    Case(
+        "kag",
+        "KagConverged",
+        lambda: rests(Limit),
+        ((LENGTH, 3), (5,)),
+        {**SMALL, "κ": 0.7, "every": True, "stream": True},
+        None,
+        1e-8,
+    ),
     Case("neural_ode", "NeuralODE", lambda: carried(0), ((2,),), {"n": 6, "steps": 3}),
     Case("augmented_ode", "AugmentedODE", lambda: carried(3), ((2,),), {"n": 6, "steps": 3}),
     Case(
@@ -407,23 +420,29 @@ def test_an_example_is_the_solution_of_its_matrices(case: Case) -> None:
         assert module.certify(**free).proved == (case.model != "DEQSequence")
 
 
-@pytest.mark.parametrize(("example", "model"), [("elman", "ElmanStream"), ("ernn", "ERNNStream")])
+STREAMS = [("elman", "ElmanStream"), ("lstm", "LSTMStream"), ("ernn", "ERNN"), ("kag", "Kag")]
+
+
+@pytest.mark.parametrize(("example", "model"), STREAMS)
 def test_a_stream_goes_on_where_it_stopped(example: str, model: str) -> None:
-    module = generated(example, model, **SMALL)
+    options = {} if "Stream" in model else {"every": True, "stream": True}
+    module = generated(example, model, **SMALL, **options)
     if hasattr(module, "project_"):
         module.project_()
     u, start = torch.randn(2, 7, 3).double(), torch.randn(2, 5).double()
-    y, stop = module(u, start)
-    first, between = module(u[:, :3], start)
-    second, end = module(u[:, 3:], between)
-    assert_close((y, stop), (torch.cat([first, second], 1), end), 1e-8)
+    starts = (start, -start) if model == "LSTMStream" else (start,)
+    whole, *stop = module(u, *starts)
+    first, *between = module(u[:, :3], *starts)
+    second, *end = module(u[:, 3:], *between)
+    assert_close((whole, *stop), (torch.cat([first, second], 1), *end), 1e-8)
 
 
 def test_the_limit_of_the_evolving_network_forgets() -> None:
     """h(t) = z(t) − z(t − 1) + z(t − 2) − …, where z(t) is of the input at t alone."""
-    module = generated("kag", "KagConverged", **SMALL, κ=0.7)
+    module = generated("kag", "KagConverged", **SMALL, κ=0.7, stream=True)
     module.project_()
-    u = torch.randn(3, 6, 3).double()
-    alone = module(u.flatten(0, 1)[:, None]).all[:, 0].unflatten(0, (3, 6))
-    signs = (-1.0) ** torch.arange(6).double()[:, None]
-    assert_close((module(u).all,), (signs * (signs * alone).cumsum(1),), 1e-8)
+    u, zero = torch.randn(3, 6, 3).double(), torch.zeros(3, 5).double()
+    alternating = zero
+    for t in range(6):
+        alternating = module(u[:, t : t + 1], zero).stop - alternating
+        assert_close((module(u[:, : t + 1], zero).stop,), (alternating,), 1e-8)
