@@ -36,6 +36,20 @@ SMALLER: dict[str, dict[str, object]] = {
     "NEMON": {"n": 12, "m": 0.5},
     "GraphNetwork": {"nodes": 6, "κ": 0.5},
     "FiniteGraphNetwork": {"nodes": 6},
+    "ElmanNet": {"n": 8},
+    "LSTMNet": {"n": 8},
+    "GRUNet": {"n": 8},
+    "MGUNet": {"n": 8},
+    "ConvLSTM": {"n": 8},
+    "ConvGRU": {"n": 3},
+    "ERNN": {"n": 8, "κ": 0.3},
+    "Kag": {"n": 8},
+    "KagConverged": {"n": 8, "κ": 0.3},
+    "NeuralODE": {"n": 8, "steps": 3},
+    "AugmentedODE": {"n": 8, "steps": 3},
+    "Flow": {"n": 8, "steps": 3},
+    "DEQSequence": {"d": 16},
+    "TrellisDEQ": {"d": 8, "κ": 0.5},
 }
 
 
@@ -89,25 +103,17 @@ class Citizen:
         """Random inputs [batch, …]."""
         torch.manual_seed(seed)
         found = []
-        for name, shape in self.structure["inputs"]:
+        for name, shape, *tokens in self.structure["inputs"]:
             sizes = [size if isinstance(size, int) else FREE for size in shape]
-            make, rows = GIVEN.get((self.model, name)), self._rows(name)
+            make = GIVEN.get((self.model, name))
             if make is not None:
                 value = make(batch, *sizes)
-            elif rows:
-                value = torch.randint(rows, (batch, *sizes))
+            elif tokens:  # the last axis is that of their unit vectors
+                value = torch.randint(*tokens, (batch, *sizes[:-1]))
             else:
                 value = torch.randn(batch, *sizes)
             found.append(value.to(dtype) if value.is_floating_point() else value)
         return tuple(found)
-
-    def _rows(self, name: str) -> int:
-        """How many rows the table has that an input chooses from; 0 for numbers."""
-        shapes = {id: shape for id, shape, _ in self.structure["tensors"]}
-        for _, source, *chain in self.structure["terms"]:
-            if source == name and chain and chain[0][0] == "embedding":
-                return int(shapes[chain[0][4]["weight"]][0])
-        return 0
 
 
 def citizens() -> list[Citizen]:

@@ -24,7 +24,12 @@ from implicit_dsl import runtime
 from implicit_dsl.sets import SETS
 
 # (test, model) -> why it cannot be.
-CANNOT: dict[tuple[str, str], str] = {}
+CANNOT: dict[tuple[str, str], str] = {
+    (
+        "a_plain_loop_trains",
+        "ConvLSTM",
+    ): "the next images are noise here, of which a convolution learns little",
+}
 # Loops without a proved rate are exported with a few sweeps, and compared with as many.
 SWEEPS = 3
 # Exported to ONNX with `-m slow`, as each of their sets is there alone.
@@ -380,6 +385,8 @@ for citizen in [*citizens(), *set_citizens()]:
     mine = tuple(tensor[rank::2] for tensor in inputs)
     for kind in ("DDP", "FSDP2"):
         module = citizen.make()
+        if kind == "FSDP2" and any(weight.ndim == 0 for weight in module.parameters()):
+            continue  # FSDP2 refuses parameters that are one number
         if rank and kind == "DDP":  # the weights of the first process are sent to the other
             with torch.no_grad():
                 for weight in module.parameters():

@@ -66,6 +66,29 @@ def test_pages_show_what_is_wrong_and_what_is_right(code: str) -> None:
     assert wrong == NEEDS_FILES.get(code, {code})
 
 
+IN_A_STEP = """
+model M(n = 4)
+    input u[_, 3], x0[n]
+    param W[n, n] = zeros(), U[n, 3]
+    recurrent x over u
+        state h[n] = x0
+        h ~ tanh(W*(h + prev(h)) + U*x)
+    end
+    ode t in 0..1
+        state z[n] = last(h)
+        D(z) ~ z
+    end
+    output y = last(z)
+    @wellposed norm(W, Inf) <= 0.999
+    @solver picard
+end
+"""
+
+
+def test_remarks_look_into_steps_and_through_them() -> None:
+    assert [found.code for found in findings(IN_A_STEP, pedantic=True)] == ["W0902", "W0903", "W0904"]
+
+
 def test_every_page_is_of_a_code_in_use() -> None:
     pages = {path.stem for path in (PACKAGE / "explain").glob("[EW]*.md")}
     assert {page for page in pages if not page.startswith("E00")} == set(CODES)

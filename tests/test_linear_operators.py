@@ -159,12 +159,16 @@ class Scalars(nn.Module):
         self.g, self.t = nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.tensor(0.0))
         self.b, self.c = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
         self.W = nn.Parameter(torch.zeros(4, 4))
+        self.k_1, self.k_2 = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(4))
 
     def forward(self, u: Tensor, v: Tensor, s: Tensor) -> tuple[Tensor, ...]:
         skip = u + self.g * torch.tanh(u @ self.W.T) - self.t
         gated = s[:, None] * u + (1 - self.g) * u + s[:, None]
         pair = (1 - self.b) * u + (self.b + self.c) * u / 2 - self.b / 2
-        return skip, gated, pair, v - v.mean((1, 2))[:, None, None], self.g * s + self.t, s[:, None] * self.c
+        entries = (self.W.T * self.W * (0.5 * self.W + 2 * self.W.T)).sum(1) + u @ self.W
+        rest = v - v.mean((1, 2))[:, None, None], self.g * s + self.t, s[:, None] * self.c
+        slices = self.b[2] * torch.tanh(self.W[1] + u) + self.k_2[3] * self.k_1
+        return skip, gated, pair, *rest, entries, slices
 
 
 class Normed(nn.Module):
@@ -216,9 +220,11 @@ PROGRAMS = [
         "scalars",
         """
     input u[4], v[2, 3], s[]
-    param g[] = 1, t[], b[4], c[4], W[4, 4]
+    param g[] = 1, t[], b[4], c[4], W[4, 4], k[1:2][4]
     output y = u + g*tanh(W*u) - t, a = s*u + (1 - g)*u + s
     output p = (1 - b) .* u + (b + c) .* u / 2 - b/2, q = v - mean(v), r = g .* s + t, d = s*c
+    output e = sum(W' .* W .* (0.5*W + 2*W'); dim = 2) + W'*u
+    output f = b[3]*tanh(W[2, :] + u) + k[2][4]*k[1]
 """,
         Scalars,
         ((4,), (2, 3), ()),

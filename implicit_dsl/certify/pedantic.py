@@ -22,11 +22,19 @@ def remarks(certified: Certified) -> Iterator[Diagnostic]:
     """All remarks about one model."""
     graph = certified.graph
     yield from _hidden_matrices(graph)
-    yield from _slow_bounds(certified)
-    yield from _slow_solvers(certified)
-    yield from _loops_from_zero(certified)
+    steps = tuple(_steps(certified))
+    for remark in (_slow_bounds, _slow_solvers, _loops_from_zero):
+        found = {one.span: one for step in steps for one in remark(step, graph)}
+        yield from found.values()
     yield from _without_inputs(graph)
     yield from _large_matrices(graph)
+
+
+def _steps(certified: Certified) -> Iterator[Certified]:
+    """A model, and the steps of its recurrences."""
+    yield certified
+    for step in certified.steps:
+        yield from _steps(step)
 
 
 def _hidden_matrices(graph: SignalGraph) -> Iterator[Diagnostic]:
@@ -48,7 +56,7 @@ def _hidden_matrices(graph: SignalGraph) -> Iterator[Diagnostic]:
             )
 
 
-def _slow_bounds(certified: Certified) -> Iterator[Diagnostic]:
+def _slow_bounds(certified: Certified, _: SignalGraph) -> Iterator[Diagnostic]:
     if all(group.guarantee in (Guarantee.ACYCLIC, Guarantee.UNCHECKED) for group in certified.groups):
         return
     for demand in certified.graph.demands.wellposed:
@@ -66,7 +74,7 @@ def _slow_bounds(certified: Certified) -> Iterator[Diagnostic]:
             )
 
 
-def _slow_solvers(certified: Certified) -> Iterator[Diagnostic]:
+def _slow_solvers(certified: Certified, _: SignalGraph) -> Iterator[Diagnostic]:
     for group in certified.groups:
         solver = applying(certified.graph.demands.solvers, group)
         named = solver is not None and solver.name == "picard" and solver.span is not None
@@ -81,11 +89,10 @@ def _slow_solvers(certified: Certified) -> Iterator[Diagnostic]:
         )
 
 
-def _loops_from_zero(certified: Certified) -> Iterator[Diagnostic]:
-    graph = certified.graph
+def _loops_from_zero(certified: Certified, graph: SignalGraph) -> Iterator[Diagnostic]:
     homes = {name: i for i, group in enumerate(certified.groups) if group.iterated for name in group.states}
     inside: set[str] = set()
-    for edge in graph.edges:
+    for edge in certified.graph.edges:
         if edge.source in homes and homes[edge.source] == homes.get(edge.target):
             inside.update(edge.parameters)
     for tensor in graph.parameters:
@@ -106,6 +113,9 @@ def _without_inputs(graph: SignalGraph) -> Iterator[Diagnostic]:
     sources: dict[str, list[str | None]] = {}
     for edge in graph.edges:
         sources.setdefault(edge.target, []).append(edge.source)
+    for recurrence in graph.recurrences:
+        for given, _, _ in recurrence.gives:
+            sources.setdefault(given, []).extend(recurrence.reads)
     inputs = {node.name for node in graph.nodes if node.role is Role.INPUT}
     waiting: list[str | None] = [node.name for node in graph.nodes if node.role is Role.OUTPUT]
     reached: set[str | None] = set()

@@ -118,7 +118,7 @@ class Recurrent(Integrating):
             if name in ahead.terms_of:
                 writer._release(name)
                 found[name] = writer._variable(f"{name}.steps")
-                value = Expression(f"{writer._values[name].atom}.unflatten(0, {first}.shape[:2])")
+                value = Expression(f"torch.unflatten({writer._values[name].text}, 0, {first}.shape[:2])")
                 writer._assign(found[name], value, "")
         self._lines += writer._lines
         return found

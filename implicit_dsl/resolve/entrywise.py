@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 from typing import Any
 
 from implicit_dsl import syntax as s
@@ -10,8 +11,38 @@ from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import problem, quoted
-from implicit_dsl.resolve.values import ParameterValue, describe, is_matrix, outputs_hint
+from implicit_dsl.resolve.values import MatrixExpression, ParameterValue, describe, is_matrix, outputs_hint
 from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.source import Span
+
+
+def factors(context: Context, node: s.Binary, left: Any, right: Any) -> tuple[Any, Any]:
+    """Both sides of `.*`, where matrices made of parameters, such as `W'`, count as their entries."""
+    left, right = (
+        _entries(context, side, part.span) if isinstance(side, MatrixExpression) else side
+        for side, part in ((left, node.left), (right, node.right))
+    )
+    if isinstance(left, ParameterValue) and isinstance(right, ParameterValue):
+        left = apply.offset(context, left, node.left.span)
+    return left, right
+
+
+def _entries(context: Context, matrix: Any, span: Span) -> Any:
+    """The entries of a matrix as a value, or the matrix itself where these are no entries of parameters."""
+    if isinstance(matrix, ParameterValue):
+        return apply.offset(context, matrix, span)
+    if not isinstance(matrix, MatrixExpression) or matrix.operation not in ("transpose", "scale", "sum"):
+        return matrix
+    parts = [_entries(context, part, span) for part in matrix.parts]
+    if not all(isinstance(part, Wire) for part in parts):
+        return matrix
+    match matrix.operation:
+        case "transpose":
+            return apply.linear(context, "permute", {"axes": (1, 0)}, parts[0], span)
+        case "scale":
+            return apply.scale(context, matrix.number, parts[0], span)
+        case _:
+            return reduce(lambda total, part: apply.add(context, total, part, span), parts)
 
 
 def product(context: Context, node: s.Binary, left: Any, right: Any) -> Wire:

@@ -152,6 +152,8 @@ def binary(context: Context, node: s.Binary, left: Any, right: Any) -> Any:
             left = apply.offset(context, left, node.left.span)
         if isinstance(right, ParameterValue):
             right = apply.offset(context, right, node.right.span)
+    elif node.operator == ".*" and not (is_factor(left) or is_factor(right)):
+        left, right = entrywise.factors(context, node, left, right)
     elif _is_offset(left) and (_is_offset(right) or is_factor(right)):
         left = apply.offset(context, left, node.left.span)
     elif is_factor(left) and _is_offset(right):

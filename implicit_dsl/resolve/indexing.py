@@ -18,6 +18,7 @@ from implicit_dsl.resolve.values import (
     Namespace,
     Outputs,
     PairValue,
+    ParameterValue,
     describe,
     short,
     show_key,
@@ -32,7 +33,7 @@ def evaluate_index(context: Context, node: s.Index, environment: Environment) ->
     base = node.value
     if is_member(node, environment):
         return _member(context, node, environment)
-    value = context.evaluate(base, environment)
+    value = _as_value(context, context.evaluate(base, environment), base.span)
     if isinstance(value, Wire):
         return _slice(context, node, value, environment)
     if isinstance(value, PairValue):
@@ -40,6 +41,11 @@ def evaluate_index(context: Context, node: s.Index, environment: Environment) ->
     if isinstance(value, (tuple, range, str)):
         return _item(context, node, value, environment)
     raise problem("E0206", f"{describe(value)} cannot be indexed", node.span)
+
+
+def _as_value(context: Context, value: Any, span: Span) -> Any:
+    """A `param` as the value that is sliced; anything else as it is."""
+    return apply.offset(context, value, span) if isinstance(value, ParameterValue) else value
 
 
 def is_member(node: s.Index, environment: Environment) -> bool:
@@ -106,6 +112,7 @@ def _member(context: Context, node: s.Index, environment: Environment) -> Any:
     rest = node.subscripts[rank:]
     if not rest:
         return value
+    value = _as_value(context, value, node.span)
     if not isinstance(value, Wire):
         raise problem("E0206", f"{describe(value)} cannot be indexed", node.span)
     return _slice(context, s.Index(node.value, rest, node.span), value, environment)
