@@ -22,7 +22,7 @@ from implicit_dsl.emit.penalties import penalty
 from implicit_dsl.emit.recurrences import Recurrent
 from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
 from implicit_dsl.emit.structure import literals
-from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, forward_doc
+from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, fitted, forward_doc
 from implicit_dsl.header import source_digest, stamp
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.source import Source
@@ -52,11 +52,10 @@ class _View:
     output_class: str
     output_doc: str
     fields: list[str]
-    length: str  # an argument for the number of steps
-    system_type: str
+    system_head: list[str]
     system_doc: str
     system: list[str]
-    certificate_type: str
+    certify_head: list[str]
     certify: list[str]
     functions: list[str]
     runtime: Names
@@ -139,15 +138,26 @@ def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
         output_class=output_class,
         output_doc=f'"""What `{model.name}` gives."""',
         fields=[f"{name}: Tensor" for name in forward.fields().values()] if several else [],
-        length="length: int | None = None, " if _takes_length(model) else "",
-        system_type="Any" if standalone else "runtime.System",
+        system_head=_head("system", model, "", "Any" if standalone else "runtime.System"),
         system_doc='"""The exact matrices A, B, C and D of the current weights, in evaluation mode."""',
         system=_system_lines(model, output_class, standalone),
-        certificate_type="Any" if standalone else "runtime.Certificate",
+        certify_head=_head(
+            "certify", model, "tolerance: float = 1e-5", "Any" if standalone else "runtime.Certificate"
+        ),
         certify=_certify_lines(model, standalone),
         functions=[line for writer in forward.writers for line in writer.functions()],
         runtime=forward.names,
     )
+
+
+def _head(name: str, model: ImplicitModel, given: str, returned: str) -> list[str]:
+    """The first line of a method that takes the shapes of inputs, or its lines."""
+    length = "length: int | None = None" if _takes_length(model) else ""
+    arguments = ", ".join(filter(None, ("self", length, given, "**shapes: tuple[int, ...]")))
+    line = f"def {name}({arguments}) -> {returned}:"
+    if len(line) + 4 <= WIDTH:
+        return [line]
+    return [f"def {name}(", f"    {arguments}", f") -> {returned}:"]
 
 
 def _system_lines(model: ImplicitModel, output_class: str, standalone: bool) -> list[str]:
@@ -169,16 +179,17 @@ def _takes_length(model: ImplicitModel) -> bool:
 
 
 def _with_package(method: str, result: str, standalone: bool) -> list[str]:
-    """A line that needs the package, which a standalone file does without until then."""
+    """A statement that needs the package, which a standalone file does without until then."""
+    lines = fitted(result)
     if not standalone:
-        return [result]
+        return lines
     return [
         "try:",
         "    from implicit_dsl import runtime",
         "except ImportError as error:",
         f'    message = "{method}() needs the package `implicitc`; forward and backward do not"',
         "    raise ImportError(message) from error",
-        result,
+        *lines,
     ]
 
 
