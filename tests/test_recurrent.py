@@ -482,3 +482,29 @@ def test_what_is_kept_for_gradients_does_not_grow_with_the_steps_of_a_solver(equ
 
     (few, some), (also_few, many) = kept(1e-1), kept(1e-10)
     assert many > 5 * some and few == also_few
+
+
+GROWING = """
+model M(n = 3)
+    input u[_, n]
+    recurrent x over u
+        state h[n] = 0, c[n] = 1
+        c ~ prev(c) .* prev(c)
+        h ~ 2*prev(h) + x + c
+    end
+    output y = {output}
+end
+"""
+
+
+@pytest.mark.parametrize(("output", "place"), [("h", "from step 2 on, in sample 1"), ("last(h)", "behind")])
+def test_what_is_not_finite_is_named_with_its_step(output: str, place: str) -> None:
+    module = generated(GROWING.format(output=output))
+    u = torch.zeros(3, 4, 3)
+    u[1, 1, 2] = torch.nan
+    with pytest.raises(module.runtime.RecurrenceError, match=rf"`h` \(line 4\) is not finite {place}"):
+        module.M()(u)
+    assert module.M()(u[:1]).isfinite().all()
+    assert module.M()(u[:, :0]).isfinite().all()
+    compiled = torch.compile(module.M(), backend="eager", fullgraph=True)
+    assert compiled(u).isnan().any()

@@ -16,6 +16,7 @@ CALLED_IN_FORWARD = (
     "last",
     "require",
     "require_finite",
+    "require_finite_steps",
     "stack",
     "update_statistics",
 )

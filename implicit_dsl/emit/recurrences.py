@@ -8,7 +8,7 @@ from implicit_dsl.emit.hoisting import Hoisted, hoisted
 from implicit_dsl.emit.integration import Integrating, Step
 from implicit_dsl.emit.loops import shape_text
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted
+from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted, quoted
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators.base import Expression
 from implicit_dsl.recurrence import Carry, Recurrence
@@ -84,7 +84,21 @@ class Recurrent(Integrating):
             else:
                 self._lines += _head(over, first)
             self._lines += ["    " + line for line in body]
+        self._require_finite(rest, running, lists)
         self._results(rest, running, lists, sequences, step, first)
+
+    def _require_finite(
+        self, rest: Recurrence[ImplicitModel], running: dict[str, str], lists: dict[str, str]
+    ) -> None:
+        """A line that looks at what is carried behind the last step."""
+        states = {block.name for block in rest.step.states}
+        carried = {carry.now: running[carry.before] for carry in rest.carried if carry.now in states}
+        if not carried:
+            return
+        last = ", ".join(f"{quoted(name)}: {variable}" for name, variable in carried.items())
+        steps = ", ".join(f"{quoted(name)}: {lists[name]}" for name in carried if name in lists)
+        given = f"{rest.line}, {{{last}}}, {{{steps}}}"
+        self._lines += fitted(self._called_in("require_finite_steps", given), indent=self.indent)
 
     def _writer(self, model: ImplicitModel) -> _Body:
         """A writer of lines within these, whose variables are none of these."""

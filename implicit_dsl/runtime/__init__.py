@@ -29,7 +29,7 @@ from implicit_dsl.runtime.integration import IntegrationError, integrate, requir
 from implicit_dsl.runtime.lengths import at_step, reverse_upto, upto
 from implicit_dsl.runtime.matrix_functions import spectral_norm
 from implicit_dsl.runtime.positions import sinusoids
-from implicit_dsl.runtime.recurrence import last, stack
+from implicit_dsl.runtime.recurrence import RecurrenceError, last, require_finite_steps, stack
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -94,6 +94,7 @@ __all__ = [
     "PerronBound",
     "Phantom",
     "Picard",
+    "RecurrenceError",
     "RowBound",
     "SingleChannelConv2d",
     "Skew",
@@ -126,6 +127,7 @@ __all__ = [
     "relu_max_pool2d",
     "require",
     "require_finite",
+    "require_finite_steps",
     "reverse_upto",
     "sinusoids",
     "spectral_norm",

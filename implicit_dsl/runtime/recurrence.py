@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from implicit_dsl.runtime.asking import may_ask
 
 
 def stack(steps: list[Tensor], like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -17,6 +21,40 @@ def last(sequence: Tensor) -> Tensor:
     if sequence.shape[1]:
         return sequence[:, -1]
     return sequence.new_zeros((sequence.shape[0], *sequence.shape[2:]))
+
+
+class RecurrenceError(RuntimeError):
+    """A state of a recurrence is not finite from some step on."""
+
+
+def require_finite_steps(
+    line: int, states: Mapping[str, Tensor], steps: Mapping[str, Sequence[Tensor] | Tensor]
+) -> None:
+    """Raises RecurrenceError if some `states` behind the last step are not finite.
+
+    It names the first such step where all `steps` of a state are given: a list, or [batch, steps, …].
+    Nothing is asked while a graph is captured, and under transforms of torch.func.
+    """
+    if not all(map(may_ask, states.values())):
+        return
+    for name, last in states.items():
+        if bool(last.detach().isfinite().all()):
+            continue
+        what = f"`{name}` (line {line})" if line else f"`{name}`"
+        raise RecurrenceError(
+            f"{what} is not finite {_since(steps.get(name))}. To mend it: look for such numbers in the "
+            "inputs, bound the activation or the weights, clip gradients, or lower the learning rate"
+        )
+
+
+def _since(steps: Sequence[Tensor] | Tensor | None) -> str:
+    """From which step on, and in which sample."""
+    each = () if steps is None else steps.unbind(1) if isinstance(steps, Tensor) else steps
+    for number, step in enumerate(each, 1):
+        wrong = ~step.detach().isfinite().reshape(len(step), -1).all(1)
+        if bool(wrong.any()):
+            return f"from step {number} on, in sample {int(wrong.nonzero()[0])}"
+    return "behind the last step"
 
 
 def one_kernel(*tensors: Tensor) -> bool:
