@@ -109,7 +109,7 @@ class Citizen:
             if make is not None:
                 value = make(batch, *sizes)
             elif tokens:  # the last axis is that of their unit vectors
-                value = torch.randint(*tokens, (batch, *sizes[:-1]))
+                value = torch.randint(sizes[-1], (batch, *sizes[:-1]))
             else:
                 value = torch.randn(batch, *sizes)
             found.append(value.to(dtype) if value.is_floating_point() else value)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from test_exactness import assert_close, outputs
 from test_examples import generated
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 LENGTH = 4
 
@@ -96,8 +97,10 @@ class Tagger(nn.Module):
         self.layer = nn.GRU(16, 24, batch_first=True, bidirectional=True)
         self.head = nn.Linear(48, 5)
 
-    def forward(self, t: Tensor) -> Tensor:
-        return self.head(self.layer(self.words(t))[0])
+    def forward(self, t: Tensor, k: Tensor) -> Tensor:
+        packed = pack_padded_sequence(self.words(t), k, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.layer(packed)[0], batch_first=True, total_length=t.shape[1])
+        return self.head(states)
 
 
 def rested(function: Callable[[Tensor], Tensor], z: Tensor, times: int = 120) -> Tensor:
@@ -245,7 +248,7 @@ class Case:
     example: str
     model: str
     twin: Callable[[], nn.Module]
-    inputs: tuple[tuple[int, ...] | int, ...]
+    inputs: tuple[tuple[int, ...] | int | str, ...]
     parameters: dict[str, object] = field(default_factory=dict)
     names: Names | None = None  # or in the same order
     slack: float = 1e-11
@@ -300,7 +303,7 @@ CASES = [
         {"n": 2},
     ),
     Case("conv_lstm", "ConvGRU", film_gru, (FILM,), {"n": 2}),
-    Case("tagger", "Tagger", Tagger, (20,), names=TAGS),
+    Case("tagger", "Tagger", Tagger, (20, "lengths"), names=TAGS),
     Case(
         "ernn", "ERNN", lambda: rests(Rested), ((LENGTH, 3),), {**SMALL, "κ": 0.7, "every": True}, None, 1e-8
     ),
@@ -380,11 +383,14 @@ def made(case: Case) -> tuple[nn.Module, nn.Module, Names, list[Tensor]]:
     with torch.no_grad():
         for name in missing:  # of two biases that are added
             twin.get_parameter(name).zero_()
-    inputs = [
-        torch.randint(shape, (2, LENGTH)) if isinstance(shape, int) else torch.randn(2, *shape).double()
-        for shape in case.inputs
-    ]
-    return module, twin, names, inputs
+    return module, twin, names, list(map(drawn, case.inputs))
+
+
+def drawn(kind: int | str | tuple[int, ...]) -> Tensor:
+    """Tokens below a number, lengths, or real numbers of a shape."""
+    if kind == "lengths":
+        return torch.tensor([LENGTH - 2, LENGTH])
+    return torch.randint(kind, (2, LENGTH)) if isinstance(kind, int) else torch.randn(2, *kind).double()
 
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
@@ -411,8 +417,8 @@ def test_an_example_is_the_solution_of_its_matrices(case: Case) -> None:
     module, _, _, inputs = made(case)
     free = {
         name: (LENGTH, *inputs[0].shape[2:])
-        for name, shape, *_ in type(module).system.__globals__["_STRUCTURES"][case.model]["inputs"]
-        if not all(isinstance(size, int) for size in shape)
+        for name, shape, *tokens in type(module).system.__globals__["_STRUCTURES"][case.model]["inputs"]
+        if not all(isinstance(size, int) for size in (shape[:-1] if tokens else shape))
     }
     system = module.system(**free)
     assert_close(outputs(module(*inputs)), outputs(system.solve(*inputs)), case.slack)
