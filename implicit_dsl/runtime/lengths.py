@@ -27,14 +27,14 @@ def at_step(k: Tensor, x: Tensor, start: Tensor | None = None) -> Tensor:
     before = x.new_zeros((x.shape[0], 1, *x.shape[2:])) if start is None else start.unsqueeze(1)
     whole = torch.cat([before, x], 1)
     place = k.long().clamp(0, x.shape[1]).unsqueeze(-1)
-    return torch.take_along_dim(whole, _for_each(place, x), 1).squeeze(1)
+    return whole.gather(1, _for_each(place, x).expand(-1, -1, *x.shape[2:])).squeeze(1)
 
 
 def reverse_upto(k: Tensor, x: Tensor) -> Tensor:
     """The first k [batch] steps of x [batch, steps, …] from the last to the first, others as they are."""
     t, steps = torch.arange(x.shape[1], device=x.device), k.long().clamp(0, x.shape[1]).unsqueeze(-1)
     order = torch.where(t < steps, steps - 1 - t, t)
-    return torch.take_along_dim(x, _for_each(order, x), 1)
+    return x.gather(1, _for_each(order, x).expand(-1, -1, *x.shape[2:]))
 
 
 def _for_each(steps: Tensor, like: Tensor) -> Tensor:
