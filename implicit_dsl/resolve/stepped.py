@@ -1,8 +1,8 @@
 """`@solver euler(steps = K)`: a loop that is cut after K steps, whose lengths are learned.
 
 Where a recurrent network evolves in equilibrium, the cut is part of the model (Kag, Zhang and Saligrama
-2019): x⁰ = 0, xⁱ = xⁱ⁻¹ + ηᵢ (F(xⁱ⁻¹) − xⁱ⁻¹) for the equation x ~ F(x). Nothing is left to be solved, and the
-steps are states like others, so that matrices and gradients are exact.
+2019): x⁰ = 0, xⁱ = xⁱ⁻¹ + ηᵢ (F(xⁱ⁻¹) − xⁱ⁻¹) for the equation x ~ F(x). Nothing is left to be solved, and
+the steps are states like others, so that matrices and gradients are exact.
 """
 
 from __future__ import annotations
