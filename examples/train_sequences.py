@@ -319,6 +319,7 @@ def recurrent(task: Task, options: Options) -> dict[str, Make]:
         "MGUNet": compiled("gru", "MGUNet", depth=1, **sizes),
         "a loop by hand": lambda: Minimal(task, width),
         "Kag": compiled("kag", "Kag", **sizes),
+        "Kag, steps from 0.05": compiled("kag", "Kag", step=0.05, **sizes),
     }
     slow = {
         "ERNN": compiled("ernn", "ERNN", **sizes),
@@ -400,6 +401,7 @@ def streams(width: int) -> dict[str, tuple[Make, int]]:
         "LSTM": (compiled("lstm", "LSTMStream", **sizes), 2),
         "ERNN": (compiled("ernn", "ERNN", **option), 1),
         "Kag": (compiled("kag", "Kag", **option), 1),
+        "Kag, from 0.05": (compiled("kag", "Kag", step=0.05, **option), 1),
         "KagConverged": (compiled("kag", "KagConverged", **option), 1),
     }
 
@@ -451,7 +453,7 @@ def gradients(options: Options) -> None:
     T = options.long
     times = [*range(0, T, T // 5), T - 1]
     print(f"\ngradients: ‖∂L/∂h(t)‖ over that at t = {T - 1}, for the sum of two of {T} numbers")
-    print(f"  {'t =':<30}" + "".join(f"{t:>10}" for t in times))
+    print(f"  {'t =':<32}" + "".join(f"{t:>10}" for t in times))
     torch.manual_seed(0)
     data = adding_data(16, T)
     task = adding(options)
@@ -464,11 +466,11 @@ def gradients(options: Options) -> None:
                     continue
                 train(model, task, options.epochs)
             found = "".join(f"{one:>10.1e}" for one in sensitivities(model, data, times))
-            print(f"  {name:<13}{when:<17}{found}", flush=True)
+            print(f"  {name:<15}{when:<17}{found}", flush=True)
         if states == 1:
             with torch.no_grad():
                 apart = alternating(model, data[0][:, :20])
-            print(f"  {name:<13}h(20) is {apart:.1e} away from an alternating sum of memoryless features")
+            print(f"  {name:<15}h(20) is {apart:.1e} away from an alternating sum of memoryless features")
 
 
 TASKS: dict[str, Callable[[Options], Task]] = {
