@@ -32,8 +32,9 @@ CANNOT: dict[tuple[str, str], str] = {
 }
 # Loops without a proved rate are exported with a few sweeps, and compared with as many.
 SWEEPS = 3
-# Exported to ONNX with `-m slow`, as each of their sets is there alone.
+# Exported to ONNX with `-m slow`, as each of their sets is there alone, and other cells.
 LARGE = ("SetsByProject", "SetsByParametrize", "SetsByBounds")
+LARGE += ("ElmanStream", "LSTMStream", "MGUNet", "Tagger", "ConvGRU", "KagConverged")
 # Compiled by inductor in the default run; the others with `-m slow`.
 INDUCTED = ("MLP",)
 
@@ -141,7 +142,7 @@ def test_wrong_shapes_are_refused_with_the_right_one(citizen: Citizen) -> None:
         module(inputs[0][..., None, None], *inputs[1:])
     if len(inputs) > 1:
         with pytest.raises(ValueError, match="batches of different size"):
-            module(inputs[0], inputs[1][:2])
+            module(inputs[0], inputs[1][:2], *inputs[2:])
 
 
 # -- graphs ----------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_exactness import assert_close, outputs
-from test_examples import generated
+from test_examples import ROOT, generated
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -452,3 +454,21 @@ def test_the_limit_of_the_evolving_network_forgets() -> None:
     for t in range(6):
         alternating = module(u[:, t : t + 1], zero).stop - alternating
         assert_close((module(u[:, : t + 1], zero).stop,), (alternating,), 1e-8)
+
+
+SAID = {
+    "train_sequences": ["adding, T", "copy, T", "nn.LSTM", "ERNN", "DEQSequence", "‖∂L/∂h(t)‖"],
+    "train_ode": ["two moons", "AugmentedODE", "Flow"],
+}
+
+
+@pytest.mark.parametrize("script", SAID)
+def test_a_script_trains_all_of_its_networks(script: str) -> None:
+    path = str(ROOT / "examples" / f"{script}.py")
+    tasks = ["rows", "adding", "copy", "grammar", "gradients"] if script == "train_sequences" else []
+    done = subprocess.run(
+        [sys.executable, path, *tasks, "--quick"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(word in done.stdout for word in SAID[script])
+    assert "nan" not in done.stdout
