@@ -11,11 +11,16 @@ from implicit_dsl.model import ImplicitModel
 # What `forward` calls of the runtime, beside what fusions call: no local variable may have these names.
 CALLED_IN_FORWARD = (
     "channels_last",
+    "elman",
     "first_guesses",
+    "gru",
     "integrate",
     "last",
+    "lstm",
+    "or_zeros",
     "require",
     "require_finite",
+    "scan",
     "stack",
     "update_statistics",
 )

@@ -176,6 +176,8 @@ class _Lift:
         given = [other for other in given if other is not wire]
         roots = tuple(dict.fromkeys(_of_step(other) for other in given))
         reached = _reach_step(step, roots)
+        if step.read and not any(one in reached for one, _ in step.read):
+            reached |= {step.read[0][0]}  # nothing reads an entry of it, but it says how many steps there are
         inner = _Lift(step.network, reached, (*roots, *_nows(step, reached)))
         inner.run()
         for other in given:

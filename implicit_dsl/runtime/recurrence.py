@@ -19,6 +19,11 @@ def last(sequence: Tensor) -> Tensor:
     return sequence.new_zeros((sequence.shape[0], *sequence.shape[2:]))
 
 
+def or_zeros(value: Tensor, sequence: Tensor) -> Tensor:
+    """A value of the last step; zeros if the sequence [batch, steps, …] has none."""
+    return value if sequence.shape[1] else torch.zeros_like(value)
+
+
 def one_kernel(*tensors: Tensor) -> bool:
     """Whether all steps may be computed by operations that only know plain tensors and their gradients.
 
