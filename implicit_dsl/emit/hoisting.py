@@ -7,7 +7,7 @@ integration of an `ode`, it is computed once, and the results are the same at al
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from implicit_dsl.model import Block, Chain, ImplicitModel, Term
@@ -30,8 +30,12 @@ class Hoisted:
     rest: Recurrence[ImplicitModel]
 
 
-def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
-    """The recurrence, cut in two."""
+def hoisted(recurrence: Recurrence[ImplicitModel], ahead: str = "mixing") -> Hoisted:
+    """The recurrence, cut in two.
+
+    Of the summands of what depends on the steps before, those that do not are computed ahead as well,
+    `ahead` says which: "mixing", if a matrix or the like is among them; "all"; or "none".
+    """
     step, timed = recurrence.step, recurrence.clock is not None
     late = _late(recurrence)
     free = [block for block in step.states if block.name not in late]
@@ -45,8 +49,8 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
         if block.name not in late:
             continue
         for behind, terms in _arguments(block, step.terms_of[block.name]):
-            early = [t for t in terms if (t.source is None or t.source not in late) and not _stays(t, timed)]
-            if not any(linear_rule(op).mixing and t.source for t in early for op in t.chain):
+            early = [t for t in terms if (t.source is None or t.source not in late) and not stays(t, timed)]
+            if not _is_ahead(early, ahead):
                 left += (replace(term, chain=(*term.chain, *behind)) for term in terms)
                 continue
             target = terms[0].chain[-1].target if terms[0].chain else step.blocks[str(terms[0].source)].shape
@@ -57,11 +61,10 @@ def hoisted(recurrence: Recurrence[ImplicitModel]) -> Hoisted:
             sums += (replace(term, target=name) for term in early)
             left.append(Term(block.name, name, behind))
             left += (replace(term, chain=(*term.chain, *behind)) for term in terms if term not in early)
-    wanted = set(_wanted(recurrence))
-    step, free, made, sums, left = _shared(step, free, made, sums, left, wanted)
+    step, free, made, sums, left = _shared(step, free, made, sums, left, set(wanted(recurrence)))
     recurrence = replace(recurrence, step=step)
     if not free and not made:
-        return Hoisted(None, replace(recurrence, step=_giving(step, _wanted(recurrence))))
+        return Hoisted(None, replace(recurrence, step=giving(step, wanted(recurrence))))
     return Hoisted(*_cut(recurrence, free, made, sums, left))
 
 
@@ -75,14 +78,14 @@ def _cut(
     step = recurrence.step
     gone = {block.name for block in free}
     given = {name for name, _ in (*recurrence.sequences, *recurrence.same)}
-    wanted = _wanted(recurrence)
+    results = wanted(recurrence)
     read = {
-        *wanted,
+        *results,
         *(term.source for term in left),
         *(name for one in step.recurrences for name in one.reads),
     }
     computed = tuple(block for block in (*free, *made) if block.name in read)
-    results = tuple((block.name, "") for block in computed)
+    made_ahead = tuple((block.name, "") for block in computed)
     timed = recurrence.clock is not None
     ahead = replace(
         step,
@@ -106,21 +109,57 @@ def _cut(
         terms=tuple(left),
         loops=tuple(loop for loop in step.loops if not set(loop.states) <= gone),
     )
-    return _giving(ahead, [block.name for block in computed]), replace(
+    return giving(ahead, [block.name for block in computed]), replace(
         recurrence,
-        step=_giving(rest, wanted),
-        sequences=(*(() if timed else results), *sequences),
-        same=(*(results if timed else ()), *(pair for pair in recurrence.same if pair[0] in kept)),
+        step=giving(rest, results),
+        sequences=(*(() if timed else made_ahead), *sequences),
+        same=(*(made_ahead if timed else ()), *(pair for pair in recurrence.same if pair[0] in kept)),
     )
 
 
-def _wanted(recurrence: Recurrence[ImplicitModel]) -> list[str]:
+def wanted(recurrence: Recurrence[ImplicitModel]) -> list[str]:
     """What is read of a step: by the next one, and behind all of them."""
     names = [carry.now for carry in recurrence.carried] + [state for _, state, _ in recurrence.gives]
     return list(dict.fromkeys(names))
 
 
-def _giving(model: ImplicitModel, names: Iterable[str]) -> ImplicitModel:
+def _is_ahead(early: list[Term], which: str) -> bool:
+    """Whether the sum of some terms that do not depend on the steps before is computed ahead."""
+    if which == "all":
+        return any(t.source and (t.chain or len(early) > 1) for t in early)
+    mixing = any(linear_rule(op).mixing and t.source for t in early for op in t.chain)
+    return mixing and which == "mixing"
+
+
+def needing(cut: Hoisted, names: Collection[str]) -> Hoisted:
+    """The same, where what is computed ahead is some of its states, and no more."""
+    if cut.ahead is None:
+        return cut
+    computed = tuple((block.name, "") for block in cut.ahead.states if block.name in names)
+    known = cut.ahead.terms_of
+    others = tuple(pair for pair in cut.rest.sequences if pair[0] not in known)
+    rest = replace(cut.rest, sequences=(*computed, *others))
+    kept = {*names}
+    looped = {name: loop.states for loop in cut.ahead.loops for name in loop.states}
+    for block in reversed(cut.ahead.states):
+        if block.name in kept:
+            kept |= set(looped.get(block.name, ()))
+        if block.name in kept:
+            kept |= {t.source for t in cut.ahead.terms_of[block.name] if t.source is not None}
+    states = tuple(block for block in cut.ahead.states if block.name in kept)
+    if not states:
+        return Hoisted(None, rest)
+    ahead = replace(
+        cut.ahead,
+        states=states,
+        outputs=(),
+        terms=tuple(term for term in cut.ahead.terms if term.target in {block.name for block in states}),
+        loops=tuple(loop for loop in cut.ahead.loops if loop.states[0] in kept),
+    )
+    return Hoisted(giving(ahead, names), rest)
+
+
+def giving(model: ImplicitModel, names: Iterable[str]) -> ImplicitModel:
     """A model with outputs for some of its states, so that these count as read."""
     states = [block for block in model.states if block.name in set(names)]
     outputs = tuple(Block(f"{block.name}.now", block.shape) for block in states)
@@ -141,7 +180,7 @@ def _late(recurrence: Recurrence[ImplicitModel]) -> set[str]:
             if block.name in late:
                 continue
             terms = step.terms_of[block.name]
-            if any(t.source in late or _stays(t, recurrence.clock is not None) for t in terms):
+            if any(t.source in late or stays(t, recurrence.clock is not None) for t in terms):
                 late.add(block.name)
                 changed = True
         for loop in step.loops:
@@ -151,7 +190,7 @@ def _late(recurrence: Recurrence[ImplicitModel]) -> set[str]:
     return late
 
 
-def _stays(term: Term, timed: bool) -> bool:
+def stays(term: Term, timed: bool) -> bool:
     """Whether a term is computed step by step: not the same for more samples, or not at all times."""
     kinds = (*_OF_A_BATCH, *TIMED) if timed else _OF_A_BATCH
     return any(operator.kind in kinds for operator in term.chain)
@@ -180,14 +219,14 @@ def _shared(
     made: list[Block],
     sums: list[Term],
     left: list[Term],
-    wanted: set[str],
+    results: set[str],
 ) -> tuple[ImplicitModel, list[Block], list[Block], list[Term], list[Term]]:
     """The same, where what several stages of a step have in common is computed once."""
     terms_of = {block.name: step.terms_of[block.name] for block in free}
     for term in sums:
         terms_of[term.target] = (*terms_of.get(term.target, ()), term)
     kept = {name for loop in step.loops for name in loop.states}
-    kept |= wanted | {name for one in step.recurrences for name in one.reads}
+    kept |= results | {name for one in step.recurrences for name in one.reads}
     instead: dict[str, str] = {}
     known: dict[object, str] = {}
     for block in (*free, *made):

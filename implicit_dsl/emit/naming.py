@@ -11,12 +11,17 @@ from implicit_dsl.model import ImplicitModel
 # What `forward` calls of the runtime, beside what fusions call: no local variable may have these names.
 CALLED_IN_FORWARD = (
     "channels_last",
+    "elman",
     "first_guesses",
+    "gru",
     "integrate",
     "last",
+    "lstm",
+    "or_zeros",
     "require",
     "require_finite",
     "require_finite_steps",
+    "scan",
     "stack",
     "update_statistics",
 )

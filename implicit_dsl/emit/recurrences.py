@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from implicit_dsl.emit.hoisting import Hoisted, hoisted
+from implicit_dsl.emit.cells import Cell, Elman, Gru, Linear, Lstm, gated, simple
+from implicit_dsl.emit.hoisting import Hoisted, hoisted, needing
 from implicit_dsl.emit.integration import Integrating, Step
 from implicit_dsl.emit.loops import shape_text
+from implicit_dsl.emit.lowering import Lowering
 from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.trailing import Trailing, trailing
 from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted, quoted
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators.base import Expression
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 
-class Recurrent(Integrating):
+class Recurrent(Integrating, Lowering):
     """Writes `forward` of a model that may have recurrences. `inner` are the writers of their steps."""
 
     def __init__(self, model: ImplicitModel, names: Names, taken: Collection[str] = ()) -> None:
@@ -50,11 +53,42 @@ class Recurrent(Integrating):
         if recurrence.clock is not None:
             self._integration(recurrence, recurrence.clock)
             return
-        cut = hoisted(recurrence)
         sequences = {name: self._values[of].text for name, of in recurrence.sequences}
         first = next(iter(sequences.values()))
+        cut, after, cell = _parts(recurrence)
         sequences |= self._ahead(recurrence, cut, first)
-        rest = cut.rest
+        reads = after.reads
+        if cell is None:
+            found = self._step_by_step(after.rest, reads, sequences, first)
+        else:
+            found = self._fused(cell, recurrence, after.rest, _with_carried(cell, reads), sequences, first)
+            last, steps = (
+                {of: one.text for (of, all_), one in found.items() if all_ == w} for w in (False, True)
+            )
+            self._require_finite(after.rest, last, steps)
+        for (state, whole), name in reads.items():
+            if state in sequences:
+                found[state, whole] = self._of_sequence(sequences[state], whole, name)
+        self._values |= {name: found[state, whole] for name, state, whole in after.rest.gives}
+        if after.behind is not None:
+            self._behind(after, after.behind, found, first)
+
+    def _of_sequence(self, sequence: str, whole: bool, name: str) -> Expression:
+        """A sequence of values, or the last of them."""
+        if whole:
+            return Expression(sequence)
+        variable = self._variable(name)
+        self._assign(variable, Expression(self._called_in("last", sequence)), "")
+        return Expression(variable)
+
+    def _step_by_step(
+        self,
+        rest: Recurrence[ImplicitModel],
+        reads: dict[tuple[str, bool], str],
+        sequences: dict[str, str],
+        first: str,
+    ) -> dict[tuple[str, bool], Expression]:
+        """The steps one by one. `reads` names what is read behind them: a state, and whether of all steps."""
         step = self._writer(rest.step)
         step.before = {carry.now: carry.before for carry in reversed(rest.carried)}
         for name, of in rest.same:
@@ -67,9 +101,10 @@ class Recurrent(Integrating):
             made = Carry(name, name, start)
             step.starts[name] = step._variable(f"{name}.start")
             self._assign(step.starts[name], Expression(self._start(made, rest.step, first)), "")
-        lists = self._lists(rest, step)
-        unset = {state for _, state, whole in rest.gives if not whole} - running.keys() - sequences.keys()
-        unset -= {carry.now for carry in rest.carried}
+        wanted = [(state, whole) for state, whole in reads if state not in sequences]
+        lists = {state: step._variable(f"{state}.list") for state, whole in wanted if whole}
+        carried = {carry.now: running[carry.before] for carry in rest.carried}
+        unset = {state for state, whole in wanted if not whole} - running.keys() - carried.keys()
         for state in sorted(unset):  # if there are no steps
             none = Carry(state, state, rest.step.blocks[state].start)
             self._assign(step.reserved(state), Expression(self._start(none, rest.step, first)), "")
@@ -84,21 +119,74 @@ class Recurrent(Integrating):
             else:
                 self._lines += _head(over, first)
             self._lines += ["    " + line for line in body]
-        self._require_finite(rest, running, lists)
-        self._results(rest, running, lists, sequences, step, first)
+        self._require_finite(rest, carried, lists)
+        self._taken = step._taken
+        found = {}
+        for state, whole in wanted:
+            name = reads[state, whole]
+            variable = self._variable(f"{name}.steps" if whole else name)
+            if whole:
+                shape = shape_text(rest.step.blocks[state].shape, self.inputs)
+                text = self._called_in("stack", f"{lists[state]}, {self.real_batch(first)}, {shape}")
+            else:
+                text = carried.get(state, step._values[state].text)
+            self._assign(variable, Expression(text), "")
+            found[state, whole] = Expression(variable)
+        return found
+
+    def _behind(
+        self,
+        after: Trailing,
+        behind: ImplicitModel,
+        found: dict[tuple[str, bool], Expression],
+        first: str,
+    ) -> None:
+        """What is computed from the values of all steps, or from the last of them."""
+        writer = self._writer(behind)
+        writer.indent = self.indent
+        same = dict(after.rest.same)
+        for block in behind.inputs:
+            if block.name not in same:
+                value = found[block.name, after.whole]
+                text = f"{value.atom}.flatten(0, 1)"
+            else:
+                value = self._values[same[block.name]]
+                text = f"{value.atom}.repeat_interleave({first}.shape[1], 0)"
+            if after.whole:
+                writer._lines.append(f"{writer.inputs[block.name]} = {text}")
+            else:
+                writer._values[block.name] = value
+                writer.inputs[block.name] = value.atom
+        for block in behind.states:
+            writer._block(block)
+        made: dict[str, str] = {}
+        for name, state, whole in after.gives:
+            if state not in made:
+                writer._release(state)
+                made[state] = writer._variable(f"{state}.steps" if after.whole else f"{state}.last")
+                value = writer._values[state]
+                steps = f"{value.atom}.unflatten(0, {first}.shape[:2])"
+                text = steps if after.whole else self._called_in("or_zeros", f"{value.text}, {first}")
+                writer._assign(made[state], Expression(text), "")
+            self._values[name] = Expression(made[state])
+            if after.whole and not whole:
+                variable = writer._variable(name)
+                writer._assign(variable, Expression(self._called_in("last", made[state])), "")
+                self._values[name] = Expression(variable)
+        self._lines += writer._lines
 
     def _require_finite(
-        self, rest: Recurrence[ImplicitModel], running: dict[str, str], lists: dict[str, str]
+        self, rest: Recurrence[ImplicitModel], last: dict[str, str], steps: dict[str, str]
     ) -> None:
         """A line that looks at what is carried behind the last step."""
         states = {block.name for block in rest.step.states}
-        carried = {carry.now: running[carry.before] for carry in rest.carried if carry.now in states}
-        if not carried:
-            return
-        last = ", ".join(f"{quoted(name)}: {variable}" for name, variable in carried.items())
-        steps = ", ".join(f"{quoted(name)}: {lists[name]}" for name in carried if name in lists)
-        given = f"{rest.line}, {{{last}}}, {{{steps}}}"
-        self._lines += fitted(self._called_in("require_finite_steps", given), indent=self.indent)
+        carried = [carry.now for carry in rest.carried if carry.now in states]
+        shown = [
+            ", ".join(f"{quoted(name)}: {of[name]}" for name in carried if name in of) for of in (last, steps)
+        ]
+        if shown[0]:
+            given = f"{rest.line}, {{{shown[0]}}}, {{{shown[1]}}}"
+            self._lines += fitted(self._called_in("require_finite_steps", given), indent=self.indent)
 
     def _writer(self, model: ImplicitModel) -> _Body:
         """A writer of lines within these, whose variables are none of these."""
@@ -135,6 +223,7 @@ class Recurrent(Integrating):
                 value = Expression(f"torch.unflatten({writer._values[name].text}, 0, {first}.shape[:2])")
                 writer._assign(found[name], value, "")
         self._lines += writer._lines
+        self._last_comment = writer._last_comment
         return found
 
     def _called_in(self, function: str, arguments: str) -> str:
@@ -157,38 +246,40 @@ class Recurrent(Integrating):
             return f"{self.real}.new_full({shape}, {carry.start[0]!r})"
         return f"{self.real}.new_tensor({list(carry.start)!r}).expand({first}.shape[0], -1)"
 
-    def _lists(self, rest: Recurrence[ImplicitModel], step: Step) -> dict[str, str]:
-        """The variables that collect what all steps give, by state of the step."""
-        inputs = {block.name for block in rest.step.inputs}
-        wanted = dict.fromkeys(state for _, state, whole in rest.gives if whole and state not in inputs)
-        return {state: step._variable(f"{state}.list") for state in wanted}
 
-    def _results(
-        self,
-        rest: Recurrence[ImplicitModel],
-        running: dict[str, str],
-        lists: dict[str, str],
-        sequences: dict[str, str],
-        step: Step,
-        first: str,
-    ) -> None:
-        """What is read behind the steps: those of one value side by side, or the last."""
-        carried = {carry.now: running[carry.before] for carry in rest.carried}
-        self._taken = step._taken
-        for name, state, whole in rest.gives:
-            if state in sequences and whole:
-                self._values[name] = Expression(sequences[state])
-                continue
-            variable = self._variable(f"{name}.steps" if whole else name)
-            if state in sequences:
-                text = self._called_in("last", sequences[state])
-            elif whole:
-                shape = shape_text(rest.step.blocks[state].shape, self.inputs)
-                text = self._called_in("stack", f"{lists[state]}, {self.real_batch(first)}, {shape}")
-            else:
-                text = carried.get(state, step._values[state].text)
-            self._assign(variable, Expression(text), "")
-            self._values[name] = Expression(variable)
+def _parts(recurrence: Recurrence[ImplicitModel]) -> tuple[Hoisted, Trailing, Cell | None]:
+    """What of a recurrence is computed ahead, its steps and what is behind them, and which cell they are."""
+    if recurrence.truncated:
+        cut = hoisted(recurrence)
+        return cut, trailing(cut.rest), None
+    cut = hoisted(recurrence, ahead="none")
+    after = trailing(cut.rest)
+    gates = gated(after.rest, cut.ahead, after.reads)
+    if gates is not None:
+        names = {piece.name for gate in gates.gates for piece in gate.inputs}
+        names |= {state for state, _ in after.reads}
+        return needing(cut, names), after, gates
+    cut = hoisted(recurrence, ahead="all")
+    after = trailing(cut.rest)
+    cell = simple(after.rest, after.reads)
+    if cell is not None:
+        return cut, after, cell
+    cut = hoisted(recurrence)
+    return cut, trailing(cut.rest), None
+
+
+def _with_carried(cell: Cell, reads: dict[tuple[str, bool], str]) -> dict[tuple[str, bool], str]:
+    """What is read behind the steps of a cell, and all that it gives: each value, and the last."""
+    match cell:
+        case Elman() | Gru():
+            given = [(cell.carry if isinstance(cell, Elman) else cell.h).now]
+        case Linear(parts):
+            given = [
+                carry.now for carry, *_ in parts if {(carry.now, True), (carry.now, False)} & reads.keys()
+            ]
+        case Lstm(h, c):
+            return {(h.now, True): h.now, (h.now, False): h.now, (c.now, False): c.now, **reads}
+    return {**{(name, whole): name for name in given for whole in (True, False)}, **reads}
 
 
 def _detached(count: str, steps: int, running: list[str], indent: int) -> list[str]:

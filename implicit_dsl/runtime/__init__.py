@@ -22,14 +22,23 @@ from implicit_dsl.runtime.constraints import (
 )
 from implicit_dsl.runtime.convolution import ConvReluMaxPool2d, SingleChannelConv2d, relu_max_pool2d
 from implicit_dsl.runtime.dense import DenseEquilibrium
+from implicit_dsl.runtime.elman import elman
 from implicit_dsl.runtime.equilibrium import Equilibrium
 from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
+from implicit_dsl.runtime.gated import gru, lstm
 from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.integration import IntegrationError, integrate, require_finite
 from implicit_dsl.runtime.lengths import at_step, reverse_upto, upto
 from implicit_dsl.runtime.matrix_functions import spectral_norm
 from implicit_dsl.runtime.positions import sinusoids
-from implicit_dsl.runtime.recurrence import RecurrenceError, last, require_finite_steps, stack
+from implicit_dsl.runtime.recurrence import (
+    RecurrenceError,
+    last,
+    or_zeros,
+    require_finite_steps,
+    stack,
+)
+from implicit_dsl.runtime.scan import scan
 from implicit_dsl.runtime.solvers import (
     Anderson,
     Auto,
@@ -115,12 +124,16 @@ __all__ = [
     "certify",
     "channels_last",
     "effective_weights",
+    "elman",
     "first_guesses",
+    "gru",
     "integrate",
     "interpolate_transposed",
     "last",
+    "lstm",
     "masked_attention",
     "members",
+    "or_zeros",
     "pad_transposed",
     "project_",
     "project_after",
@@ -129,6 +142,7 @@ __all__ = [
     "require_finite",
     "require_finite_steps",
     "reverse_upto",
+    "scan",
     "sinusoids",
     "spectral_norm",
     "stack",

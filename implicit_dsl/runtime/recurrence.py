@@ -57,6 +57,11 @@ def _since(steps: Sequence[Tensor] | Tensor | None) -> str:
     return "behind the last step"
 
 
+def or_zeros(value: Tensor, sequence: Tensor) -> Tensor:
+    """A value of the last step; zeros if the sequence [batch, steps, …] has none."""
+    return value if sequence.shape[1] else torch.zeros_like(value)
+
+
 def one_kernel(*tensors: Tensor) -> bool:
     """Whether all steps may be computed by operations that only know plain tensors and their gradients.
 
