@@ -370,6 +370,11 @@ PLAIN: dict[str, str] = {
         SLICED_GRU.replace("r .* d", "z .* d") + "h ~ (1 - z) .* m + r .* prev(h)", **GRU
     ),
     "gru with more": program(SLICED_GRU + "h ~ (1 - z) .* m + z .* prev(h) + br", **GRU),
+    "nothing of its sequence": program(
+        "h ~ relu(0.5*a .* prev(h) + 0.3*prev(h, 2))\nk ~ tanh(b)",
+        params=ELMAN_PARAMS,
+        outputs="y = h, w = k",
+    ),
     "a square": program("h ~ a .* prev(h) .* prev(h) + I*x", params=ELMAN_PARAMS),
     "a factor of the step before": program("h ~ σ(R*prev(h)) .* prev(h) + I*x", params=ELMAN_PARAMS),
     "two that are coupled": program("h ~ a .* prev(g) + I*x\ng ~ a .* prev(h)", **TWO),

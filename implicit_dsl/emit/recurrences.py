@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from implicit_dsl.emit.cells import Cell, Elman, Gru, Linear, Lstm, gated, simple
@@ -90,6 +91,7 @@ class Recurrent(Integrating, Lowering):
     ) -> dict[tuple[str, bool], Expression]:
         """The steps one by one. `reads` names what is read behind them: a state, and whether of all steps."""
         step = self._writer(rest.step)
+        step.around = self
         step.before = {carry.now: carry.before for carry in reversed(rest.carried)}
         for name, of in rest.same:
             step._values[name] = self._values[of]
@@ -203,9 +205,12 @@ class Recurrent(Integrating, Lowering):
         ahead = cut.ahead
         if ahead is None:
             return {}
-        writer = self._writer(ahead)
-        writer.indent = self.indent
         read = {term.source for term in ahead.terms}
+        if not read & {block.name for block in ahead.inputs}:
+            read.add(recurrence.sequences[0][0])  # it says how many samples there are
+        inputs = tuple(block for block in ahead.inputs if block.name in read)
+        writer = self._writer(replace(ahead, inputs=inputs))
+        writer.indent = self.indent
         for name, of in recurrence.sequences:
             if name in read:
                 writer._lines.append(f"{writer.inputs[name]} = {self._values[of].atom}.flatten(0, 1)")
