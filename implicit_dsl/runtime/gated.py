@@ -1,7 +1,7 @@
 """LSTM and GRU over all steps, by the kernels of PyTorch: those of cuDNN on its devices.
 
-What these cannot do is computed step by step: forward-mode and mapped derivatives, recorded graphs, and
-gradients of gradients where the weights are float32 on the CPU, whose kernel has none.
+What these cannot do is computed step by step: recorded graphs, and forward-mode and mapped derivatives. Those
+of the CPU have gradients of gradients, which cuDNN refuses, and says so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def lstm(
     weights = _gate_weights(of_x, of_h, x_bias, h_bias)
     if not x.shape[1]:
         return x.new_zeros((len(x), 0, of_h.shape[1])), h, c
-    if one_kernel(x, h, c, *weights):
+    if one_kernel(x, h, c, *weights, casts=True):
         steps, last, cell = torch.lstm(
             x, (h[None], c[None]), weights, len(weights) > 2, 1, 0.0, torch.is_grad_enabled(), False, True
         )
@@ -64,7 +64,7 @@ def gru(
     weights = _gate_weights(of_x, of_h, x_bias, h_bias)
     if not x.shape[1]:
         return x.new_zeros((len(x), 0, of_h.shape[1])), h
-    if one_kernel(x, h, *weights):
+    if one_kernel(x, h, *weights, casts=True):
         steps, last = torch.gru(
             x, h[None], weights, len(weights) > 2, 1, 0.0, torch.is_grad_enabled(), False, True
         )
@@ -75,7 +75,7 @@ def gru(
         r, z, n = now.chunk(3, 1)
         hidden_r, hidden_z, hidden_n = F.linear(h, of_h, h_bias).chunk(3, 1)
         n = torch.tanh(n + torch.sigmoid(r + hidden_r) * hidden_n)
-        h = torch.lerp(n, h, torch.sigmoid(z + hidden_z))
+        h = n + torch.sigmoid(z + hidden_z) * (h - n)
         found.append(h)
     return torch.stack(found, 1), h
 
