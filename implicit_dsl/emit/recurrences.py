@@ -91,7 +91,7 @@ class Recurrent(Integrating, Lowering):
     ) -> dict[tuple[str, bool], Expression]:
         """The steps one by one. `reads` names what is read behind them: a state, and whether of all steps."""
         step = self._writer(rest.step)
-        step.around = self
+        step.around, step.binds = self, True
         step.before = {carry.now: carry.before for carry in reversed(rest.carried)}
         for name, of in rest.same:
             step._values[name] = self._values[of]
@@ -112,6 +112,7 @@ class Recurrent(Integrating, Lowering):
             self._assign(step.reserved(state), Expression(self._start(none, rest.step, first)), "")
         self._lines += [f"{variable}: list[Tensor] = []" for variable in lists.values()]
         body = step.body(rest, running, lists)
+        self._lines += [f"{variable} = {made}" for made, variable in step.bound.items()]
         if body:
             over = [(step.inputs[name], f"{sequences[name]}.unbind(1)") for name, _ in rest.sequences]
             if rest.truncated and running:
