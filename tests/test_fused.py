@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -389,6 +391,48 @@ def test_what_is_only_near_to_a_cell_is_a_loop(name: str) -> None:
     for length in LENGTHS[:3]:
         given = random(2, length, 3), random(2, 4), random(2, 4)
         same(model(*given), model.system(u=(length, 3)).solve(*given))
+
+
+WIDE = {
+    "four gates with long names": program(
+        "\n".join(
+            f"{gate}_of_this_cell ~ {phi}(weights_of_the_{gate}_input*x "
+            f"+ weights_of_the_{gate}_state*prev(h) + offset_of_the_{gate})"
+            for gate, phi in (("forget", "σ"), ("entry", "σ"), ("output", "σ"), ("new", "tanh"))
+        )
+        + "\nc ~ forget_of_this_cell .* prev(c) + entry_of_this_cell .* new_of_this_cell\n"
+        "h ~ output_of_this_cell .* tanh(c)",
+        states="h[n] = h0, c[n] = s",
+        params="\n    ".join(
+            f"param weights_of_the_{gate}_input[n, p], weights_of_the_{gate}_state[n, n], "
+            f"offset_of_the_{gate}[n] = normal(1.0)"
+            for gate in ("forget", "entry", "output", "new")
+        ),
+    ),
+    "a long step": program(
+        "the_state_of_this_cell ~ tanh(weights_of_the_state_before*prev(the_state_of_this_cell) "
+        "+ weights_of_the_state_two_steps_before*prev(the_state_of_this_cell, 2) + weights_of_x*x + offset)\n"
+        "h ~ tanh(weights_of_the_state_before*the_state_of_this_cell "
+        "+ weights_of_the_other_state*prev(h) + offset)",
+        states="h[n] = h0, the_state_of_this_cell[n] = 0",
+        params="param weights_of_the_state_before[n, n], weights_of_the_state_two_steps_before[n, n]\n    "
+        "param weights_of_x[n, p], weights_of_the_other_state[n, n], offset[n]",
+    ),
+}
+
+
+def test_what_is_written_is_formatted_and_typed(tmp_path: Path) -> None:
+    texts = [*(text for _, text in FUSED.values()), *PLAIN.values(), *WIDE.values()]
+    for number, text in enumerate(texts):
+        (tmp_path / f"generated{number}.py").write_text(implicit_dsl.compile(text), encoding="utf-8")
+    for number, text in enumerate(WIDE.values()):
+        alone = implicit_dsl.compile(text, standalone=True)
+        (tmp_path / f"alone{number}.py").write_text(alone, encoding="utf-8")
+
+    ruff = [sys.executable, "-m", "ruff", "format", "--check", "--isolated", "--line-length", "110"]
+    subprocess.run([*ruff, str(tmp_path)], check=True)
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir"]
+    subprocess.run([*mypy, str(tmp_path / "cache"), *map(str, tmp_path.glob("*.py"))], check=True)
 
 
 def mostly(usual: st.SearchStrategy[str], odd: st.SearchStrategy[str]) -> st.SearchStrategy[str]:

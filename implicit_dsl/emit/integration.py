@@ -185,9 +185,11 @@ class Step(Network):
         if len(moved) == 1:
             lines.append(f"{moved[0][0]} = {moved[0][1]}")
         elif moved:
-            lines += fitted(
-                f"{', '.join(to for to, _ in moved)} = {', '.join(of for _, of in moved)}", indent=self.indent
-            )
+            left, right = (", ".join(side) for side in zip(*moved))
+            rows = [f"{left} = {right}"]
+            if self.indent + len(rows[0]) > WIDTH:
+                rows = [f"{left} = (", *(f"    {of}," for _, of in moved), ")"]
+            lines += rows
         return lines
 
 

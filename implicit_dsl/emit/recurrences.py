@@ -168,7 +168,7 @@ class Recurrent(Integrating, Lowering):
                 writer._release(state)
                 made[state] = writer._variable(f"{state}.steps" if after.whole else f"{state}.last")
                 value = writer._values[state]
-                steps = f"{value.atom}.unflatten(0, {first}.shape[:2])"
+                steps = f"torch.unflatten({value.text}, 0, {first}.shape[:2])"  # the method has no types
                 text = steps if after.whole else self._called_in("or_zeros", f"{value.text}, {first}")
                 writer._assign(made[state], Expression(text), "")
             self._values[name] = Expression(made[state])
