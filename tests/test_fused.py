@@ -326,6 +326,56 @@ def test_it_is_that_of_pytorch(name: str) -> None:
         same(found, torch.autograd.grad(y, [u, *of_twin], g))
 
 
+SOME = (
+    "tanh",
+    "lstm of pytorch",
+    "lstm without biases",
+    "gru of pytorch",
+    "gru, exchanged",
+    "scan by a gate",
+)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_other_dtypes_empty_batches_and_no_memory(name: str) -> None:
+    M = module(implicit_dsl.compile(FUSED[name][1])).M
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for batch in (0, 2):
+            u, h, s = (torch.randn(batch, *size, dtype=dtype) for size in ((5, 3), (4,), (4,)))
+            made = several(M(dtype=dtype)(u.requires_grad_(), h, s))
+            sum(one.sum() for one in made).backward()
+            assert made[0].shape == (batch, 5, 4) and made[0].dtype is dtype and u.grad is not None
+    u, h, s = (torch.randn(2, *size, device="meta") for size in ((5, 3), (4,), (4,)))
+    assert several(M(device="meta")(u, h, s))[0].shape == (2, 5, 4)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.filterwarnings("ignore")
+def test_tools_of_pytorch(name: str) -> None:
+    """Exported to ONNX, traced, mapped over samples for their gradients, and within autocast."""
+    model = module(implicit_dsl.compile(FUSED[name][1])).M()
+    u, h, s = torch.randn(2, 5, 3), torch.randn(2, 4), torch.randn(2, 4)
+    wanted = several(model(u, h, s))
+    onnx = torch.onnx.export(model, (u, h, s), dynamo=True, verbose=False)
+    assert onnx is not None
+    same(onnx(u, h, s), wanted, 1e-5)
+    same(several(torch.jit.trace(model, (u, h, s), check_trace=False)(u, h, s)), wanted, 1e-5)
+    parameters = dict(model.named_parameters())
+
+    def loss(weights: dict[str, Tensor], *one: Tensor) -> Tensor:
+        made = torch.func.functional_call(model, weights, tuple(part[None] for part in one))
+        return several(made)[0].square().sum()
+
+    each = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(parameters, u, h, s)
+    total = torch.autograd.grad(
+        wanted[0].square().sum(), list(parameters.values()), allow_unused=True, materialize_grads=True
+    )
+    same([one.sum(0) for one in each.values()], total, 1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        same([one.float() for one in several(model(u, h, s))], [one.float() for one in wanted], 0.1)
+        several(model(u, h, s))[0].float().sum().backward()
+
+
 TWO = {"states": "h[n] = h0, g[n] = s", "params": ELMAN_PARAMS, "outputs": "y = h, w = g"}
 PLAIN: dict[str, str] = {
     "lag": program("h ~ tanh(W*prev(h, 2) + U*x)", params=ELMAN_PARAMS),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from implicit_dsl.runtime.asking import may_ask
+from implicit_dsl.runtime.autocast import autocasts
 
 
 def stack(steps: list[Tensor], like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -73,7 +74,9 @@ def one_kernel(*tensors: Tensor, casts: bool = False) -> bool:
     first = tensors[0]
     if forward_ad._current_level >= 0 or not all(type(one) in (Tensor, nn.Parameter) for one in tensors):
         return False
-    if torch.is_autocast_enabled(first.device.type):
+    if first.is_meta:
+        return False
+    if autocasts(first.device):
         return casts and all(one.device == first.device for one in tensors)
     return first.is_floating_point() and all(
         one.dtype is first.dtype and one.device == first.device for one in tensors

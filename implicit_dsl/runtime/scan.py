@@ -36,7 +36,7 @@ def scan(a: Tensor | float, b: Tensor, start: Tensor | None) -> tuple[Tensor, Te
         steps: Tensor = ScanFunction.apply(factors, b, h)  # type: ignore[no-untyped-call]
     else:
         steps = _scan(factors, b, h)
-    return steps, steps[:, -1]
+    return steps, steps[:, -1].clone()
 
 
 def _scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
