@@ -125,6 +125,19 @@ FUSED: dict[str, tuple[str, str]] = {
         ),
     ),
     "context": ("elman", program("h ~ tanh(R*prev(h) + s)", params=ELMAN_PARAMS)),
+    "nothing else": ("elman", program("h ~ tanh(W*prev(h))", params=ELMAN_PARAMS, states="h[n] = h0")),
+    "an offset alone": ("elman", program("h ~ tanh(W*prev(h) + b)", params=ELMAN_PARAMS)),
+    "concatenation": (
+        "elman",
+        program("h ~ tanh(C*cat(x, prev(h)))", params="layer C = Dense(n)", states="h[n] = h0"),
+    ),
+    "concatenations": (
+        "elman",
+        program(
+            "h ~ σ(C*cat(s, prev(h), x) + D*cat(x, s) + b - 0.5*(R*x))",
+            params="param C[n, 2*n + p], D[n, n + p], R[n, p], b[n] = normal(1.0)",
+        ),
+    ),
     "behind": (
         "elman",
         program(
@@ -495,7 +508,15 @@ def mixed(parts: list[str]) -> st.SearchStrategy[str]:
     return st.lists(pair, min_size=1, max_size=4).map(lambda found: " + ".join(f"({a}{b})" for a, b in found))
 
 
-OF_H = ["U1*prev(h)", "U2*prev(h)", "U2'*prev(h)", "d[1:n]", "d[n+1:2*n]", "d[2*n+1:3*n]"]
+OF_H = [
+    "U1*prev(h)",
+    "U2*prev(h)",
+    "U2'*prev(h)",
+    "C*cat(x, prev(h), v)",
+    "d[1:n]",
+    "d[n+1:2*n]",
+    "d[2*n+1:3*n]",
+]
 OF_X = ["W1*x", "W2*x", "e[1:n]", "e[n+1:2*n]", "e[2*n+1:3*n]", "b1", "b2", "V*s"]
 ODD = ["prev(h)", "q .* prev(h)", "s", "v", "U1*v", "prev(h, 2)", "U1*prev(k)", "U1*tanh(U2*prev(h))"]
 CLEAN = st.tuples(mixed(OF_H), mixed(OF_X)).map(" + ".join)
@@ -505,7 +526,7 @@ SIGMOID = mostly(st.just("σ"), st.just("tanh"))
 TANH = mostly(st.just("tanh"), st.sampled_from(["σ", ""]))
 ANY_PARAMS = (
     "param W1[n, p], W2[n, p], U1[n, n] = normal(0.4), U2[n, n] = normal(0.4), V[n, n], q[n] = normal(0.5), "
-    "b1[n] = normal(1.0), b2[n] = normal(1.0)\n    "
+    "b1[n] = normal(1.0), b2[n] = normal(1.0), C[n, 2*n + p] = normal(0.3)\n    "
     "layer I = Dense(3*n), R = Dense(3*n), E = Dense(n), K = Dense(n)"
 )
 
