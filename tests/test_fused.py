@@ -389,6 +389,48 @@ def test_tools_of_pytorch(name: str) -> None:
         several(model(u, h, s))[0].float().sum().backward()
 
 
+NESTED = """
+model M(n = 4, p = 3)
+    input u[_, 5, p], s[n]
+    param b[n] = normal(1.0), c[2*n] = normal(1.0), V[2*n, p], W[n, n] in Orthogonal(), a[n] = normal(0.5)
+    layer I = Dense(4*n), R = Dense(4*n), N = Dense(n), D = Dropout(0.5)
+    recurrent x over u
+        state h[n] = 0, c1[n] = s
+        recurrent w over x
+            state g[n] = prev(h)
+            g ~ tanh(W*prev(g) + (V*w + c)[1:n] + b)
+        end
+        q = I*last(g) + R*prev(h)
+        c1 ~ σ(q[n+1:2*n]) .* prev(c1) + σ(q[1:n]) .* tanh(q[2*n+1:3*n])
+        h ~ σ(q[3*n+1:4*n]) .* tanh(c1)
+    end
+    recurrent v over h
+        state k[n] = 0
+        k ~ relu(W*prev(k) + N*v)
+        r ~ D*k
+    end
+    output y = h, z = last(k), w = r
+end
+"""
+
+
+def test_within_a_step_in_sets_and_with_dropout() -> None:
+    torch.manual_seed(2)
+    assert called(implicit_dsl.compile(NESTED)) == ["elman"]  # dropout is drawn step by step
+    model, loop = (
+        module(one).M(dtype=torch.float64) for one in (implicit_dsl.compile(NESTED), plainly(NESTED))
+    )
+    loop.load_state_dict(model.state_dict())
+    for length in LENGTHS[:3]:
+        u, s = random(2, length, 5, 3), random(2, 4)
+        for one in (model, loop):
+            one.eval()
+        same(model(u, s), loop(u, s))
+        same(model(u, s), model.system(u=(length, 5, 3)).solve(u, s))
+        model.train()
+        assert (model(u, s).w == 0).any()
+
+
 TWO = {"states": "h[n] = h0, g[n] = s", "params": ELMAN_PARAMS, "outputs": "y = h, w = g"}
 PLAIN: dict[str, str] = {
     "lag": program("h ~ tanh(W*prev(h, 2) + U*x)", params=ELMAN_PARAMS),
