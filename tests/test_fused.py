@@ -306,8 +306,11 @@ def test_it_is_compiled_and_exported(name: str) -> None:
         for values in (made, wanted)
     ]
     same(*found)
-    exported = torch.export.export(model, given).module()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(model, given, dynamic_shapes=[{0: batch}] * 3).module()
     same(several(exported(*given)), wanted)
+    more = random(5, 3, 3), random(5, 4), random(5, 4)
+    same(several(exported(*more)), several(model(*more)))
 
 
 TWINS = {

@@ -31,7 +31,7 @@ def lstm(
     c = _start(c, x, of_h)
     weights = _gate_weights(of_x, of_h, x_bias, h_bias)
     if not x.shape[1]:
-        return x.new_zeros((len(x), 0, of_h.shape[1])), h, c
+        return x.new_zeros((x.shape[0], 0, of_h.shape[1])), h, c
     if one_kernel(x, h, c, *weights, casts=True):
         steps, last, cell = torch.lstm(
             x, (h[None], c[None]), weights, len(weights) > 2, 1, 0.0, torch.is_grad_enabled(), False, True
@@ -63,7 +63,7 @@ def gru(
     h = _start(h, x, of_h)
     weights = _gate_weights(of_x, of_h, x_bias, h_bias)
     if not x.shape[1]:
-        return x.new_zeros((len(x), 0, of_h.shape[1])), h
+        return x.new_zeros((x.shape[0], 0, of_h.shape[1])), h
     if one_kernel(x, h, *weights, casts=True):
         steps, last = torch.gru(
             x, h[None], weights, len(weights) > 2, 1, 0.0, torch.is_grad_enabled(), False, True
@@ -81,7 +81,7 @@ def gru(
 
 
 def _start(h: Tensor | None, x: Tensor, of_h: Tensor) -> Tensor:
-    return x.new_zeros((len(x), of_h.shape[1])) if h is None else h
+    return x.new_zeros((x.shape[0], of_h.shape[1])) if h is None else h
 
 
 def _gate_weights(of_x: Tensor, of_h: Tensor, x_bias: Tensor | None, h_bias: Tensor | None) -> list[Tensor]:
