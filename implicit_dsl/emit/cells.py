@@ -149,7 +149,7 @@ def _elman(rest: Recurrence[ImplicitModel], carry: Carry) -> Elman | None:
     late = tuple((monomial, factor) for monomial, factor in form if mentions(monomial, (carry.before,)))
     x = tuple(pair for pair in form if pair not in late)
     weight = _weight(late, Given(carry.before, 0, size))
-    if weight is None or not _is_plain(x) or not any(isinstance(f, Given) for m, _ in x for f in m):
+    if weight is None or not _is_plain(x):
         return None
     return Elman(carry, phi, weight, x)
 
@@ -174,8 +174,15 @@ def _linear(rest: Recurrence[ImplicitModel]) -> Linear | None:
 
 
 def _is_plain(form: Sum) -> bool:
-    """Whether a form is a sum of products of what is given and of parameters."""
-    return all(isinstance(factor, Given | Offset) for monomial, _ in form for factor in monomial)
+    """Whether a form is a sum of products of what is given and of parameters, or of a matrix and a value."""
+    return all(_is_product(monomial) for monomial, _ in form)
+
+
+def _is_product(monomial: Monomial) -> bool:
+    match monomial:
+        case (Times(_, _, _, (Given(),)),):
+            return True
+    return all(isinstance(factor, Given | Offset) for factor in monomial)
 
 
 def _weight(form: Sum, of: Given) -> Weight | None:

@@ -40,7 +40,7 @@ class Step(Network):
         return super().real if self.around is None else self.around.real
 
     def _plain_sum(self, terms: tuple[Term, ...], named: str = "") -> Expression:
-        if not self.binds or named or len(terms) < 2:
+        if named or len(terms) < 2:
             return super()._plain_sum(terms, named)
         plain = [term for term in terms if term.source is not None and not term.chain]
         scaled = [term for term in terms if term not in plain and term.source is not None]
@@ -48,7 +48,7 @@ class Step(Network):
             made = self._moved(plain[0], scaled)
             if made is not None:
                 return made
-        return self._with_bias(terms) or super()._plain_sum(terms)
+        return self._with_bias(terms) or self._onto(terms) or super()._plain_sum(terms)
 
     def _moved(self, start: Term, scaled: list[Term]) -> Expression | None:
         """x + a·(k + …) + …, one call for each factor."""
@@ -77,9 +77,27 @@ class Step(Network):
         offsets = tuple(t for t in terms if t.source is None and any(op.kind == "offset" for op in t.chain))
         if first is None or not offsets:
             return None
+        bias = super()._plain_sum(offsets).text
+        return self._with_rest(
+            first, bias, [term for term in terms if term is not first and term not in offsets]
+        )
+
+    def _onto(self, terms: tuple[Term, ...]) -> Expression | None:
+        """W*x + z as one call, where z has a variable."""
+        first = next((term for term in terms if term.source and _is_product(term)), None)
+        plain = next((term for term in terms if term.source and not term.chain), None)
+        if not self.binds or first is None or plain is None or len(first.chain[-1].target) != 1:
+            return None
+        value = self._chain(plain.source, ()).text
+        if not value.isidentifier():
+            return None
+        return self._with_rest(
+            first, value, [term for term in terms if term is not first and term is not plain]
+        )
+
+    def _with_rest(self, first: Term, onto: str, rest: list[Term]) -> Expression:
         inner = self._chain(first.source, first.chain[:-1])
-        made = self._product(first.chain[-1], inner, super()._plain_sum(offsets).text).text
-        rest = [term for term in terms if term is not first and term not in offsets]
+        made = self._product(first.chain[-1], inner, onto).text
         for term in rest:
             sign, value = self._signed(term)
             made += f" {sign or '+'} {value.text if value.tight or self._is_product(term) else value.atom}"
@@ -95,6 +113,9 @@ class Step(Network):
         """W*x + bias, with a weight that is transposed once for all steps: a layer would do it in each."""
         weight = operator.parameter("weight")
         assert weight is not None, "a matrix has a weight"
+        if not self.binds:
+            made = self._apply(operator, x).text
+            return Expression(f"{made[:-1]}, {bias})", fresh=True)
         turned = operator.get("transposed", False)
         matrix = self._bound(weight, "" if turned else ".t()")
         text = f"torch.addmm({bias}, {x.text}, {matrix})" if bias else f"torch.mm({x.text}, {matrix})"
@@ -164,9 +185,11 @@ class Step(Network):
         if len(moved) == 1:
             lines.append(f"{moved[0][0]} = {moved[0][1]}")
         elif moved:
-            lines += fitted(
-                f"{', '.join(to for to, _ in moved)} = {', '.join(of for _, of in moved)}", indent=self.indent
-            )
+            left, right = (", ".join(side) for side in zip(*moved))
+            rows = [f"{left} = {right}"]
+            if self.indent + len(rows[0]) > WIDTH:
+                rows = [f"{left} = (", *(f"    {of}," for _, of in moved), ")"]
+            lines += rows
         return lines
 
 
@@ -338,6 +361,14 @@ def _function_head(start: str, arguments: list[str], returned: str, indent: int)
     inner = f"    {', '.join(arguments)}"
     rows = [inner] if len(inner) + indent <= WIDTH else [f"    {argument}," for argument in arguments]
     return [f"{start}(", *rows, f") -> {returned}:"]
+
+
+def _is_product(term: Term) -> bool:
+    """Whether a term ends with a matrix without an offset, applied to a vector."""
+    last = term.chain[-1] if term.chain else None
+    if last is None or last.kind not in ("dense", "matrix") or len(last.target) != 1:
+        return False
+    return last.parameter("bias") is None
 
 
 def _is_matrix(operator: Operator) -> bool:

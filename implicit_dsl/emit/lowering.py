@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from implicit_dsl.emit.cells import Bias, Elman, Gate, Gru, Linear, Lstm, Weight
-from implicit_dsl.emit.equations import Given, Offset, Sum, Times
+from implicit_dsl.emit.equations import Factor, Given, Monomial, Offset, Sum, Times, mentions
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.wording import fitted, quoted
 from implicit_dsl.model import ImplicitModel
@@ -16,6 +16,7 @@ from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.shapes import Shape
 
 Found: TypeAlias = "dict[tuple[str, bool], Expression]"  # by state of the step, and whether of all steps
+Summand: TypeAlias = "tuple[Monomial, float]"
 Reads: TypeAlias = "dict[tuple[str, bool], str]"  # what it is called
 
 
@@ -160,8 +161,19 @@ class _Over:
     def text(self, form: Sum) -> str:
         """A sum of products, which broadcasts to [batch, steps, size]."""
         total = ""
-        for monomial, factor in sorted(form, key=lambda pair: -_values(pair[0])):
-            texts = [self._entries(one) for one in monomial if isinstance(one, Given | Offset)]
+        products, offsets = _linear(form)
+        rest = [pair for pair in form if pair not in products + offsets]
+        for times, _ in products:
+            (matrix,) = times
+            assert isinstance(matrix, Times)
+            assert isinstance(matrix.to[0], Given), "it is multiplied with a value"
+            bias = (
+                [self._entries(one) for (one,), _ in offsets if isinstance(one, Offset)] if not total else []
+            )
+            product = f"F.linear({', '.join([self._entries(matrix.to[0]), self._part(matrix), *bias])})"
+            total = f"{total} + {product}" if total else product
+        for monomial, factor in sorted(rest, key=lambda pair: -_values(pair[0])):
+            texts = [self._factor(one) for one in monomial]
             sign = "-" if factor < 0 else "+"
             if abs(factor) != 1 or not texts:
                 texts = [repr(abs(factor)), *texts]
@@ -171,15 +183,21 @@ class _Over:
 
     def whole(self, form: Sum, size: int) -> str:
         """A sum of products [batch, steps, size]."""
-        used = {one.name for monomial, _ in form for one in monomial if isinstance(one, Given)}
         shape = f"{self._first}.shape[0], {self._first}.shape[1], {size}"
-        if used & self._sequences:
+        if mentions(form, self._sequences):
             return self.text(form)
         if not form:
             return f"{self._writer.real}.new_zeros({shape})"
-        if not used:
+        if not mentions(form, self._given):
             return f"{self._writer.real}.new_zeros({shape}) + {self.text(form)}"
         return f"({self.text(form)}).expand({shape})"
+
+    def _factor(self, one: Factor) -> str:
+        if isinstance(one, Times):
+            assert isinstance(one.to[0], Given), "it is multiplied with a value"
+            return f"F.linear({self._entries(one.to[0])}, {self._part(one)})"
+        assert isinstance(one, Given | Offset), "cells are recognised that have nothing else"
+        return self._entries(one)
 
     def _entries(self, one: Given | Offset) -> str:
         if isinstance(one, Offset):
@@ -249,9 +267,16 @@ class _Over:
         return text if offset.size == length else f"{text}[{offset.first}:{offset.first + offset.size}]"
 
 
-def _values(monomial: tuple[object, ...]) -> int:
+def _linear(form: Sum) -> tuple[list[Summand], list[Summand]]:
+    """The products with matrices in a sum, and the vector that the first of them adds, if there is one."""
+    products = [pair for pair in form if len(pair[0]) == 1 and isinstance(pair[0][0], Times) and pair[1] == 1]
+    offsets = [pair for pair in form if len(pair[0]) == 1 and isinstance(pair[0][0], Offset) and pair[1] == 1]
+    return products, offsets[:1] if products else []
+
+
+def _values(monomial: Monomial) -> int:
     """How many of its factors are values of the network: these come first in a sum."""
-    return sum(isinstance(factor, Given) for factor in monomial)
+    return sum(isinstance(factor, Given | Times) for factor in monomial)
 
 
 def _range(part: tuple[int, int], length: object) -> str:

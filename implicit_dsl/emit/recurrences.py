@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from implicit_dsl.emit.cells import Cell, Elman, Gru, Linear, Lstm, gated, simple
@@ -90,6 +91,7 @@ class Recurrent(Integrating, Lowering):
     ) -> dict[tuple[str, bool], Expression]:
         """The steps one by one. `reads` names what is read behind them: a state, and whether of all steps."""
         step = self._writer(rest.step)
+        step.around, step.binds = self, True
         step.before = {carry.now: carry.before for carry in reversed(rest.carried)}
         for name, of in rest.same:
             step._values[name] = self._values[of]
@@ -110,6 +112,7 @@ class Recurrent(Integrating, Lowering):
             self._assign(step.reserved(state), Expression(self._start(none, rest.step, first)), "")
         self._lines += [f"{variable}: list[Tensor] = []" for variable in lists.values()]
         body = step.body(rest, running, lists)
+        self._lines += [f"{variable} = {made}" for made, variable in step.bound.items()]
         if body:
             over = [(step.inputs[name], f"{sequences[name]}.unbind(1)") for name, _ in rest.sequences]
             if rest.truncated and running:
@@ -165,7 +168,7 @@ class Recurrent(Integrating, Lowering):
                 writer._release(state)
                 made[state] = writer._variable(f"{state}.steps" if after.whole else f"{state}.last")
                 value = writer._values[state]
-                steps = f"{value.atom}.unflatten(0, {first}.shape[:2])"
+                steps = f"torch.unflatten({value.text}, 0, {first}.shape[:2])"  # the method has no types
                 text = steps if after.whole else self._called_in("or_zeros", f"{value.text}, {first}")
                 writer._assign(made[state], Expression(text), "")
             self._values[name] = Expression(made[state])
@@ -203,9 +206,12 @@ class Recurrent(Integrating, Lowering):
         ahead = cut.ahead
         if ahead is None:
             return {}
-        writer = self._writer(ahead)
-        writer.indent = self.indent
         read = {term.source for term in ahead.terms}
+        if not read & {block.name for block in ahead.inputs}:
+            read.add(recurrence.sequences[0][0])  # it says how many samples there are
+        inputs = tuple(block for block in ahead.inputs if block.name in read)
+        writer = self._writer(replace(ahead, inputs=inputs))
+        writer.indent = self.indent
         for name, of in recurrence.sequences:
             if name in read:
                 writer._lines.append(f"{writer.inputs[name]} = {self._values[of].atom}.flatten(0, 1)")

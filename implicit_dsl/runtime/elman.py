@@ -42,7 +42,7 @@ def elman(x: Tensor, start: Tensor | None, weight: Tensor, phi: str) -> tuple[Te
         steps: Tensor = ElmanFunction.apply(x, h, weight, phi)  # type: ignore[no-untyped-call]
     else:
         steps = _forward(x, h, weight, phi)
-    return steps.transpose(0, 1), steps[-1] if len(steps) else h.expand(batch, n)
+    return steps.transpose(0, 1), steps[-1].clone() if len(steps) else h.expand(batch, n)
 
 
 def _step_by_step(

@@ -1,7 +1,7 @@
 """LSTM and GRU over all steps, by the kernels of PyTorch: those of cuDNN on its devices.
 
-What these cannot do is computed step by step: forward-mode and mapped derivatives, recorded graphs, and
-gradients of gradients where the weights are float32 on the CPU, whose kernel has none.
+What these cannot do is computed step by step: recorded graphs, and forward-mode and mapped derivatives. Those
+of the CPU have gradients of gradients, which cuDNN refuses, and says so.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def lstm(
     c = _start(c, x, of_h)
     weights = _gate_weights(of_x, of_h, x_bias, h_bias)
     if not x.shape[1]:
-        return x.new_zeros((len(x), 0, of_h.shape[1])), h, c
-    if one_kernel(x, h, c, *weights):
+        return x.new_zeros((x.shape[0], 0, of_h.shape[1])), h, c
+    if one_kernel(x, h, c, *weights, casts=True):
         steps, last, cell = torch.lstm(
             x, (h[None], c[None]), weights, len(weights) > 2, 1, 0.0, torch.is_grad_enabled(), False, True
         )
@@ -63,8 +63,8 @@ def gru(
     h = _start(h, x, of_h)
     weights = _gate_weights(of_x, of_h, x_bias, h_bias)
     if not x.shape[1]:
-        return x.new_zeros((len(x), 0, of_h.shape[1])), h
-    if one_kernel(x, h, *weights):
+        return x.new_zeros((x.shape[0], 0, of_h.shape[1])), h
+    if one_kernel(x, h, *weights, casts=True):
         steps, last = torch.gru(
             x, h[None], weights, len(weights) > 2, 1, 0.0, torch.is_grad_enabled(), False, True
         )
@@ -75,13 +75,13 @@ def gru(
         r, z, n = now.chunk(3, 1)
         hidden_r, hidden_z, hidden_n = F.linear(h, of_h, h_bias).chunk(3, 1)
         n = torch.tanh(n + torch.sigmoid(r + hidden_r) * hidden_n)
-        h = torch.lerp(n, h, torch.sigmoid(z + hidden_z))
+        h = n + torch.sigmoid(z + hidden_z) * (h - n)
         found.append(h)
     return torch.stack(found, 1), h
 
 
 def _start(h: Tensor | None, x: Tensor, of_h: Tensor) -> Tensor:
-    return x.new_zeros((len(x), of_h.shape[1])) if h is None else h
+    return x.new_zeros((x.shape[0], of_h.shape[1])) if h is None else h
 
 
 def _gate_weights(of_x: Tensor, of_h: Tensor, x_bias: Tensor | None, h_bias: Tensor | None) -> list[Tensor]:

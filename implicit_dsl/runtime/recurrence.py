@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from implicit_dsl.runtime.asking import may_ask
+from implicit_dsl.runtime.autocast import autocasts
 
 
 def stack(steps: list[Tensor], like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -62,18 +63,21 @@ def or_zeros(value: Tensor, sequence: Tensor) -> Tensor:
     return value if sequence.shape[1] else torch.zeros_like(value)
 
 
-def one_kernel(*tensors: Tensor) -> bool:
+def one_kernel(*tensors: Tensor, casts: bool = False) -> bool:
     """Whether all steps may be computed by operations that only know plain tensors and their gradients.
 
-    Not where PyTorch records or maps what is computed, or chooses dtypes: there the steps are operations
-    of their own.
+    Not where PyTorch records or maps what is computed: there the steps are operations of their own. Nor
+    where it chooses dtypes, unless the operations have it do so: what `casts` says.
     """
     if torch.compiler.is_compiling() or torch._C._is_tracing() or torch._C._are_functorch_transforms_active():
         return False
     first = tensors[0]
-    if forward_ad._current_level >= 0 or torch.is_autocast_enabled(first.device.type):
+    if forward_ad._current_level >= 0 or not all(type(one) in (Tensor, nn.Parameter) for one in tensors):
         return False
+    if first.is_meta:
+        return False
+    if autocasts(first.device):
+        return casts and all(one.device == first.device for one in tensors)
     return first.is_floating_point() and all(
-        type(one) in (Tensor, nn.Parameter) and one.dtype is first.dtype and one.device == first.device
-        for one in tensors
+        one.dtype is first.dtype and one.device == first.device for one in tensors
     )

@@ -16,7 +16,9 @@ from torch import Tensor
 from implicit_dsl.runtime.recurrence import one_kernel
 
 _FEW_STEPS = 4  # steps that are done one by one
-_LARGE_STEP = 4096  # entries of a step on the CPU from which on it is faster to do all so, in place
+# On the CPU all of them are, in place, where that is faster: from so many entries of a step on, or up to
+# so many steps.
+_LARGE_STEP, _SHORT = 512, 32
 
 
 def scan(a: Tensor | float, b: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -34,7 +36,7 @@ def scan(a: Tensor | float, b: Tensor, start: Tensor | None) -> tuple[Tensor, Te
         steps: Tensor = ScanFunction.apply(factors, b, h)  # type: ignore[no-untyped-call]
     else:
         steps = _scan(factors, b, h)
-    return steps, steps[:, -1]
+    return steps, steps[:, -1].clone()
 
 
 def _scan(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
@@ -66,11 +68,31 @@ def _factor_at(a: Tensor, t: int) -> Tensor:
 
 def _in_place(a: Tensor, b: Tensor, start: Tensor) -> Tensor:
     """All h, one step behind the other."""
-    steps = b.transpose(0, 1).clone(memory_format=torch.contiguous_format)
-    factors = a.transpose(0, 1).expand(len(steps), -1, -1)
-    for now, factor in zip(steps.unbind(0), factors.unbind(0)):
+    steps = b.clone(memory_format=torch.contiguous_format)
+    for now, factor in zip(steps.unbind(1), a.expand(-1, b.shape[1], -1).unbind(1)):
         start = now.addcmul_(factor, start)
-    return steps.transpose(0, 1)
+    return steps
+
+
+def _adjoint_in_place(a: Tensor, g: Tensor) -> Tensor:
+    """All D."""
+    found = g.clone(memory_format=torch.contiguous_format)
+    nows, factors = found.unbind(1), a.expand(-1, g.shape[1], -1).unbind(1)
+    for t in range(len(nows) - 2, -1, -1):
+        nows[t].addcmul_(factors[t + 1], nows[t + 1])
+    return found
+
+
+def _adjoint_scan(a: Tensor, g: Tensor) -> Tensor:
+    """All D, in operations that can be differentiated."""
+    moved = a if a.shape[1] == 1 else torch.cat((a[:, :1], a[:, 1:].flip(1)), 1)
+    found, _ = scan(moved, g.flip(1), None)
+    return found.flip(1)
+
+
+def _is_in_place(b: Tensor) -> bool:
+    batch, length, n = b.shape
+    return b.device.type == "cpu" and (batch * n >= _LARGE_STEP or length <= _SHORT)
 
 
 class ScanFunction(torch.autograd.Function):
@@ -78,8 +100,7 @@ class ScanFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, start: Tensor) -> Tensor:
-        large = b.device.type == "cpu" and start.numel() >= _LARGE_STEP
-        steps = (_in_place if large else _scan)(a, b, start)
+        steps = (_in_place if _is_in_place(b) else _scan)(a, b, start)
         ctx.save_for_backward(a, start, steps)
         return steps
 
@@ -87,13 +108,14 @@ class ScanFunction(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         a, start, steps = ctx.saved_tensors
         of_a, _, of_start = ctx.needs_input_grad
-        turned = g.flip(1)
-        moved = a if a.shape[1] == 1 else torch.cat((a[:, :1], a[:, 1:].flip(1)), 1)
-        found, _ = scan(moved, turned, None)
-        d = found.flip(1)
+        again = torch.is_grad_enabled() or not one_kernel(g, a, start)
+        d = (_adjoint_in_place if _is_in_place(g) and not again else _adjoint_scan)(a, g)
         d_a = None
-        if of_a:
-            before = torch.cat((start[:, None], steps[:, :-1]), 1)
-            d_a = (d * before).sum_to_size(a.shape)
+        if of_a and again:
+            d_a = d * torch.cat((start[:, None], steps[:, :-1]), 1)
+        elif of_a:
+            d_a = torch.empty_like(d)
+            torch.mul(d[:, 0], start, out=d_a[:, 0])
+            torch.mul(d[:, 1:], steps[:, :-1], out=d_a[:, 1:])
         d_start = d[:, 0] * a[:, 0] if of_start else None
-        return d_a, d, d_start
+        return None if d_a is None else d_a.sum_to_size(a.shape), d, d_start
