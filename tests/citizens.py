@@ -38,8 +38,6 @@ SMALLER: dict[str, dict[str, object]] = {
     "FiniteGraphNetwork": {"nodes": 6},
     "ElmanNet": {"n": 8},
     "LSTMNet": {"n": 8},
-    "LSTMStream": {"n": 8},
-    "Tagger": {"d": 8, "n": 8},
     "GRUNet": {"n": 8},
     "MGUNet": {"n": 8},
     "ConvLSTM": {"n": 8},
