@@ -336,7 +336,7 @@ def test_a_plain_loop_trains(citizen: Citizen) -> None:
     if hasattr(module, "project_"):
         runtime.project_after(optimizer, module)
     losses = []
-    for _ in range(12):
+    for _ in range(16):
         optimizer.zero_grad()
         outputs = flat(module(*inputs))
         loss = sum((one - other).square().mean() for one, other in zip(outputs, targets))
