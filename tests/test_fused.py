@@ -6,10 +6,10 @@ import subprocess
 import sys
 import types
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from comparing import random, same, several
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -36,19 +36,6 @@ def plainly(text: str, standalone: bool = False) -> str:
         made = implicit_dsl.compile(text, standalone=standalone)
     assert not called(made)
     return made
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def several(value: Any) -> tuple[Tensor, ...]:
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def same(one: Any, other: Any, within: float = 1e-12) -> None:
-    for a, b in zip(several(one), several(other), strict=True):
-        torch.testing.assert_close(a, b, rtol=within, atol=within)
 
 
 def called(text: str) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import types
 from typing import Any
 
 import pytest
 import torch
+from comparing import random, same
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -14,25 +14,6 @@ import implicit_dsl
 from implicit_dsl.errors import ImplicitError
 
 LENGTHS = ([5, 1, 3], [2, 0, 5], [0, 0, 0], [1, 1, 1])
-
-
-def generated(text: str, standalone: bool = False) -> types.ModuleType:
-    module = types.ModuleType("generated")
-    exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
-    return module
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def several(value: Any) -> tuple[Tensor, ...]:
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def same(one: Any, other: Any, within: float = 1e-12) -> None:
-    for a, b in zip(several(one), several(other), strict=True):
-        torch.testing.assert_close(a, b, rtol=within, atol=within)
 
 
 LSTM = """
@@ -75,7 +56,7 @@ def twin_of(model: Any) -> nn.LSTM:
 
 @pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
 def test_both_directions_are_those_of_packed_sequences(standalone: bool) -> None:
-    model = generated(LSTM, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(LSTM, standalone=standalone).M(dtype=torch.float64)
     twin = twin_of(model)
     u, k = random(3, 5, 3).requires_grad_(), torch.tensor([2, 5, 3])
 
@@ -135,7 +116,7 @@ def by_hand(m: Any, u: Tensor, k: Tensor, h0: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_each_sample_ends_at_its_length(lengths: list[int]) -> None:
-    model = generated(ALL).M(dtype=torch.float64)
+    model = implicit_dsl.loads(ALL).M(dtype=torch.float64)
     given = random(3, 5, 3), torch.tensor(lengths), random(3, 4)
 
     same(model(*given), by_hand(model, *given))
@@ -143,7 +124,7 @@ def test_each_sample_ends_at_its_length(lengths: list[int]) -> None:
 
 
 def test_the_padding_is_never_seen() -> None:
-    model = generated(ALL).M(dtype=torch.float64)
+    model = implicit_dsl.loads(ALL).M(dtype=torch.float64)
     u, k, h0 = random(3, 5, 3), torch.tensor([5, 0, 3]), random(3, 4)
     other = u.clone()
     other[1], other[2, 3:] = torch.nan, torch.inf
@@ -158,7 +139,7 @@ def test_the_padding_is_never_seen() -> None:
 
 
 def test_gradients() -> None:
-    model = generated(ALL).M(dtype=torch.float64)
+    model = implicit_dsl.loads(ALL).M(dtype=torch.float64)
     k = torch.tensor([3, 0, 2])
     given = random(3, 3, 3).requires_grad_(), random(3, 4).requires_grad_()
     assert torch.autograd.gradcheck(lambda u, h0: tuple(model(u, k, h0)), given)
@@ -171,7 +152,7 @@ model M
     output y = u[1:k, :], z = last(u[1:k, :])
 end
 """
-    model = generated(text).M()
+    model = implicit_dsl.loads(text).M()
     u, k = torch.randn(2, 6, 3), torch.tensor([2.0, 6.0])
     made = model(u, k)
     assert torch.equal(made.y[0, :2], u[0, :2]) and not made.y[0, 2:].any() and torch.equal(made.y[1], u[1])
@@ -179,7 +160,7 @@ end
 
 
 def test_wrong_lengths_are_said() -> None:
-    model = generated(ALL).M(dtype=torch.float64)
+    model = implicit_dsl.loads(ALL).M(dtype=torch.float64)
     with pytest.raises(ValueError, match="a sequence of 5 steps cannot have the length 6"):
         model(random(3, 5, 3), torch.tensor([5, 6, 1]), random(3, 4))
     with pytest.raises(ValueError, match="cannot have the length -1"):
@@ -189,7 +170,7 @@ def test_wrong_lengths_are_said() -> None:
 
 
 def test_graphs_are_whole_and_transforms_apply() -> None:
-    model = generated(LSTM).M(dtype=torch.float64)
+    model = implicit_dsl.loads(LSTM).M(dtype=torch.float64)
     u, k = random(3, 5, 3), torch.tensor([2, 5, 3])
     wanted = model(u, k)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import sys
-import types
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from comparing import random, same
 from torch import Tensor
 
 import implicit_dsl
@@ -33,25 +33,6 @@ ORDER = {
 }
 State = tuple[Tensor, ...]
 Rate = Callable[[float, State], State]
-
-
-def generated(text: str, standalone: bool = False) -> types.ModuleType:
-    module = types.ModuleType("generated")
-    exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
-    return module
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def several(value: Any) -> tuple[Tensor, ...]:
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def same(one: Any, other: Any, within: float = 1e-12) -> None:
-    for a, b in zip(several(one), several(other), strict=True):
-        torch.testing.assert_close(a, b, rtol=within, atol=within)
 
 
 def moved(x: State, *parts: tuple[float, State]) -> State:
@@ -127,7 +108,7 @@ def rate_of(m: Any, u: Tensor) -> Rate:
 @STANDALONE
 @pytest.mark.parametrize("method", EXPLICIT)
 def test_explicit_methods_are_those_by_hand(method: str, standalone: bool) -> None:
-    model = generated(NEURAL.replace("METHOD", method), standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(NEURAL.replace("METHOD", method), standalone=standalone).M(dtype=torch.float64)
     u = random(3, 3).requires_grad_()
     found = [x for (x,) in steps(method, rate_of(model, u), (model.x_dense(u),), 0.5, 2, 5)]
     same(model(u), (found[-1], torch.stack(found, 1)))
@@ -181,7 +162,7 @@ def several_by_hand(m: Any, u: Tensor, s: Tensor, q: Tensor) -> tuple[Tensor, ..
 
 @STANDALONE
 def test_several_states_families_blocks_starts_and_times(standalone: bool) -> None:
-    model = generated(SEVERAL, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(SEVERAL, standalone=standalone).M(dtype=torch.float64)
     given = random(3, 4), random(3, 4), random(3, 2)
     same(model(*given), several_by_hand(model, *given))
     if not standalone:
@@ -193,7 +174,7 @@ def test_implicit_methods_are_equilibria_with_a_certificate(method: str) -> None
     text = NEURAL.replace("METHOD", method).replace(
         "    @allow", "    @solver auto(tol = 1e-13)\n    @wellposed norm(A, Inf) <= 3\n    @allow"
     )
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     u = random(3, 3).requires_grad_()
     found = [x for (x,) in steps(method, rate_of(model, u), (model.x_dense(u),), 0.5, 2, 5)]
     same(model(u), (found[-1], torch.stack(found, 1)))
@@ -228,7 +209,7 @@ def test_numbers_of_the_time_within_equilibria_and_chosen_times(method: str, tim
         if method in EXPLICIT
         else text
     )
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     u, s = random(2, 3), random(2, 3)
 
     def f(t: float, state: State) -> State:
@@ -272,7 +253,7 @@ def test_errors_shrink_with_the_order_of_a_method(method: str) -> None:
     for count in (8, 16):
         text = LINEAR.replace("METHOD", method).replace("STEPS", str(count))
         solver = "@solver auto(tol = 1e-13)" if method in IMPLICIT else ""
-        model = generated(text.replace("IMPLICIT", solver)).M(dtype=torch.float64)
+        model = implicit_dsl.loads(text.replace("IMPLICIT", solver)).M(dtype=torch.float64)
         errors.append((model(u) - u @ turn.T).norm().item())
     assert math.log2(errors[0] / errors[1]) == pytest.approx(ORDER[method], abs=0.2)
 
@@ -296,7 +277,7 @@ end
 
 
 def test_a_flow_without_end_is_its_equilibrium() -> None:
-    model = generated(FLOW).M(dtype=torch.float64)
+    model = implicit_dsl.loads(FLOW).M(dtype=torch.float64)
     u = random(3, 3).requires_grad_()
     x, v = model(u)
     drive = u @ model.B.T
@@ -307,7 +288,7 @@ def test_a_flow_without_end_is_its_equilibrium() -> None:
     assert torch.autograd.gradcheck(lambda u: tuple(model(u)), (u,), atol=1e-6)
     long = FLOW.replace("0..Inf", "0..60").replace("auto(tol = 1e-12)", "rk4(steps = 600)")
     long = "\n".join(line for line in long.splitlines() if "wellposed" not in line)
-    flow = generated(long).M(dtype=torch.float64)
+    flow = implicit_dsl.loads(long).M(dtype=torch.float64)
     flow.load_state_dict(model.state_dict())
     same(flow(u), model(u), 1e-4)
 
@@ -393,7 +374,7 @@ end
 
 @STANDALONE
 def test_convolutions_in_blocks(standalone: bool) -> None:
-    model = generated(IMAGES, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(IMAGES, standalone=standalone).M(dtype=torch.float64)
     u = random(2, 2, 5, 5)
 
     def flow(x: Tensor, R: Any, K: Any) -> Tensor:
@@ -428,7 +409,7 @@ end
 
 
 def test_between_the_steps_of_a_recurrence() -> None:
-    model = generated(WITHIN).M(dtype=torch.float64)
+    model = implicit_dsl.loads(WITHIN).M(dtype=torch.float64)
     u = random(2, 3, 3)
     h, found = torch.zeros(2, 3).double(), []
     for x in u.unbind(1):
@@ -444,7 +425,7 @@ def test_one_graph(method: str) -> None:
     text = NEURAL.replace("METHOD", method)
     if method in IMPLICIT:
         text = text.replace("    @allow", "    @wellposed norm(A, Inf) <= 1\n    @allow")
-    model = generated(text).M()
+    model = implicit_dsl.loads(text).M()
     u = torch.randn(3, 3)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -461,7 +442,7 @@ needs_torchdiffeq = pytest.mark.skipif(
 def test_fixed_steps_are_those_of_torchdiffeq(ours: str, theirs: str) -> None:
     import torchdiffeq
 
-    model = generated(NEURAL.replace("METHOD", ours)).M(dtype=torch.float64)
+    model = implicit_dsl.loads(NEURAL.replace("METHOD", ours)).M(dtype=torch.float64)
     u = random(3, 3)
     f, times = rate_of(model, u), torch.linspace(0.5, 2, 6, dtype=torch.float64)
     x = torchdiffeq.odeint(lambda t, x: f(t, (x,))[0], model.x_dense(u), times, method=theirs)
@@ -476,7 +457,7 @@ def test_adaptive_methods_give_values_and_gradients_of_torchdiffeq(adjoint: str,
 
     settings = f"dopri5(rtol = 1e-9, atol = 1e-10, adjoint = {adjoint})"
     text = NEURAL.replace("METHOD(steps = 5)", settings).replace("0.5..2", "[0.5, 1.2, 2]")
-    model = generated(text, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text, standalone=standalone).M(dtype=torch.float64)
     u = random(3, 3).requires_grad_()
     f, times = rate_of(model, u), torch.tensor([0.5, 1.2, 2], dtype=torch.float64)
     x = torchdiffeq.odeint(
@@ -495,9 +476,9 @@ def test_adaptive_methods_give_values_and_gradients_of_torchdiffeq(adjoint: str,
 
 @needs_torchdiffeq
 def test_several_states_adaptively() -> None:
-    fine = generated(SEVERAL.replace("steps = 3", "steps = 200")).M(dtype=torch.float64)
+    fine = implicit_dsl.loads(SEVERAL.replace("steps = 3", "steps = 200")).M(dtype=torch.float64)
     text = SEVERAL.replace("rk4(steps = 3)", "dopri5(rtol = 1e-10, atol = 1e-11)")
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     model.load_state_dict(fine.state_dict())
     given = random(3, 4), random(3, 4), random(3, 2)
     found, wanted = model(*given), fine(*given)
@@ -508,17 +489,17 @@ def test_several_states_adaptively() -> None:
 @needs_torchdiffeq
 def test_an_integration_without_end_names_its_states() -> None:
     text = NEURAL.replace("METHOD(steps = 5)", "dopri5(rtol = 1e-9, maxiter = 2)")
-    model = generated(text).M()
+    model = implicit_dsl.loads(text).M()
     with pytest.raises(RuntimeError, match=r"`x` \(line 5\): dopri5 took more than 2 steps"):
         model(torch.randn(2, 3))
     blown = NEURAL.replace("METHOD(steps = 5)", "dopri5").replace("tanh(A*x", "(x .* x .* x + 5 + (A*x")
     with pytest.raises(RuntimeError, match=r"`x` \(line 5\): dopri5"):
-        generated(blown.replace("+ c)", "+ c))")).M()(torch.randn(2, 3))
+        implicit_dsl.loads(blown.replace("+ c)", "+ c))")).M()(torch.randn(2, 3))
 
 
 def test_without_torchdiffeq_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
-    model = generated(NEURAL.replace("METHOD(steps = 5)", "bosh3")).M()
+    model = implicit_dsl.loads(NEURAL.replace("METHOD(steps = 5)", "bosh3")).M()
     with pytest.raises(ImportError, match="run `pip install torchdiffeq`"):
         model(torch.randn(2, 3))
 
@@ -545,7 +526,7 @@ end
 
 def test_what_a_block_says_of_its_own_steps() -> None:
     text = STIFF_BLOCK.replace("- x\n", "\n")
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     u = random(2, 3)
     x = u
     for name in ("y_stiff2", "y_stiff"):
@@ -563,7 +544,7 @@ def test_numbers_that_are_not_finite_name_their_state() -> None:
         .replace("tanh(A*x", "1000*(x .* x .* x + (A*x")
         .replace("+ c)", "+ c))")
     )
-    model = generated(text).M()
+    model = implicit_dsl.loads(text).M()
     with pytest.raises(RuntimeError, match=r"`x` \(line 5\): not finite at the end of the steps"):
         model(torch.randn(2, 3))
     found = torch.func.vmap(model, in_dims=0)(torch.randn(4, 2, 3))
@@ -586,7 +567,7 @@ end
 
 
 def test_free_sizes_and_the_default_method() -> None:
-    model = generated(FREE).M(dtype=torch.float64)
+    model = implicit_dsl.loads(FREE).M(dtype=torch.float64)
     for length in (3, 1):
         u = random(2, length, 4)
 
@@ -602,7 +583,7 @@ def test_free_sizes_and_the_default_method() -> None:
 
 
 def test_as_other_modules() -> None:
-    model = generated(SEVERAL).M()
+    model = implicit_dsl.loads(SEVERAL).M()
     given = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 2)
     same(copy.deepcopy(model)(*given), model(*given))
     exported = torch.export.export(model, given)
@@ -653,7 +634,7 @@ end
         with pytest.raises(ImplicitError, match="E0604"):
             implicit_dsl.compile(text)
         return
-    model = generated(text).M(dtype=torch.float64).eval()
+    model = implicit_dsl.loads(text).M(dtype=torch.float64).eval()
     given = random(2, 3), random(2, 2, 3)
     same(model(*given), model.system().solve(*given), 1e-10)
 
@@ -679,7 +660,7 @@ end
 def test_a_loop_is_proved_for_all_times_of_the_steps(end: str, method: str, proved: bool) -> None:
     text = TIMED_LOOP.replace("END", end).replace("METHOD", method)
     if proved:
-        model = generated(text).M(dtype=torch.float64)
+        model = implicit_dsl.loads(text).M(dtype=torch.float64)
         u = random(2, 3)
         same(model(u), model.system().solve(u), 1e-5)
         assert model.certify().proved

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from comparing import random, same
 from torch import Tensor, nn
 
 import implicit_dsl
@@ -16,25 +16,6 @@ from implicit_dsl.errors import ImplicitError
 
 STANDALONE = pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
 LENGTHS = (5, 1, 2)
-
-
-def generated(text: str, standalone: bool = False) -> types.ModuleType:
-    module = types.ModuleType("generated")
-    exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
-    return module
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def several(value: Any) -> tuple[Tensor, ...]:
-    return (value,) if isinstance(value, Tensor) else tuple(value)
-
-
-def same(one: Any, other: Any, within: float = 1e-12) -> None:
-    for a, b in zip(several(one), several(other), strict=True):
-        torch.testing.assert_close(a, b, rtol=within, atol=within)
 
 
 ELMAN = """
@@ -52,7 +33,7 @@ end
 
 @STANDALONE
 def test_an_elman_network_is_that_of_pytorch(standalone: bool) -> None:
-    model = generated(ELMAN, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(ELMAN, standalone=standalone).M(dtype=torch.float64)
     twin = nn.RNN(3, 4, batch_first=True).double()
     twin.load_state_dict(
         {
@@ -93,7 +74,7 @@ end
 
 
 def test_a_long_short_term_memory_is_that_of_pytorch_and_gives_back_its_states() -> None:
-    model = generated(LSTM).M(dtype=torch.float64)
+    model = implicit_dsl.loads(LSTM).M(dtype=torch.float64)
     twin = nn.LSTM(3, 4, batch_first=True).double()
     names = {"weight_ih_l0": "I.weight", "bias_ih_l0": "I.bias", "weight_hh_l0": "R.weight"}
     state = model.state_dict()
@@ -156,7 +137,7 @@ def everything(m: Any, u: Tensor, v: Tensor, s: Tensor, t: Tensor) -> tuple[Tens
 
 @STANDALONE
 def test_lags_starts_tokens_several_sequences_and_both_directions(standalone: bool) -> None:
-    model = generated(EVERYTHING, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(EVERYTHING, standalone=standalone).M(dtype=torch.float64)
     for length in LENGTHS:
         given = (random(2, length, 3), random(2, length, 2), random(2, 4), torch.randint(7, (2, length)))
         same(model(*given), everything(model, *given))
@@ -166,7 +147,7 @@ def test_lags_starts_tokens_several_sequences_and_both_directions(standalone: bo
 
 
 def test_no_steps_give_the_start() -> None:
-    made = generated(EVERYTHING.replace("q = last(both), ", "")).M(dtype=torch.float64)
+    made = implicit_dsl.loads(EVERYTHING.replace("q = last(both), ", "")).M(dtype=torch.float64)
     s = random(2, 4)
     given = (random(2, 0, 3), random(2, 0, 2), s, torch.zeros(2, 0, dtype=torch.int64))
 
@@ -214,7 +195,7 @@ end
 
 
 def test_blocks_within_and_around_and_families() -> None:
-    model = generated(BLOCKS).M(dtype=torch.float64)
+    model = implicit_dsl.loads(BLOCKS).M(dtype=torch.float64)
     for length in LENGTHS:
         u = random(2, length, 3)
         same(model(u), model.system(u=(length, 3)).solve(u))
@@ -238,7 +219,7 @@ end
 
 @pytest.mark.parametrize("training", [False, True])
 def test_convolutions_over_time_and_statistics_step_by_step(training: bool) -> None:
-    model = generated(IMAGES).M(dtype=torch.float64).train(training)
+    model = implicit_dsl.loads(IMAGES).M(dtype=torch.float64).train(training)
     u = random(2, 4, 2, 6, 6)
     made, count = model(u), int(model.N.num_batches_tracked)
     h, norm = torch.zeros(2, 3, 6, 6).double(), nn.BatchNorm2d(3).double().train(training)
@@ -286,7 +267,7 @@ model M(n = 5, p = 3)
     @allow unused_parameter
 end
 """.replace(", g[n] = 0", ", g[n] = 0" if name == "two" else "")
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     u = random(2, 3, 3).requires_grad_()
 
     same(model(u), model.system(u=(3, 3)).solve(u), 1e-9)
@@ -356,8 +337,8 @@ end
     ],
 )
 def test_gradients_end_after_some_steps(within: str, beside: str) -> None:
-    model = generated(TRUNCATED.format(within=within, beside=beside)).M(dtype=torch.float64)
-    whole = generated(TRUNCATED.format(within="", beside="")).M(dtype=torch.float64)
+    model = implicit_dsl.loads(TRUNCATED.format(within=within, beside=beside)).M(dtype=torch.float64)
+    whole = implicit_dsl.loads(TRUNCATED.format(within="", beside="")).M(dtype=torch.float64)
     whole.load_state_dict(model.state_dict())
     for length in (0, 1, 2, 5):
         u, v = random(2, length, 3).requires_grad_(), random(2, length, 3)
@@ -414,7 +395,7 @@ end
 
 
 def test_a_length_makes_the_matrices() -> None:
-    model = generated(EQUILIBRATED).M(dtype=torch.float64)
+    model = implicit_dsl.loads(EQUILIBRATED).M(dtype=torch.float64)
     system = model.system(length=4)
 
     assert [name for name in system.model.blocks if name.startswith("h[")] == [f"h[{t}]" for t in range(5)]
@@ -430,7 +411,7 @@ def test_a_length_makes_the_matrices() -> None:
 
 def test_an_input_called_length_keeps_its_name() -> None:
     text = EQUILIBRATED.replace("u[_", "length[_").replace("over u", "over length")
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     x = random(2, 3, 3)
     same(model(x), model.system(length=(3, 3)).solve(x), 1e-5)
 
@@ -439,7 +420,7 @@ def test_products_in_loops_are_proved_for_a_length() -> None:
     """Bounds of what they multiply come from the steps before, so that one step does not tell of all."""
     text = EQUILIBRATED.replace("0.5*tanh(W*(h + prev(h))", "0.1*tanh((W*h .* tanh(prev(h)))")
     text = text.replace("norm(W, Inf) <= 1.8", "unchecked")
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     with pytest.raises(ValueError, match="axis 1 of `u` is free"):
         model.certify()
     assert model.certify(length=3).proved
@@ -466,7 +447,7 @@ def test_what_is_kept_for_gradients_does_not_grow_with_the_steps_of_a_solver(equ
             "    output", f"    @solver picard(tol = {tolerance})\n    output"
         )
         torch.manual_seed(0)
-        model = generated(text).M(dtype=torch.float64)
+        model = implicit_dsl.loads(text).M(dtype=torch.float64)
         with torch.no_grad():
             model.W.copy_(0.95 * torch.eye(6))
         numbers: list[int] = []
@@ -499,7 +480,7 @@ end
 
 @pytest.mark.parametrize(("output", "place"), [("h", "from step 2 on, in sample 1"), ("last(h)", "behind")])
 def test_what_is_not_finite_is_named_with_its_step(output: str, place: str) -> None:
-    module = generated(GROWING.format(output=output))
+    module = implicit_dsl.loads(GROWING.format(output=output))
     u = torch.zeros(3, 4, 3)
     u[1, 1, 2] = torch.nan
     with pytest.raises(module.runtime.RecurrenceError, match=rf"`h` \(line 4\) is not finite {place}"):

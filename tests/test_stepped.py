@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import types
-from typing import Any
-
 import pytest
 import torch
+from comparing import random, same
 from torch import Tensor
 
 import implicit_dsl
 from implicit_dsl.compiler import check
 from implicit_dsl.source import Source
-
-
-def generated(text: str, standalone: bool = False) -> types.ModuleType:
-    module = types.ModuleType("generated")
-    exec(compile(implicit_dsl.compile(text, standalone=standalone), "generated.py", "exec"), module.__dict__)
-    return module
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
-
-
-def same(one: Any, other: Any) -> None:
-    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
 
 KAG = """
 model M(n = 4, p = 3, K = 3)
@@ -45,7 +28,7 @@ end
 @pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
 def test_a_network_that_evolves_in_equilibrium(standalone: bool) -> None:
     """Kag et al. with α = 2: g + η/α (φ − α (g + h)), as their equation says, with η/α as the length."""
-    model = generated(KAG, standalone).M(dtype=torch.float64)
+    model = implicit_dsl.loads(KAG, standalone=standalone).M(dtype=torch.float64)
     lengths = [model.h_step1, model.h_step2, model.h_step3]
     assert [float(one.detach()) for one in lengths] == [pytest.approx(1 / 3)] * 3
     with torch.no_grad():
@@ -102,7 +85,7 @@ model M(n = 4, p = 3)
     {said}
 end
 """
-    model = generated(text).M(dtype=torch.float64)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
     u = random(2, 3)
     first = {"": [0.0] * 4, " = 0.5": [0.5] * 4}.get(start, [1.0, -1.0, 0.0, 2.0])
     g, a = torch.tensor(first, dtype=torch.float64).expand(2, -1), torch.zeros(2, 4).double()
