@@ -200,8 +200,8 @@ def classify(options: argparse.Namespace, title: str, data: Callable[[int], Data
     table(networks, data, scores_loss, scores_figures, "{} {:>15}", options)
 
 
-def flow_loss(output: object, _: Tensor) -> Tensor:
-    density: Tensor = output[1]  # type: ignore[index]
+def flow_loss(output: tuple[Tensor, Tensor], _: Tensor) -> Tensor:
+    _, density = output
     return -density.mean()
 
 

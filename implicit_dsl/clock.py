@@ -111,8 +111,9 @@ def at(number: Timed, t: float, h: float) -> float:
 
 def combined(name: str, *parts: Timed) -> Timed:
     """An operation on such numbers, carried out where they are floats. Raises as `at` does."""
+    parts = tuple(part if isinstance(part, tuple) else float(part) for part in parts)
     if not any(isinstance(part, tuple) for part in parts):
-        return at((name, *map(float, parts)), 0.0, 0.0)  # type: ignore[arg-type]
+        return at((name, *parts), 0.0, 0.0)
     first, last = parts[0], parts[-1]
     if name == "+" and 0 in parts:
         return last if first == 0 else first
@@ -122,7 +123,7 @@ def combined(name: str, *parts: Timed) -> Timed:
         return 0.0
     if name == "*" and 1 in parts:
         return last if first == 1 else first
-    return (name, *(part if isinstance(part, tuple) else float(part) for part in parts))
+    return (name, *parts)
 
 
 def later(number: Timed, delay: Timed) -> Timed:

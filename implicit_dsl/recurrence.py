@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from implicit_dsl.clock import Clock
 from implicit_dsl.integrators import Method
@@ -59,3 +60,32 @@ class Recurrence(Generic[S]):
         """The blocks around the step that it depends on."""
         starts = (carry.start for carry in self.carried if isinstance(carry.start, str))
         return (*(block for _, block in (*self.sequences, *self.same)), *starts)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The blocks of the step that are read by the next one, or around it."""
+        nows = (carry.now for carry in self.carried)
+        return tuple(dict.fromkeys((*nows, *(state for _, state, _ in self.gives))))
+
+    def earlier(self, before: str) -> tuple[str, int]:
+        """The block of the step that an input `before` was, and how many steps before."""
+        carries = {carry.before: carry for carry in self.carried}
+        lag = 0
+        while before in carries:
+            before, lag = carries[before].now, lag + 1
+        return before, lag
+
+
+class _HasSteps(Protocol):
+    @property
+    def recurrences(self) -> tuple[Recurrence[Any], ...]: ...
+
+
+Whole = TypeVar("Whole", bound=_HasSteps)
+
+
+def with_steps(whole: Whole) -> Iterator[Whole]:
+    """A graph or a model, and those of the steps of its recurrences."""
+    yield whole
+    for one in whole.recurrences:
+        yield from with_steps(one.step)

@@ -148,11 +148,8 @@ class _Copies:
 
     def _before(self, carry: Carry) -> str:
         """`h[0]`, or `h[-1]` for what a step reads of two before."""
-        befores = {one.before: one for one in self.recurrence.carried}
-        lag = 0
-        while carry.now in befores:
-            carry, lag = befores[carry.now], lag + 1
-        return f"{carry.now}[{-lag}]"
+        now, lag = self.recurrence.earlier(carry.before)
+        return f"{now}[{1 - lag}]"
 
     def result(self, block: Block) -> list[Term]:
         """The terms of what the recurrence gives: the states of all steps, or that of the last."""

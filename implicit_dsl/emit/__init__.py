@@ -22,7 +22,7 @@ from implicit_dsl.emit.penalties import penalty
 from implicit_dsl.emit.recurrences import Recurrent
 from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
 from implicit_dsl.emit.structure import literals
-from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, fitted, forward_doc
+from implicit_dsl.emit.wording import WIDTH, class_doc, docstring, fitted, forward_doc, opened
 from implicit_dsl.header import source_digest, stamp
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.source import Source
@@ -153,11 +153,8 @@ def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
 def _head(name: str, model: ImplicitModel, given: str, returned: str) -> list[str]:
     """The first line of a method that takes the shapes of inputs, or its lines."""
     length = "length: int | None = None" if _takes_length(model) else ""
-    arguments = ", ".join(filter(None, ("self", length, given, "**shapes: tuple[int, ...]")))
-    line = f"def {name}({arguments}) -> {returned}:"
-    if len(line) + 4 <= WIDTH:
-        return [line]
-    return [f"def {name}(", f"    {arguments}", f") -> {returned}:"]
+    arguments = list(filter(None, ("self", length, given, "**shapes: tuple[int, ...]")))
+    return opened(f"def {name}", arguments, f" -> {returned}:", indent=4)
 
 
 def _system_lines(model: ImplicitModel, output_class: str, standalone: bool) -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from implicit_dsl.model import Block, Chain, ImplicitModel, Term
 from implicit_dsl.operators import activation_rule, linear_rule
+from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.timed import TIMED
 from implicit_dsl.recurrence import Recurrence
 
@@ -61,10 +62,10 @@ def hoisted(recurrence: Recurrence[ImplicitModel], ahead: str = "mixing") -> Hoi
             sums += (replace(term, target=name) for term in early)
             left.append(Term(block.name, name, behind))
             left += (replace(term, chain=(*term.chain, *behind)) for term in terms if term not in early)
-    step, free, made, sums, left = _shared(step, free, made, sums, left, set(wanted(recurrence)))
+    step, free, made, sums, left = _shared(step, free, made, sums, left, set(recurrence.results))
     recurrence = replace(recurrence, step=step)
     if not free and not made:
-        return Hoisted(None, replace(recurrence, step=giving(step, wanted(recurrence))))
+        return Hoisted(None, replace(recurrence, step=giving(step, recurrence.results)))
     return Hoisted(*_cut(recurrence, free, made, sums, left))
 
 
@@ -78,7 +79,7 @@ def _cut(
     step = recurrence.step
     gone = {block.name for block in free}
     given = {name for name, _ in (*recurrence.sequences, *recurrence.same)}
-    results = wanted(recurrence)
+    results = recurrence.results
     read = {
         *results,
         *(term.source for term in left),
@@ -115,12 +116,6 @@ def _cut(
         sequences=(*(() if timed else made_ahead), *sequences),
         same=(*(made_ahead if timed else ()), *(pair for pair in recurrence.same if pair[0] in kept)),
     )
-
-
-def wanted(recurrence: Recurrence[ImplicitModel]) -> list[str]:
-    """What is read of a step: by the next one, and behind all of them."""
-    names = [carry.now for carry in recurrence.carried] + [state for _, state, _ in recurrence.gives]
-    return list(dict.fromkeys(names))
 
 
 def _is_ahead(early: list[Term], which: str) -> bool:
@@ -256,7 +251,7 @@ def _arguments(block: Block, terms: tuple[Term, ...]) -> list[tuple[Chain, tuple
         return [(term.chain[-1:], (replace(term, chain=term.chain[:-1]),)) for term in terms]
     if block.activation is None or len(activation_rule(block.activation).arguments) == 1:
         return [((), terms)]
-    slots: dict[object, list[Term]] = {}
+    slots: dict[Operator, list[Term]] = {}
     for term in terms:
         slots.setdefault(term.chain[-1], []).append(replace(term, chain=term.chain[:-1]))
-    return [((slot,), tuple(found)) for slot, found in slots.items()]  # type: ignore[misc]
+    return [((slot,), tuple(found)) for slot, found in slots.items()]

@@ -10,7 +10,7 @@ from implicit_dsl.clock import Clock, text, uses
 from implicit_dsl.emit.equilibria import Network
 from implicit_dsl.emit.hoisting import Hoisted, hoisted
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.wording import WIDTH, fitted, quoted
+from implicit_dsl.emit.wording import WIDTH, fitted, opened, quoted
 from implicit_dsl.integrators import Method
 from implicit_dsl.model import ImplicitModel, Term
 from implicit_dsl.operators.base import Expression, Operator
@@ -281,7 +281,7 @@ class Integrating(Network):
         lines = step.body(rest, dict.fromkeys(states, ""), {}, moves=False)
         results = ", ".join(step._values[carry.now].text for carry in rest.carried)
         self._lines += [f"{variable} = {made}" for made, variable in step.bound.items()]
-        self._lines += ["", *_function_head(f"def {function}", arguments, returned, self.indent)]
+        self._lines += ["", *opened(f"def {function}", arguments, f" -> {returned}:", self.indent)]
         self._lines += ["    " + line for line in (*lines, f"return {results}")] + [""]
         trained = {tensor.id for tensor in rest.step.tensors if tensor.trainable}
         ids = (id for term in rest.step.terms for op in term.chain for _, id in op.parameters)
@@ -351,16 +351,6 @@ class Integrating(Network):
             return head, [], inner
         text = f"{first} + {length} * {count}" if inner else first
         return head, [f"{step.clock['t']} = {text}"], inner
-
-
-def _function_head(start: str, arguments: list[str], returned: str, indent: int) -> list[str]:
-    """The first line of a function, or its lines."""
-    line = f"{start}({', '.join(arguments)}) -> {returned}:"
-    if len(line) + indent <= WIDTH:
-        return [line]
-    inner = f"    {', '.join(arguments)}"
-    rows = [inner] if len(inner) + indent <= WIDTH else [f"    {argument}," for argument in arguments]
-    return [f"{start}(", *rows, f") -> {returned}:"]
 
 
 def _is_product(term: Term) -> bool:

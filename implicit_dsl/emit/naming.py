@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from implicit_dsl.emit.loops import function_name
 from implicit_dsl.model import ImplicitModel
+from implicit_dsl.recurrence import with_steps
 
 # What `forward` calls of the runtime, beside what fusions call: no local variable may have these names.
 CALLED_IN_FORWARD = (
@@ -25,11 +26,6 @@ CALLED_IN_FORWARD = (
     "stack",
     "update_statistics",
 )
-
-
-def with_steps(model: ImplicitModel) -> list[ImplicitModel]:
-    """A model, and the steps of its recurrences."""
-    return [model, *(part for one in model.recurrences for part in with_steps(one.step))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from implicit_dsl.emit.loops import shape_text
 from implicit_dsl.emit.lowering import Lowering
 from implicit_dsl.emit.naming import Names
 from implicit_dsl.emit.trailing import Trailing, trailing
-from implicit_dsl.emit.wording import INDENT, WIDTH, comment, fitted, quoted
+from implicit_dsl.emit.wording import comment, fitted, opened, quoted
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators.base import Expression
 from implicit_dsl.recurrence import Carry, Recurrence
@@ -117,10 +117,10 @@ class Recurrent(Integrating, Lowering):
             over = [(step.inputs[name], f"{sequences[name]}.unbind(1)") for name, _ in rest.sequences]
             if rest.truncated and running:
                 count = step._variable("step")
-                self._lines += _head(over, first, count)
+                self._lines += _head(over, first, self.indent, count)
                 body = [*_detached(count, rest.truncated, [*running.values()], step.indent), *body]
             else:
-                self._lines += _head(over, first)
+                self._lines += _head(over, first, self.indent)
             self._lines += ["    " + line for line in body]
         self._require_finite(rest, carried, lists)
         self._taken = step._taken
@@ -295,7 +295,7 @@ def _detached(count: str, steps: int, running: list[str], indent: int) -> list[s
     return [f"if {count} and {count} % {steps} == 0:", *("    " + line for line in lines)]
 
 
-def _head(over: list[tuple[str, str]], first: str, count: str = "") -> list[str]:
+def _head(over: list[tuple[str, str]], first: str, indent: int, count: str = "") -> list[str]:
     """The line that begins the loop over the steps, or its lines. `count` is a variable for their number."""
     if not over:
         return [f"for {count or '_'} in range({first}.shape[1]):"]
@@ -303,21 +303,11 @@ def _head(over: list[tuple[str, str]], first: str, count: str = "") -> list[str]
         names = ", ".join(variable for variable, _ in over)
         of = over[0][1] if len(over) == 1 else f"zip({', '.join(text for _, text in over)})"
         names = names if len(over) == 1 else f"({names})"
-        return _opened(f"for {count}, {names} in enumerate(", of)
+        return opened(f"for {count}, {names} in enumerate", [of], ":", indent)
     if len(over) == 1:
         return [f"for {over[0][0]} in {over[0][1]}:"]
-    head = f"for {', '.join(variable for variable, _ in over)} in zip("
-    return _opened(head, *(text for _, text in over))
-
-
-def _opened(head: str, *arguments: str) -> list[str]:
-    """The head of a loop over a call, with its arguments in a line of their own where they do not fit."""
-    line = f"{head}{', '.join(arguments)}):"
-    if len(line) + INDENT <= WIDTH:
-        return [line]
-    inner = f"    {', '.join(arguments)}"
-    rows = [inner] if len(inner) + INDENT <= WIDTH else [f"    {text}," for text in arguments]
-    return [head, *rows, "):"]
+    head = f"for {', '.join(variable for variable, _ in over)} in zip"
+    return opened(head, [text for _, text in over], ":", indent)
 
 
 class _Body(Recurrent, Step):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from implicit_dsl.emit.hoisting import giving, stays, wanted
+from implicit_dsl.emit.hoisting import giving, stays
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.recurrence import Recurrence
 
@@ -81,7 +81,7 @@ def trailing(recurrence: Recurrence[ImplicitModel]) -> Trailing:
     still |= {state for _, state, _ in kept}
     sequences = tuple(pair for pair in recurrence.sequences if pair[0] in still)
     made = replace(recurrence, gives=(*kept, *shown), sequences=sequences)
-    made = replace(made, step=giving(rest, wanted(made)))
+    made = replace(made, step=giving(rest, made.results))
     return Trailing(replace(made, gives=kept), giving(behind, [state for _, state, _ in gives]), gives)
 
 

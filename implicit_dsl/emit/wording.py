@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from implicit_dsl.guarantees import Guarantee
@@ -71,6 +71,18 @@ def fitted(line: str, remark: str = "", indent: int = INDENT) -> list[str]:
         return [head, f"    {inner}", tail]
     broken = [f"    {row}" for part in parts for row in fitted(part, ",", indent + 4)]
     return [head, *broken, tail]
+
+
+def opened(head: str, arguments: Sequence[str], tail: str, indent: int = INDENT) -> list[str]:
+    """The head of a function or a loop, `head(arguments)tail`, broken as `ruff format` breaks it."""
+    inner = ", ".join(arguments)
+    line = f"{head}({inner}){tail}"
+    if len(line) + indent <= WIDTH:
+        return [line]
+    rows = [f"    {inner}"]
+    if len(rows[0]) + indent > WIDTH:
+        rows = [f"    {argument}," for argument in arguments]
+    return [f"{head}(", *rows, f"){tail}"]
 
 
 def _assigned(line: str, indent: int) -> list[str]:

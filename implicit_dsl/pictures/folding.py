@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from implicit_dsl.graph import Edge, Node, Role, SignalGraph
 from implicit_dsl.operators.base import Operator
-from implicit_dsl.recurrence import Carry, Recurrence
+from implicit_dsl.recurrence import Recurrence
 from implicit_dsl.shapes import Shape
 
 
@@ -60,7 +60,7 @@ class _Folded:
         for name, block in one.same:
             sources[name] = self.drawn.get(block, block), ()
         for carry in one.carried:
-            now, lag = _state(carry, one)
+            now, lag = one.earlier(carry.before)
             sources[carry.before] = names[now], (_label("prev", shapes[now], shapes[now], lag),)
         for edge in step.edges:
             if edge.target not in names:
@@ -73,7 +73,7 @@ class _Folded:
                 chain = (*before, *chain)
             self.edges.append(replace(edge, source=source, target=names[edge.target], chain=chain))
         for carry in one.carried:
-            now, lag = _state(carry, one)
+            now, lag = one.earlier(carry.before)
             if isinstance(carry.start, str) and lag == 1:
                 start, shape = self.drawn.get(carry.start, carry.start), shapes[now]
                 span = one.step.by_name[now].span if now in one.step.by_name else one.step.span
@@ -94,9 +94,8 @@ class _Folded:
             yield node.name, name
 
     def _give(self, one: Recurrence[SignalGraph], names: dict[str, str], outer: dict[str, Shape]) -> None:
-        befores = {carry.before: carry for carry in one.carried}
         for name, state, whole in one.gives:
-            now = _state(befores[state], one)[0] if state in befores else state
+            now, _ = one.earlier(state)
             if now not in names:  # one of its sequences, or a value around it
                 given = dict((*one.sequences, *one.same))[now]
                 source = self.drawn.get(given, given)
@@ -109,15 +108,6 @@ class _Folded:
             self.nodes.append(node)
             label = _label("all steps" if whole else "last", outer[name], outer[name])
             self.edges.append(Edge(source, name, (label,), node.span))
-
-
-def _state(carry: Carry, one: Recurrence[SignalGraph]) -> tuple[str, int]:
-    """The state that a step reads of those before, and of how many steps before."""
-    befores = {other.before: other for other in one.carried}
-    lag = 1
-    while carry.now in befores:
-        carry, lag = befores[carry.now], lag + 1
-    return carry.now, lag
 
 
 def _label(text: str, source: Shape, target: Shape, count: int = 1) -> Operator:

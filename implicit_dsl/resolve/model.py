@@ -12,7 +12,7 @@ from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Layer, Node, Parameter, Role, SignalGraph
 from implicit_dsl.names import TAKEN_GLOBALS, identifier
 from implicit_dsl.operators.base import Operator
-from implicit_dsl.recurrence import Recurrence
+from implicit_dsl.recurrence import Recurrence, with_steps
 from implicit_dsl.resolve.annotations import assembled, demands, read
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.arguments import Arguments, bind_template
@@ -96,7 +96,7 @@ def _resolve(
         )
     found, edges, recurrences = lift(context.network)
     nodes = in_order(body, found)
-    every = [graph for one in recurrences for graph in _graphs(one)]
+    every = [graph for one in recurrences for graph in with_steps(one.step)]
     all_nodes = (*nodes, *(node for graph in every for node in graph.nodes))
     all_edges = (*edges, *(edge for graph in every for edge in graph.edges))
     asked = demands(context, requests, all_nodes, all_edges)
@@ -159,7 +159,7 @@ def _graph(
     recurrences: tuple[Recurrence[SignalGraph], ...],
     asked: Demands,
 ) -> SignalGraph:
-    steps = [graph for one in recurrences for graph in _graphs(one)]
+    steps = [graph for one in recurrences for graph in with_steps(one.step)]
     every = (*edges, *(edge for step in steps for edge in step.edges))
     used = {id for edge in every for id in edge.parameters}
     _warn_unused(context, body, nodes, edges, recurrences, used)
@@ -186,11 +186,6 @@ def _graph(
     )
     whole = replace(graph, recurrences=tuple(_within(one, graph) for one in recurrences))
     return stepped(context, whole)
-
-
-def _graphs(recurrence: Recurrence[SignalGraph]) -> list[SignalGraph]:
-    """The graph of its step, and those of recurrences in it."""
-    return [recurrence.step, *(graph for one in recurrence.step.recurrences for graph in _graphs(one))]
 
 
 def _within(recurrence: Recurrence[SignalGraph], graph: SignalGraph) -> Recurrence[SignalGraph]:

@@ -319,7 +319,8 @@ class _Stepping:
                 )
             if not slope.name and slope.kind != "input":
                 label = f"{show_key(key)}.k{number + 1 if several else ''}"
-                slope.name, slope.declared = made.body.outer.label(label), True  # type: ignore[union-attr]
+                assert made.body.outer is not None
+                slope.name, slope.declared = made.body.outer.label(label), True
             if not self.tableau.is_implicit(number):
                 slope.uses += 1  # scaled as a whole, and not term by term
             self.slopes[key].append(slope)

@@ -17,7 +17,6 @@ from implicit_dsl.names import identifier
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.operators.offsets import constants
-from implicit_dsl.recurrence import Recurrence
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.context import Context
 
@@ -81,8 +80,8 @@ class _Stepped:
             else:
                 self.cut.update(states)
                 graph = self._taken(graph, states, demand, wanted)
-        inner = (replace(one, step=self.without_loops(one.step, _wanted(one))) for one in graph.recurrences)
-        return replace(graph, recurrences=tuple(inner))
+        inner = [(one, self.without_loops(one.step, set(one.results))) for one in graph.recurrences]
+        return replace(graph, recurrences=tuple(replace(one, step=step) for one, step in inner))
 
     def _demand(self, states: set[str]) -> SolverDemand | None:
         named = [one for one in self.asked if set(one.states) & states]
@@ -206,11 +205,6 @@ def _cuts(graph: SignalGraph, states: Iterable[str], chosen: Iterable[str]) -> b
     nodes = tuple(node for node in graph.nodes if node.name in rest and node.role is Role.STATE)
     edges = tuple(edge for edge in graph.edges if edge.source in rest and edge.target in rest)
     return not loops_of(nodes, edges)
-
-
-def _wanted(one: Recurrence[SignalGraph]) -> set[str]:
-    """The states of a step that are read behind it, or by the next."""
-    return {carry.now for carry in one.carried} | {state for _, state, _ in one.gives}
 
 
 def _of_use(

@@ -39,7 +39,7 @@ def elman(x: Tensor, start: Tensor | None, weight: Tensor, phi: str) -> tuple[Te
     if not one_kernel(x, h, weight):
         return _step_by_step(x, h, weight, ELMAN[phi])
     if torch.is_grad_enabled() and (x.requires_grad or h.requires_grad or weight.requires_grad):
-        steps: Tensor = ElmanFunction.apply(x, h, weight, phi)  # type: ignore[no-untyped-call]
+        steps: Tensor = ElmanFunction.apply(x, h, weight, phi)  # type: ignore[no-untyped-call]  # of PyTorch
     else:
         steps = _forward(x, h, weight, phi)
     return steps.transpose(0, 1), steps[-1].clone() if len(steps) else h.expand(batch, n)

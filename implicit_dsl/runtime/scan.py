@@ -33,7 +33,7 @@ def scan(a: Tensor | float, b: Tensor, start: Tensor | None) -> tuple[Tensor, Te
     factors = a if isinstance(a, Tensor) else b.new_tensor(a)
     factors = factors[(None,) * (3 - factors.ndim)]
     if one_kernel(factors, b, h):
-        steps: Tensor = ScanFunction.apply(factors, b, h)  # type: ignore[no-untyped-call]
+        steps: Tensor = ScanFunction.apply(factors, b, h)  # type: ignore[no-untyped-call]  # of PyTorch
     else:
         steps = _scan(factors, b, h)
     return steps, steps[:, -1].clone()

@@ -11,6 +11,7 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import ImplicitModel
 from implicit_dsl.operators.functions import claims
 from implicit_dsl.operators.structured import matrix_of, set_of
+from implicit_dsl.recurrence import with_steps
 from implicit_dsl.runtime.certificates.boxes import NO_BOXES, boxes, needs_boxes
 from implicit_dsl.runtime.certificates.cycles import strongest_cycle
 from implicit_dsl.runtime.certificates.demanded import Certified, verdict
@@ -55,12 +56,10 @@ def certify(
 
 def same_in_all_steps(model: ImplicitModel) -> bool:
     """Whether the loops of sequences of any length are proved as those of one step are."""
-    steps = list(model.recurrences)
-    for one in steps:
-        steps += one.step.recurrences
-    if model.loops or not any(one.sequences for one in steps):
+    _, *steps = with_steps(model)
+    if model.loops or not any(one.sequences for part in (model, *steps) for one in part.recurrences):
         return False
-    looped = (one.step.blocks[name] for one in steps for loop in one.step.loops for name in loop.states)
+    looped = (step.blocks[name] for step in steps for loop in step.loops for name in loop.states)
     return not any(needs_boxes(block) for block in looped)
 
 
