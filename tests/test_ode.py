@@ -678,3 +678,29 @@ def test_what_is_said_of_a_state_holds_for_its_steps(method: str) -> None:
     )
     assert "solver=runtime.Picard(tolerance=1e-12)" in text and "backward=runtime.Neumann(terms=30)" in text
     assert 'runtime.Equilibrium(_M_x_x, "x", 7' in text or "runtime.Equilibrium(\n            _M_x_x," in text
+
+
+@pytest.mark.parametrize(
+    ("block", "model", "steps"),
+    [("", "euler(steps = 3)", 3), ("euler(steps = 4)", "euler(steps = 3)", 4), ("", "", 20)],
+)
+def test_the_nearest_annotation_names_the_method(block: str, model: str, steps: int) -> None:
+    said = [f"@solver {one}" if one else "" for one in (block, model)]
+    text = f"""
+block Flow(n)
+    input u[n]
+    layer W = Dense(n)
+    ode t in 0..1
+        state x[n] = u
+        D(x) ~ tanh(W*x)
+    end
+    output y = last(x)
+    {said[0]}
+end
+model M(n = 4)
+    input u[n]
+    output y = Flow(n)(u)
+    {said[1]}
+end
+"""
+    assert f"for _ in range({steps}):" in implicit_dsl.compile(text)

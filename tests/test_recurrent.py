@@ -489,3 +489,38 @@ def test_what_is_not_finite_is_named_with_its_step(output: str, place: str) -> N
     assert module.M()(u[:, :0]).isfinite().all()
     compiled = torch.compile(module.M(), backend="eager", fullgraph=True)
     assert compiled(u).isnan().any()
+
+
+IN_BLOCKS = """
+block Cell(n)
+    input u[_, _]
+    layer R = Dense(n), I = Dense(n)
+    recurrent x over u
+        state h[n] = 0
+        h ~ tanh(R*prev(h) + I*x)
+        {step}
+    end
+    output y = h
+    {block}
+end
+model M(n = 4)
+    input u[_, 3]
+    layer cell = Cell(n)
+    output y = cell(u)
+    {model}
+end
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "block", "model", "steps"),
+    [
+        ("", "", "@backward truncated(2)", 2),
+        ("", "@backward truncated(3)", "@backward truncated(2)", 3),
+        ("@backward truncated(1)", "@backward truncated(3)", "@backward truncated(2)", 1),
+        ("@backward truncated(1)", "@backward(h, truncated(4))", "", 4),
+    ],
+)
+def test_the_nearest_annotation_speaks_of_a_recurrence(step: str, block: str, model: str, steps: int) -> None:
+    text = implicit_dsl.compile(IN_BLOCKS.format(step=step, block=block, model=model))
+    assert f"% {steps} == 0" in text and text.count(" == 0:") == 1

@@ -74,8 +74,7 @@ class Context:
     sparse: list[SparseDemand] = field(default_factory=list)  # bounds of `@sparse`
     penalties: list[PenaltyDemand] = field(default_factory=list)  # terms of `@penalty`
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
-    truncated: set[int] = field(default_factory=set)  # those that end gradients of a `recurrent`
-    integrated: set[int] = field(default_factory=set)  # the ids of annotations that name a method of an `ode`
+    settled: set[int] = field(default_factory=set)  # annotations about some `recurrent` or `ode`, by id
     poisoned: bool = False  # something is wrong that was reported, perhaps by the parser: there is no graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
