@@ -243,9 +243,10 @@ class ImplicitModel:
                 raise ValueError(f"`{block.name}` has shape {block.given}, which {given} does not fit")
             for axis, size in enumerate(given):
                 if not isinstance(size, int):
-                    raise ValueError(
-                        f"axis {axis + 1} of `{block.name}` is free: give its shape, as {block.name}=(…)"
-                    )
+                    known = f"its shape, as {block.name}=(…)"
+                    if (block.name, axis) in self.step_axes:
+                        known += ", or the number of steps, as length=…"
+                    raise ValueError(f"axis {axis + 1} of `{block.name}` is free: give {known}")
                 if sizes.setdefault((block.name, axis), size) != size:
                     raise ValueError(
                         f"`{block.name}` has shape {given}, which the length {length} does not fit"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from implicit_dsl.certify.constraints import OF_ONE_MATRIX, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
@@ -43,15 +43,17 @@ class Certified:
     steps: tuple[Certified, ...] = ()  # those of its recurrences
 
 
-def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
+def certify(graph: SignalGraph, findings: Findings, is_step: bool = False) -> Certified | None:
     """The groups of a graph in solvable order, each with its guarantee, and the constraints they rest on.
+
+    `is_step`: the graph is that of one step of a `recurrent`.
 
     A loop for which nothing is proved, and which the source does not call `unchecked`, is
     reported in `findings`, and None is returned.
     """
     components = schedule(graph)
     groups: list[Group] = []
-    steps = [certify(one.step, findings) for one in graph.recurrences]
+    steps = [certify(one.step, findings, one.clock is None) for one in graph.recurrences]
     refused = None in steps
     for component in components:
         if not component.iterated:
@@ -63,7 +65,8 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
             continue
         found = prove(graph, component, _applying(graph, component))
         if isinstance(found, Diagnostic):
-            findings.add(_of_product(graph, component) or found)
+            said = _of_product(graph, component) or found
+            findings.add(_of_step(said, graph, component) if is_step else said)
             refused = True
             continue
         blocked = unsolvable(graph, component)
@@ -83,6 +86,14 @@ def certify(graph: SignalGraph, findings: Findings) -> Certified | None:
     made = tuple(step for step in steps if step is not None)
     every = dict.fromkeys((*constraints, *(one for step in made for one in step.constraints)))
     return Certified(graph, tuple(groups), tuple(every), made)
+
+
+def _of_step(found: Diagnostic, graph: SignalGraph, loop: Component) -> Diagnostic:
+    """What is said of a loop, and that what it reads may have been meant to be of the step before."""
+    declared = (name for name in loop.states if graph.by_name[name].declared)
+    name = next(declared, loop.states[0])
+    note = f"it is solved in each step: what `{name}` was one step before is `prev({name})`"
+    return replace(found, notes=(*found.notes, note))
 
 
 def _recurrent(graph: SignalGraph, component: Component) -> Diagnostic | None:

@@ -160,6 +160,8 @@ def unknown(context: Context, name: str, span: Span, environment: Environment) -
             text = f"did you mean {seen[meant]} `{meant}`?".replace("  ", " ")
         else:
             hint = "names on the right of an equation are never invented: declare it, or check the spelling"
+            if environment.body is not None and environment.body.recurrence is not None:
+                hint += ";\nwhat a value h was one step before is written `prev(h)`"
     fixes = instead(span, meant)
     return problem("E0101", message, span, text, help=hint, fixes=fixes)
 

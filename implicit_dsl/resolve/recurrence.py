@@ -12,6 +12,7 @@ from implicit_dsl import syntax as s
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.resolve import apply, lengths
 from implicit_dsl.resolve.annotations.truncation import truncation_of
+from implicit_dsl.resolve.lookup import solved
 from implicit_dsl.resolve.mismatch import fits, show_expected
 from implicit_dsl.resolve.problem import Poisoned, problem
 from implicit_dsl.resolve.scope import Body, DeclaredShape, Environment, Recurrence
@@ -222,6 +223,16 @@ def _shape(context: Context, definition: Definition, span: Span) -> Any:
         context.introduce(definition, reads_itself=True)
     if definition.wire is not None:
         return definition.wire.shape
+    if definition.status == "active" and definition.kind == "=" and definition.declared_shape is not None:
+        raise problem(
+            "E0301",
+            f"`{definition.shown}` is defined by itself, one step before",
+            definition.span,
+            labels=(Label(span, "used here"),),
+            notes=("`=` names an expression, and `~` states an equation, which may refer to itself",),
+            help=f"write `{definition.shown} ~ …`",
+            fixes=solved(definition),
+        )
     if definition.status == "active":
         raise problem(
             "E0304",
@@ -320,7 +331,12 @@ def start_value(
             value = context.network.here(value)
             if not fits(shape, value.shape):
                 whole, given = show_expected(shape, declared), show(value.shape)
-                raise problem("E0202", f"`{definition.shown}` is {whole}, and starts from {given}", span)
+                raise problem(
+                    "E0202",
+                    f"`{definition.shown}` is {whole}, and starts from {given}",
+                    span,
+                    help=f"a layer makes one of the other: `{definition.shown}[…] = Dense(…) * {span.text}`",
+                )
             return value
     finally:
         context.network = network
