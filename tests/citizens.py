@@ -78,6 +78,12 @@ class Citizen:
         return (EXAMPLES / f"{self.example}.impl").read_text(encoding="utf-8")
 
     @property
+    def own_text(self) -> str:
+        """The lines of this model in it."""
+        (found,) = re.findall(rf"^model {self.model}\b.*?^end$", self.text, re.MULTILINE | re.DOTALL)
+        return str(found)
+
+    @property
     def module(self) -> ModuleType:
         """The generated module."""
         path, parameters = EXAMPLES / f"{self.example}.impl", SMALLER.get(self.model, {})

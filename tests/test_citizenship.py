@@ -24,12 +24,7 @@ from implicit_dsl import runtime
 from implicit_dsl.sets import SETS
 
 # (test, model) -> why it cannot be.
-CANNOT: dict[tuple[str, str], str] = {
-    (
-        "a_plain_loop_trains",
-        "ConvLSTM",
-    ): "the next images are noise here, of which a convolution learns little",
-}
+CANNOT: dict[tuple[str, str], str] = {}
 # Loops without a proved rate are exported with a few sweeps, and compared with as many.
 SWEEPS = 3
 # Exported to ONNX with `-m slow`, as each of their sets is there alone, and other cells.
@@ -331,12 +326,13 @@ def test_a_gpu_computes_the_same(citizen: Citizen) -> None:
 
 def test_a_plain_loop_trains(citizen: Citizen) -> None:
     module, inputs = citizen.make().train(), citizen.inputs(8)
-    targets = tuple(torch.randn_like(output) for output in flat(module(*inputs)))
+    # noise at each step or place cannot be learned by the few weights of all; around what it lies can
+    targets = tuple(torch.randn_like(output) + (output.ndim > 2) for output in flat(module(*inputs)))
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     if hasattr(module, "project_"):
         runtime.project_after(optimizer, module)
     losses = []
-    for _ in range(16):
+    for _ in range(12):
         optimizer.zero_grad()
         outputs = flat(module(*inputs))
         loss = sum((one - other).square().mean() for one, other in zip(outputs, targets))

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from implicit_dsl.runtime.asking import may_ask
+from implicit_dsl.runtime.asking import all_finite, may_ask
 
 EVALUATIONS = {"dopri5": 6, "dopri8": 13, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 1}  # for each step
 BEFORE = 4  # evaluations that choose the first step, and at its begin
@@ -88,7 +88,7 @@ def require_finite(name: str, line: int, *states: Tensor) -> None:
 
     Nothing is asked while a graph is captured, and under transforms of torch.func.
     """
-    if may_ask(states[0]) and not all(bool(state.detach().isfinite().all()) for state in states):
+    if may_ask(states[0]) and not all(map(all_finite, states)):
         what = f"`{name}` (line {line})" if line else f"`{name}`"
         raise IntegrationError(
             f"{what}: not finite at the end of the steps. To mend it: take more steps, or an implicit method"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from implicit_dsl.runtime.asking import may_ask
+from implicit_dsl.runtime.asking import all_finite, may_ask
 from implicit_dsl.runtime.autocast import autocasts
 
 
@@ -40,9 +39,7 @@ def require_finite_steps(
     if not all(map(may_ask, states.values())):
         return
     for name, last in states.items():
-        values = last.detach()
-        # of a sum first: it is one kernel, and finite unless the numbers are not, or are very large
-        if math.isfinite(values.sum().item()) or bool(values.isfinite().all()):
+        if all_finite(last):
             continue
         what = f"`{name}` (line {line})" if line else f"`{name}`"
         raise RecurrenceError(
