@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ from comparing import random, same
 from torch import Tensor, nn
 
 import implicit_dsl
-from implicit_dsl.cli import main
 from implicit_dsl.errors import ImplicitError
 
 STANDALONE = pytest.mark.parametrize("standalone", [False, True], ids=["imports", "standalone"])
@@ -312,74 +310,6 @@ def test_what_is_wrong_is_said(lines: list[str], message: str) -> None:
     assert f"{first.code} {first.message}".startswith(message)
 
 
-TRUNCATED = """
-model M(n = 4, p = 3)
-    input u[_, p], v[size(u, 1), p]
-    param W[n, n], U[n, p], h0[n] = normal(1.0)
-    recurrent x over u, w over v
-        state h[n] = h0, c[n] = 1
-        c ~ 0.5*prev(c) + U*w
-        h ~ tanh(W*prev(h) + U*x + prev(c))
-        {within}
-    end
-    output y = h
-    {beside}
-end
-"""
-
-
-@pytest.mark.parametrize(
-    ("within", "beside"),
-    [
-        ("@backward truncated(steps = 2)", ""),
-        ("", "@backward truncated(2)"),
-        ("", "@backward(h, truncated(2))"),
-    ],
-)
-def test_gradients_end_after_some_steps(within: str, beside: str) -> None:
-    model = implicit_dsl.loads(TRUNCATED.format(within=within, beside=beside)).M(dtype=torch.float64)
-    whole = implicit_dsl.loads(TRUNCATED.format(within="", beside="")).M(dtype=torch.float64)
-    whole.load_state_dict(model.state_dict())
-    for length in (0, 1, 2, 5):
-        u, v = random(2, length, 3).requires_grad_(), random(2, length, 3)
-        h, c, hs = model.h0.expand(2, -1), torch.ones(2, 4).double(), []
-        for t in range(length):
-            if t % 2 == 0 and t:
-                h, c = h.detach(), c.detach()
-            h, c = (
-                torch.tanh(h @ model.W.T + u[:, t] @ model.U.T + c),
-                0.5 * c + v[:, t] @ model.U.T,
-            )
-            hs.append(h)
-        made = model(u, v)
-        same(made, whole(u, v))
-        if not length:
-            continue
-        same(made, torch.stack(hs, 1))
-        wanted = torch.autograd.grad(made.sum(), (u, *model.parameters()))
-        same(wanted, torch.autograd.grad(torch.stack(hs, 1).sum(), (u, *model.parameters())))
-        same(made, model.system(u=(length, 3), v=(length, 3)).solve(u, v))
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("@backward truncated(0)", "E0703 `steps` of `truncated`"),
-        ("@backward truncated", "E0702 `truncated` says after how many"),
-        ("@backward truncated(2)\n    @backward truncated(3)", "E0705"),
-        ("@backward truncated(2; tau = 3)", "E0104"),
-        ("@backward(v, truncated(2))", "E0702 `truncated` ends the gradients"),
-        ("@backward trunkated(2)", "E0702 there is no gradient"),
-    ],
-)
-def test_truncations_are_checked(line: str, message: str) -> None:
-    with pytest.raises(ImplicitError) as caught:
-        implicit_dsl.compile(TRUNCATED.format(within="", beside=line))
-    first = caught.value.diagnostics[0]
-    assert f"{first.code} {first.message}".startswith(message)
-    assert len(caught.value.diagnostics) == 1
-
-
 EQUILIBRATED = """
 model M(n = 6, p = 3)
     input u[_, p]
@@ -392,51 +322,6 @@ model M(n = 6, p = 3)
     @wellposed norm(W, Inf) <= 1.8
 end
 """
-
-
-def test_a_length_makes_the_matrices() -> None:
-    model = implicit_dsl.loads(EQUILIBRATED).M(dtype=torch.float64)
-    system = model.system(length=4)
-
-    assert [name for name in system.model.blocks if name.startswith("h[")] == [f"h[{t}]" for t in range(5)]
-    assert system.A.shape == (4 * 18 + 12, 4 * 18 + 12)
-    with pytest.raises(ValueError, match="which the length 4 does not fit"):
-        model.system(length=4, u=(5, 3))
-    with pytest.raises(ValueError, match="axis 1 of `u` is free"):
-        model.system()
-    # the loops of all steps have one matrix, so that no length is needed
-    assert model.certify().proved and model.certify(length=3).proved
-    assert model.certify().loops[0].rate == model.certify(length=3).loops[2].rate
-
-
-def test_an_input_called_length_keeps_its_name() -> None:
-    text = EQUILIBRATED.replace("u[_", "length[_").replace("over u", "over length")
-    model = implicit_dsl.loads(text).M(dtype=torch.float64)
-    x = random(2, 3, 3)
-    same(model(x), model.system(length=(3, 3)).solve(x), 1e-5)
-
-
-def test_products_in_loops_are_proved_for_a_length() -> None:
-    """Bounds of what they multiply come from the steps before, so that one step does not tell of all."""
-    text = EQUILIBRATED.replace("0.5*tanh(W*(h + prev(h))", "0.1*tanh((W*h .* tanh(prev(h)))")
-    text = text.replace("norm(W, Inf) <= 1.8", "unchecked")
-    model = implicit_dsl.loads(text).M(dtype=torch.float64)
-    with pytest.raises(ValueError, match="axis 1 of `u` is free"):
-        model.certify()
-    assert model.certify(length=3).proved
-
-
-def test_commands_take_a_length(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "m.impl"
-    path.write_text(EQUILIBRATED)
-    assert main(["plot", str(path), "--length", "8", "-o", str(tmp_path / "m.svg")]) == 0
-    assert "8 loops" in (tmp_path / "m.svg").read_text()
-    assert main(["verify", str(path)]) == 0
-    assert main(["show", str(path)]) == 0
-    out = capsys.readouterr().out
-    assert "no loops but in each step" in out and "loop {h}" in out
-    assert main(["plot", str(path), "-o", str(tmp_path / "m.svg")]) == 2
-    assert "--length 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("equation", ["tanh(W*h + prev(h) + U*x)", "0.5*tanh(W*(h + prev(h)) + U*x)"])
@@ -489,38 +374,3 @@ def test_what_is_not_finite_is_named_with_its_step(output: str, place: str) -> N
     assert module.M()(u[:, :0]).isfinite().all()
     compiled = torch.compile(module.M(), backend="eager", fullgraph=True)
     assert compiled(u).isnan().any()
-
-
-IN_BLOCKS = """
-block Cell(n)
-    input u[_, _]
-    layer R = Dense(n), I = Dense(n)
-    recurrent x over u
-        state h[n] = 0
-        h ~ tanh(R*prev(h) + I*x)
-        {step}
-    end
-    output y = h
-    {block}
-end
-model M(n = 4)
-    input u[_, 3]
-    layer cell = Cell(n)
-    output y = cell(u)
-    {model}
-end
-"""
-
-
-@pytest.mark.parametrize(
-    ("step", "block", "model", "steps"),
-    [
-        ("", "", "@backward truncated(2)", 2),
-        ("", "@backward truncated(3)", "@backward truncated(2)", 3),
-        ("@backward truncated(1)", "@backward truncated(3)", "@backward truncated(2)", 1),
-        ("@backward truncated(1)", "@backward(h, truncated(4))", "", 4),
-    ],
-)
-def test_the_nearest_annotation_speaks_of_a_recurrence(step: str, block: str, model: str, steps: int) -> None:
-    text = implicit_dsl.compile(IN_BLOCKS.format(step=step, block=block, model=model))
-    assert f"% {steps} == 0" in text and text.count(" == 0:") == 1
