@@ -6,6 +6,7 @@ from functools import reduce
 from typing import TYPE_CHECKING
 
 from implicit_dsl.operators import OPERATORS
+from implicit_dsl.operators.offsets import constants
 from implicit_dsl.resolve import apply
 from implicit_dsl.resolve.problem import problem
 from implicit_dsl.resolve.wires import Wire
@@ -72,15 +73,13 @@ def _start(context: Context, sequence: Wire, span: Span) -> Wire | None:
         return context.network.here(start)
     if not any(start):
         return None
-    if len(start) == 1:
-        return apply.constant(context, start[0], sequence.shape[1:], span)
-    entries = [apply.constant(context, number, (1,), span) for number in start]
-    placed = [_placed(context, entry, at, len(start), span) for at, entry in enumerate(entries)]
-    return reduce(lambda one, other: apply.add(context, one, other, span), placed)
-
-
-def _placed(context: Context, entry: Wire, at: int, total: int, span: Span) -> Wire:
-    return apply.linear(context, "place", {"axis": 0, "start": at, "total": total}, entry, span)
+    parts = []
+    for first, *others in constants(start, sequence.shape[1:]):
+        part = context.wire("constant", first.target, span, (), first)
+        for operator in others:
+            part = context.wire("linear", operator.target, span, (part,), operator)
+        parts.append(part)
+    return reduce(lambda one, other: apply.add(context, one, other, span), parts)
 
 
 def _number(context: Context, k: Wire, span: Span) -> Wire:
