@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from implicit_dsl.clock import Clock
-from implicit_dsl.demands import NO_DEMANDS, Demand, Demands, MatrixTerm
+from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.integrators import Method
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
-from implicit_dsl.plain import operator_data, operator_of, shape_data, shape_of
+from implicit_dsl.plain import demand_data, demand_of, operator_data, operator_of, shape_data, shape_of
 from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.sets import MatrixSet
 from implicit_dsl.shapes import Shape, Size, Total, bind, bind_size, bind_some, count
@@ -317,7 +317,7 @@ class ImplicitModel:
             "loops": tuple(
                 (loop.states, loop.iterated, loop.guarantee.name, loop.rate) for loop in self.loops
             ),
-            "wellposed": tuple(map(_demand_data, self.demands.wellposed)),
+            "wellposed": tuple(map(demand_data, self.demands.wellposed)),
         }
 
     @staticmethod
@@ -339,7 +339,7 @@ class ImplicitModel:
                 Loop(tuple(states), tuple(iterated), Guarantee[guarantee], rate)
                 for states, iterated, guarantee, rate in data.get("loops", ())
             ),
-            Demands(tuple(map(_demand, data.get("wellposed", ())))),
+            Demands(tuple(map(demand_of, data.get("wellposed", ())))),
             recurrences=tuple(map(_recurrence, data.get("recurrences", ()))),
         )
 
@@ -376,26 +376,3 @@ def _recurrence(data: Mapping[str, Any]) -> Recurrence[ImplicitModel]:
         method=method,
         truncated=data.get("truncated", 0),
     )
-
-
-def _demand_data(demand: Demand) -> dict[str, Any]:
-    matrix = None
-    if demand.matrix is not None:
-        matrix = tuple((term.factor, term.tensors) for term in demand.matrix)
-    return {
-        "criterion": demand.criterion,
-        "bound": demand.bound,
-        "matrix": matrix,
-        "states": demand.states,
-        "method": demand.method,
-        "line": demand.line,
-        "text": demand.text,
-    }
-
-
-def _demand(data: Mapping[str, Any]) -> Demand:
-    written = data["matrix"]
-    matrix = None
-    if written is not None:
-        matrix = tuple(MatrixTerm(factor, tuple(tensors)) for factor, tensors in written)
-    return Demand(**{**data, "matrix": matrix})

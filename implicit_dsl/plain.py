@@ -1,9 +1,11 @@
-"""Shapes and operators as plain tuples, for generated modules, and back."""
+"""Shapes, operators and demands as plain data, for generated modules, and back."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from implicit_dsl.demands import Demand, MatrixTerm
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.shapes import Dim, Shape, Size, Total
 
@@ -56,3 +58,26 @@ def operator_of(data: tuple[Any, ...]) -> Operator:
         for name, value in settings.items()
     )
     return Operator(kind, shape_of(source), shape_of(target), tuple(read), tuple(parameters.items()))
+
+
+def demand_data(demand: Demand) -> dict[str, Any]:
+    matrix = None
+    if demand.matrix is not None:
+        matrix = tuple((term.factor, term.tensors) for term in demand.matrix)
+    return {
+        "criterion": demand.criterion,
+        "bound": demand.bound,
+        "matrix": matrix,
+        "states": demand.states,
+        "method": demand.method,
+        "line": demand.line,
+        "text": demand.text,
+    }
+
+
+def demand_of(data: Mapping[str, Any]) -> Demand:
+    written = data["matrix"]
+    matrix = None
+    if written is not None:
+        matrix = tuple(MatrixTerm(factor, tuple(tensors)) for factor, tensors in written)
+    return Demand(**{**data, "matrix": matrix})
