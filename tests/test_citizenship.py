@@ -399,6 +399,7 @@ for citizen in [*citizens(), *set_citizens()]:
                 if (held[name] - found).abs().max().item() > slack(alone):
                     print(f"{citizen.model} {kind} {name}: made of other numbers", flush=True)
             module.system()
+dist.barrier()  # a process that ends while the other still talks to it may abort that
 dist.destroy_process_group()
 """
 
