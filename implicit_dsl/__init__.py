@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from implicit_dsl import train
     from implicit_dsl.compiler import compile
     from implicit_dsl.errors import Diagnostic, ImplicitError
     from implicit_dsl.loading import load, loads
@@ -28,10 +29,12 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     # lazily: `implicitc --help` must not pay for the compiler
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name == "train":
+        return importlib.import_module("implicit_dsl.train")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
