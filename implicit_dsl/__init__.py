@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from implicit_dsl import train
     from implicit_dsl.compiler import compile
     from implicit_dsl.errors import Diagnostic, ImplicitError
     from implicit_dsl.loading import load, loads
