@@ -19,6 +19,11 @@ SolverName: TypeAlias = Literal[
 BackwardName: TypeAlias = Literal["implicit", "neumann", "jfb", "phantom", "unrolled"]
 Failure: TypeAlias = Literal["raise", "warn", "fall_back"]
 
+GroupAxis: TypeAlias = Literal["columns", "rows", "blocks", "whole"]
+MeasureName: TypeAlias = Literal[
+    "l1", "l2", "linf", "squares", "largest_row", "largest_column", "spectral", "nuclear"
+]
+
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 SOLVERS: tuple[SolverName, ...] = get_args(SolverName)
 BACKWARDS: tuple[BackwardName, ...] = get_args(BackwardName)
@@ -86,15 +91,67 @@ class BackwardDemand:
 
 
 @dataclass(frozen=True, slots=True)
-class SparseDemand:
-    """One `@sparse`: Σ over groups of the largest |entry| of a group ≤ bound.
+class Piece:
+    """Entries of a tensor: some of its rows (axis 0) and columns (axis 1), None: all, numbered from 0."""
 
-    Groups are the columns (`axis` 1) or rows (0) of weights. Each of the `families` lists tensors whose
-    groups are the same, such as B and D that read one input.
+    tensor: str
+    rows: tuple[int, ...] | None = None
+    columns: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPart:
+    """Blocks (to, from) of one of the assembled A, B, C, D, whose entries are made of some tensors."""
+
+    matrix: str
+    blocks: tuple[tuple[str, str], ...] = ()
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Groups of entries: the columns or rows of some pieces side by side, each block, or all as one group.
+
+    Its entries are those of `pieces`, or those of one part of an assembled matrix.
     """
 
-    axis: int
-    families: tuple[tuple[str, ...], ...]
+    axis: GroupAxis
+    pieces: tuple[Piece, ...] = ()
+    part: SystemPart | None = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The ids of the tensors, each once."""
+        held = self.part.tensors if self.part is not None else (piece.tensor for piece in self.pieces)
+        return tuple(dict.fromkeys(held))
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A number that says how large weights are.
+
+    l1, l2, linf, squares: the sum over the groups of all families of this norm of each group (or of its
+    square). largest_row, largest_column (sums of absolute entries), spectral, nuclear: of one matrix, which
+    is a family of one group, or a `matrix` expression.
+    """
+
+    name: MeasureName
+    families: tuple[Family, ...] = ()
+    matrix: Matrix = ()
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The ids of the tensors, each once."""
+        held = [id for family in self.families for id in family.tensors]
+        held += [id for term in self.matrix for id, _ in term.tensors]
+        return tuple(dict.fromkeys(held))
+
+
+@dataclass(frozen=True, slots=True)
+class SparseDemand:
+    """One `@sparse`: a measure, which is a sum over groups, is at most `bound`."""
+
+    measured: Measured
     bound: float
     line: int = 0
     text: str = ""  # as written, such as `columns(B) <= 1`
@@ -103,17 +160,13 @@ class SparseDemand:
 
 @dataclass(frozen=True, slots=True)
 class PenaltyDemand:
-    """One term of a `@penalty`: factor · measure of a weight, or of several side by side.
-
-    `measure` is columns or rows (the sums that `@sparse` bounds), frobenius, squares (its square),
-    largest_row, spectral or entries (the sum of absolute entries). `tensors` of a `product` are factors.
-    """
+    """One term of a `@penalty`: factor · measure."""
 
     factor: float
-    measure: str
-    tensors: tuple[str, ...]
-    product: bool = False
+    measured: Measured
     line: int = 0
+    text: str = ""  # as written, such as `0.1 * columns(B)`
+    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

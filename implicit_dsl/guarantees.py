@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from implicit_dsl.demands import Criterion, Method
+from implicit_dsl.demands import Criterion, Measured, Method
 
 
 class Guarantee(Enum):
@@ -48,6 +48,7 @@ class Constraint:
     fixed: tuple[tuple[str, float], ...] = ()
     line: int = 0
     text: str = ""
+    measured: Measured | None = None  # of a `@sparse`, what is at most the bound
 
     @property
     def tensors(self) -> tuple[str, ...]:

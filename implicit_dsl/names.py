@@ -64,12 +64,12 @@ _ATTRIBUTES = """
     T_destination add_module apply bfloat16 buffers call_super_init certify children compile constraints
     cpu cuda device double dtype dump_patches effective_weights eval extra_repr float forward get_buffer
     get_extra_state get_parameter get_submodule half ipu load_state_dict modules mtia named_buffers
-    named_children named_modules named_parameters parameters penalty project_ register_backward_hook
-    register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
-    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
-    register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook
-    requires_grad_ reset_parameters set_extra_state set_submodule share_memory state_dict stats structures
-    system to to_empty train training type xpu zero_grad
+    named_children named_modules named_parameters parameters penalties penalty project_ prox_ prune_
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ reset_parameters set_extra_state set_submodule
+    share_memory state_dict stats structures system to to_empty train training type xpu zero_grad
 """
 _GLOBALS = """
     F NamedTuple Tensor annotations nn runtime self torch

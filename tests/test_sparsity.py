@@ -13,7 +13,7 @@ from torch import nn
 import implicit_dsl
 from implicit_dsl.compiler import check
 from implicit_dsl.errors import ImplicitError
-from implicit_dsl.runtime import Block, GroupBound
+from implicit_dsl.runtime import Family, GroupBound, Measured, Piece
 from implicit_dsl.source import Source
 
 torch.set_num_threads(1)
@@ -61,7 +61,8 @@ def test_columns_are_projected_to_the_nearest_point(
 ) -> None:
     a = np.random.default_rng(seed).normal(size=(entries, groups)) * size
     module = Held(B=a.copy())
-    constraint = GroupBound("columns(B) <= 1", bound=1.0, blocks=(Block("0", "", "B", 1),))
+    measure = Measured("linf", (Family("columns", (Piece("B"),)),))
+    constraint = GroupBound("columns(B) <= 1", bound=1.0, measured_by=measure)
 
     constraint.project_(module)
 
@@ -73,8 +74,8 @@ def test_families_share_columns_and_the_bound() -> None:
     rng = np.random.default_rng(0)
     B, D, C = rng.normal(size=(3, 4)), rng.normal(size=(2, 4)), rng.normal(size=(4, 2, 3))
     module = Held(B=B.copy(), D=D.copy(), C=C.copy())
-    blocks = (Block("0", "", "B", 1), Block("0", "", "D", 1), Block("1", "", "C", 1))
-    constraint = GroupBound("B, D, C", bound=2.0, blocks=blocks)
+    families = (Family("columns", (Piece("B"), Piece("D"))), Family("columns", (Piece("C"),)))
+    constraint = GroupBound("B, D, C", bound=2.0, measured_by=Measured("linf", families))
 
     constraint.project_(module)
 
@@ -220,7 +221,19 @@ REFUSED = {
     "@penalty": "E0702",
     "@penalty B": "E0702",
     "@penalty -1*columns(B)": "E0703",
-    "@penalty norm(B, 1)": "E0702",
+    "@penalty norm(B)": "E0702",
+    "@penalty norm(B, 3)": "E0702",
+    "@penalty norm(B[:, 5])": "E0205",
+    "@penalty norm(B[1, 1, 1])": "E0205",
+    "@penalty norm(B[:, [1, 1]], Fro)": "E0205",
+    "@penalty columns(B[:, 1])": "E0404",
+    "@penalty columns(B)^2": "E0702",
+    "@penalty columns(B) / 0": "E0208",
+    "@penalty blocks(B)": "E0404",
+    "@penalty abs(B)": "E0702",
+    "@penalty norm(system.A[x])": "E0404",
+    "@sparse norm(B, 2) <= 1": "E0702",
+    "@sparse columns(B) + norm(C, Fro) <= 1": "E0702",
     "@penalty columns(u)": "E0404",
     "@penalty 0.1*columns(B) - columns(C)": "E0702",
 }

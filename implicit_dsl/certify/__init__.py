@@ -121,23 +121,22 @@ def _with_sparse(
     """
     made = list(constraints)
     for demand in graph.demands.sparse:
-        if held := sorted({id for family in demand.families for id in family} & graph.fixed_norms.keys()):
+        ids = demand.measured.tensors
+        if held := sorted(set(ids) & graph.fixed_norms.keys()):
             message = f"`{demand.text}` is to be kept by training, and `{held[0]}` is fixed"
             findings.add(Diagnostic("E0404", message, demand.span or graph.span, help="leave it out"))
             return None
-        uses = tuple(
-            Use(str(number), "", id, demand.axis)
-            for number, family in enumerate(demand.families)
-            for id in family
-        )
+        uses = tuple(Use("", "", id) for id in ids)
         for other in constraints:
-            shared = {use.tensor for use in uses} & set(other.tensors)
+            shared = set(ids) & set(other.tensors)
             if shared and (other.method != "project" or other.criterion not in ("norm", "pf")):
                 message = f"`{min(shared)}` cannot be kept within `{demand.text}` and `{other.text}` at once"
                 help = "remove one, or bound rows by projection: `norm(X, Inf) <= …`"
                 findings.add(Diagnostic("E0705", message, demand.span or graph.span, help=help))
                 return None
-        made.append(Constraint("sparse", demand.bound, "project", uses, (), demand.line, demand.text))
+        made.append(
+            Constraint("sparse", demand.bound, "project", uses, (), demand.line, demand.text, demand.measured)
+        )
     return tuple(made)
 
 

@@ -18,7 +18,7 @@ from implicit_dsl.emit.checks import checks
 from implicit_dsl.emit.inline import Inlined, import_block, inlined
 from implicit_dsl.emit.members import attributes, initialisers, structures
 from implicit_dsl.emit.naming import Names
-from implicit_dsl.emit.penalties import penalty
+from implicit_dsl.emit.penalties import penalties
 from implicit_dsl.emit.recurrences import Recurrent
 from implicit_dsl.emit.solving import constraints, effective, equilibria, runtime_names
 from implicit_dsl.emit.structure import literals
@@ -41,7 +41,7 @@ class _View:
     extended: bool
     projected: bool
     effective: str
-    penalty: list[str]
+    penalties: list[str]
     loops: list[str]
     stats: list[str]
     arguments: str
@@ -123,7 +123,7 @@ def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
         extended="parametrize" in methods,
         projected="project" in methods,
         effective=effective(model, forward),
-        penalty=penalty(model, forward),
+        penalties=penalties(model, forward.names),
         loops=[line for writer in forward.writers for line in equilibria(writer.model, writer)],
         stats=[
             f'"{loop.name}": self.{writer.attributes[loop.name]}.stats,'

@@ -1,67 +1,106 @@
-"""`penalty()`: what the source asks to add to the loss."""
+"""`self.penalties`: what the source asks to make small, and measures of weights as Python."""
 
 from __future__ import annotations
 
-from implicit_dsl.demands import PenaltyDemand
-from implicit_dsl.emit.equilibria import Network
-from implicit_dsl.emit.wording import fitted
-from implicit_dsl.model import ImplicitModel, Tensor
+from implicit_dsl.demands import Family, Matrix, Measured, PenaltyDemand, Piece, SystemPart
+from implicit_dsl.emit.members import structure
+from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.wording import INDENT, fitted, quoted
+from implicit_dsl.model import ImplicitModel
 
 
-def penalty(model: ImplicitModel, network: Network) -> list[str]:
-    """The lines of its body; none if nothing is asked."""
-    terms = model.demands.penalties
-    if not terms:
+def penalties(model: ImplicitModel, names: Names) -> list[str]:
+    """What `__init__` assigns to `self.penalties`; nothing if nothing is asked."""
+    if not model.demands.penalties:
         return []
+    lines = ["self.penalties = ("]
+    for term in model.demands.penalties:
+        lines += ["    " + line for line in fitted(_penalty(term, model, names), ",", INDENT + 4)]
+    return [*lines, ")"]
+
+
+def _penalty(term: PenaltyDemand, model: ImplicitModel, names: Names) -> str:
+    ids = term.measured.tensors
     tensors = {tensor.id: tensor for tensor in model.tensors}
-    lines = []
-    if any(id in network.made for term in terms for id in term.tensors):
-        lines.append("weights = self.effective_weights()")
-    values = [_value(term, tensors, network) for term in terms]
-    if len(values) == 1:
-        return [*lines, *fitted(f"value: Tensor = {values[0]}", f"  # line {terms[0].line}"), "return value"]
-    lines.append("terms = (")
-    for term, value in zip(terms, values):
-        lines += ["    " + line for line in fitted(value, f",  # line {term.line}", 12)]
-    return [*lines, ")", "return torch.stack(terms).sum()"]
+    shapes = ", ".join(f"{quoted(id)}: {tensors[id].shape!r}" for id in ids)
+    given = [
+        quoted(term.text),
+        str(term.line),
+        repr(term.factor),
+        measured(term.measured, names),
+        f"{{{shapes}}}",
+    ]
+    within = {id: held for id in ids if (held := tensors[id].within) is not None}
+    if within:
+        sets = ", ".join(f"{quoted(id)}: {structure(made, names)}" for id, made in within.items())
+        given.append(f"structures={{{sets}}}")
+    made = sorted(set(ids) & _parametrised(model))
+    if made:
+        given.append(f"made=({', '.join(map(quoted, made))},)")
+    if any(family.part is not None for family in term.measured.families):
+        given.append(f'system=_STRUCTURES["{model.name}"]')
+    return f"{names('Penalty')}({', '.join(given)},)"
 
 
-def _value(term: PenaltyDemand, tensors: dict[str, Tensor], network: Network) -> str:
-    measured = _measured(term, _weight(term, tensors, network), len(tensors[term.tensors[0]].shape), network)
-    return measured if term.factor == 1 else f"{term.factor!r} * {measured}"
+def _parametrised(model: ImplicitModel) -> set[str]:
+    return {
+        id
+        for constraint in model.constraints
+        if constraint.method == "parametrize"
+        for id in constraint.tensors
+    }
 
 
-def _weight(term: PenaltyDemand, tensors: dict[str, Tensor], network: Network) -> str:
-    """The matrix or kernel that is measured, as Python."""
-    texts = []
-    for id in term.tensors:
-        text, within = network.made.get(id, f"self.{id}"), tensors[id].within
-        diagonal = within is not None and within.linear is not None and within.linear.is_diagonal
-        texts.append(f"torch.diag({text})" if diagonal else text)
-    if term.product:
-        return f"({' @ '.join(texts)})"
-    if len(texts) > 1:
-        return f"torch.cat(({', '.join(texts)}), {int(term.measure == 'rows')})"
-    return texts[0]
+def measured(given: Measured, names: Names) -> str:
+    """A measure as Python: `runtime.Measured("l2", (runtime.Family("columns", (runtime.Piece("B"),)),))`."""
+    parts = [quoted(given.name)]
+    if given.families:
+        parts.append(f"({', '.join(_family(family, names) for family in given.families)},)")
+    if given.matrix:
+        parts.append(f"matrix={_matrix(given.matrix, names)}")
+    return f"{names('Measured')}({', '.join(parts)})"
 
 
-def _measured(term: PenaltyDemand, weight: str, axes: int, network: Network) -> str:
-    others = tuple(range(2, axes))
-    match term.measure:
-        case "columns":
-            return f"{weight}.abs().amax({(0, *others) if others else 0}).sum()"
-        case "rows":
-            return f"{weight}.abs().amax({(1, *others) if others else 1}).sum()"
-        case "frobenius":
-            return f"torch.linalg.vector_norm({weight})"
-        case "squares":
-            return f"{weight}.square().sum()"
-        case "largest_row":
-            return f"{weight}.abs().flatten(1).sum(1).amax()"
-        case "spectral":
-            network.runtime_calls.add("spectral_norm")
-            return f"{network.names('spectral_norm')}({weight})"
-        case "entries":
-            return f"{weight}.abs().sum()"
-        case other:
-            raise AssertionError(f"unknown measure {other}")
+def measured_names(given: Measured) -> list[str]:
+    """What `measured` uses of the runtime, by name."""
+    names = ["Measured"]
+    names += ["Family"] if given.families else []
+    names += ["Piece"] if any(family.pieces for family in given.families) else []
+    names += ["SystemPart"] if any(family.part is not None for family in given.families) else []
+    return [*names, "MatrixTerm"] if given.matrix else names
+
+
+def _family(family: Family, names: Names) -> str:
+    parts = [quoted(family.axis)]
+    if family.pieces:
+        parts.append(f"({', '.join(_piece(piece, names) for piece in family.pieces)},)")
+    if family.part is not None:
+        parts.append(f"part={_part(family.part, names)}")
+    return f"{names('Family')}({', '.join(parts)})"
+
+
+def _piece(piece: Piece, names: Names) -> str:
+    parts = [quoted(piece.tensor)]
+    parts += [f"rows={_numbers(piece.rows)}"] if piece.rows is not None else []
+    parts += [f"columns={_numbers(piece.columns)}"] if piece.columns is not None else []
+    return f"{names('Piece')}({', '.join(parts)})"
+
+
+def _numbers(given: tuple[int, ...]) -> str:
+    if len(given) > 3 and given == tuple(range(given[0], given[-1] + 1)):
+        return f"tuple(range({given[0]}, {given[-1] + 1}))"
+    return repr(given)
+
+
+def _part(part: SystemPart, names: Names) -> str:
+    blocks = ", ".join(f"({quoted(row)}, {quoted(column)})" for row, column in part.blocks)
+    tensors = ", ".join(map(quoted, part.tensors))
+    return f"{names('SystemPart')}({quoted(part.matrix)}, ({blocks},), ({tensors},))"
+
+
+def _matrix(matrix: Matrix, names: Names) -> str:
+    terms = []
+    for term in matrix:
+        factors = ", ".join(f"({quoted(id)}, {transposed})" for id, transposed in term.tensors)
+        terms.append(f"{names('MatrixTerm')}({term.factor!r}, ({factors}{',' if factors else ''}))")
+    return f"({', '.join(terms)},)"

@@ -9,6 +9,7 @@ from implicit_dsl.emit.equilibria import Network, convolves_images
 from implicit_dsl.emit.loops import function_name
 from implicit_dsl.emit.members import structure
 from implicit_dsl.emit.naming import Names
+from implicit_dsl.emit.penalties import measured, measured_names
 from implicit_dsl.emit.wording import INDENT, fitted, place, quoted
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.model import ImplicitModel, Loop
@@ -117,7 +118,7 @@ def constraints(model: ImplicitModel, names: Names) -> list[str]:
     within = {tensor.id: tensor.within for tensor in model.tensors if tensor.within is not None}
     lines = ["self.constraints = ("]
     for constraint in listed:
-        lines += ["    " + line for line in _constraint(constraint, within, names)]
+        lines += ["    " + line for line in _constraint(constraint, within, names, model.name)]
     return [*lines, ")"]
 
 
@@ -132,18 +133,21 @@ def effective(model: ImplicitModel, network: Network) -> str:
     return f"{{**{members}, **{made}}}" if any(t.within is not None for t in model.tensors) else made
 
 
-def _constraint(constraint: Constraint, within: Mapping[str, MatrixSet], names: Names) -> list[str]:
+def _constraint(
+    constraint: Constraint, within: Mapping[str, MatrixSet], names: Names, model: str
+) -> list[str]:
     blocks = [
         f"{names('Block')}({quoted(use.row)}, {quoted(use.column)}, {quoted(use.tensor)}, "
         f"{use.axis}, {use.factor!r})"
         for use in constraint.uses
     ]
-    given = [
-        quoted(constraint.text),
-        f"line={constraint.line}",
-        f"bound={constraint.bound!r}",
-        f"blocks=({', '.join(blocks)},)",
-    ]
+    given = [quoted(constraint.text), f"line={constraint.line}", f"bound={constraint.bound!r}"]
+    if constraint.measured is None:
+        given.append(f"blocks=({', '.join(blocks)},)")
+    else:
+        given.append(f"measured_by={measured(constraint.measured, names)}")
+        if any(family.part is not None for family in constraint.measured.families):
+            given.append(f'system=_STRUCTURES["{model}"]')
     if constraint.fixed:
         listed = ", ".join(f"{quoted(row)}: {used!r}" for row, used in constraint.fixed)
         given.append(f"fixed={{{listed}}}")
@@ -162,6 +166,9 @@ def runtime_names(model: ImplicitModel, network: Network) -> list[str]:
     names = ["members", "Structure", *(held.kind for held in within)] if within else []
     names += ["start_nonneg_"] if any(held.kind == "Nonneg" for held in within) else []
     names += _constraint_names(model)
+    if model.demands.penalties:
+        names += ["Penalty", "Steps", "penalty", "prox_"]
+        names += [name for term in model.demands.penalties for name in measured_names(term.measured)]
     if not model.loops:
         return list(dict.fromkeys(names))
     plain = Names(standalone=True)
@@ -184,7 +191,10 @@ def _constraint_names(model: ImplicitModel) -> list[str]:
     names: list[str] = []
     held = [constraint for constraint in model.constraints if constraint.uses]
     if held:
-        names += ["Block", *(_CONSTRAINTS[constraint.criterion] for constraint in held)]
+        names += ["Block"] if any(constraint.measured is None for constraint in held) else []
+        names += [_CONSTRAINTS[constraint.criterion] for constraint in held]
+        for constraint in held:
+            names += measured_names(constraint.measured) if constraint.measured is not None else []
         inside = {tensor.id for tensor in model.tensors if tensor.within is not None}
         names += ["Within"] if any(inside & set(constraint.tensors) for constraint in held) else []
     methods = {constraint.method for constraint in held}

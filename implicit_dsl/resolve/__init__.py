@@ -19,7 +19,7 @@ from implicit_dsl.names import identifier
 from implicit_dsl.resolve.annotations import check_top
 from implicit_dsl.resolve.context import MOST_STEPS, STEPS_PER_CHARACTER, Budget, Context
 from implicit_dsl.resolve.definitions import force, introduce
-from implicit_dsl.resolve.expressions import evaluate
+from implicit_dsl.resolve.expressions import evaluate, scopes
 from implicit_dsl.resolve.imports import Loader, Parse, Read, open_module, run_constants
 from implicit_dsl.resolve.model import resolve_model
 from implicit_dsl.resolve.places import Places
@@ -78,6 +78,7 @@ def resolve(
 def _context(findings: Findings, budget: Budget) -> Context:
     context = Context(findings, budget)
     context.evaluate = MethodType(evaluate, context)
+    context.scopes = MethodType(scopes, context)
     context.force = MethodType(force, context)
     context.introduce = MethodType(introduce, context)
     return context

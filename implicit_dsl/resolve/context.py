@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from implicit_dsl.demands import PenaltyDemand, SparseDemand
 from implicit_dsl.errors import Diagnostic, Findings, Label
 from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators import OPERATORS
@@ -17,7 +16,10 @@ from implicit_dsl.resolve.values import Definition, Function, Layer
 from implicit_dsl.resolve.wires import Network, Tensor, Wire
 from implicit_dsl.shapes import Shape
 from implicit_dsl.source import Span
-from implicit_dsl.syntax import Expression
+from implicit_dsl.syntax import Comprehension, Expression
+
+if TYPE_CHECKING:
+    from implicit_dsl.resolve.annotations.sparsity import Asked
 
 MOST_STEPS = 800_000  # what a small program may unroll to; see Budget
 STEPS_PER_CHARACTER = 10  # and for each character of its text
@@ -59,7 +61,7 @@ class Budget:
 class Context:
     """The network so far, the findings so far, and the definition under evaluation.
 
-    `evaluate`, `force` and `introduce` are set once, where the parts are put together.
+    `evaluate`, `scopes`, `force` and `introduce` are set once, where the parts are put together.
     """
 
     findings: Findings
@@ -71,12 +73,12 @@ class Context:
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
     functions: list[tuple[Wire, Function]] = field(default_factory=list)  # that are activations
-    sparse: list[SparseDemand] = field(default_factory=list)  # bounds of `@sparse`
-    penalties: list[PenaltyDemand] = field(default_factory=list)  # terms of `@penalty`
+    measured: list[Asked] = field(default_factory=list)  # bounds of `@sparse`, terms of `@penalty`
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph
     settled: set[int] = field(default_factory=set)  # annotations about some `recurrent` or `ode`, by id
     poisoned: bool = False  # something is wrong that was reported, perhaps by the parser: there is no graph
     evaluate: Callable[[Expression, Environment], Any] = None  # type: ignore[assignment]
+    scopes: Callable[[Comprehension, Environment], Iterator[Environment]] = None  # type: ignore[assignment]
     force: Callable[[Definition], Any] = None  # type: ignore[assignment]
     introduce: Callable[..., Wire | None] = None  # type: ignore[assignment]
     _attributes: dict[str, tuple[str, Span]] = field(default_factory=dict)

@@ -349,14 +349,19 @@ def _comparison(context: Context, node: s.Comparison, environment: Environment) 
 
 def comprehend(context: Context, node: s.Comprehension, environment: Environment) -> Iterator[Any]:
     """The values of a comprehension, innermost binding fastest."""
+    for scope in scopes(context, node, environment):
+        yield evaluate(context, node.value, scope)
 
+
+def scopes(context: Context, node: s.Comprehension, environment: Environment) -> Iterator[Environment]:
+    """The scopes in which the value of a comprehension stands, innermost binding fastest."""
     for binding in node.bindings:
         check_variable(binding.name)
 
-    def run(bindings: tuple[s.Binding, ...], scope: Environment) -> Iterator[Any]:
+    def run(bindings: tuple[s.Binding, ...], scope: Environment) -> Iterator[Environment]:
         if not bindings:
             if node.condition is None or truth(context, node.condition, scope):
-                yield evaluate(context, node.value, scope)
+                yield scope
             return
         first, *rest = bindings
         for number, value in enumerate(items(context, first.values, scope)):

@@ -100,10 +100,9 @@ def _resolve(
     all_nodes = (*nodes, *(node for graph in every for node in graph.nodes))
     all_edges = (*edges, *(edge for graph in every for edge in graph.edges))
     asked = demands(context, requests, all_nodes, all_edges)
-    if context.sparse or context.penalties:
-        used = {id for edge in all_edges for id in edge.parameters}
-        penalties = tuple(term for term in context.penalties if set(term.tensors) <= used)
-        asked = replace(asked, sparse=assembled(context, context.sparse, nodes, edges), penalties=penalties)
+    if context.measured:
+        sparse, penalties = assembled(context, context.measured, all_nodes, all_edges)
+        asked = replace(asked, sparse=sparse, penalties=penalties)
     graph = _graph(context, body, template, name, bound, nodes, edges, recurrences, asked)
     return None if context.findings.errors > before else graph
 

@@ -1,5 +1,6 @@
 """What generated modules import. It knows nouns, operators and matrices, and never the compiler's stages."""
 
+from implicit_dsl.demands import Family, MatrixTerm, Measured, Piece, SystemPart
 from implicit_dsl.runtime.adjoints import JFB, Backward, Implicit, Neumann, Phantom, Unrolled
 from implicit_dsl.runtime.attention import masked_attention
 from implicit_dsl.runtime.block_operator import BlockOperator
@@ -30,6 +31,8 @@ from implicit_dsl.runtime.implicit.sweeps import unrolled
 from implicit_dsl.runtime.integration import IntegrationError, integrate, require_finite
 from implicit_dsl.runtime.lengths import at_step, reverse_upto, upto
 from implicit_dsl.runtime.matrix_functions import spectral_norm
+from implicit_dsl.runtime.measures.applying import penalty, prox_
+from implicit_dsl.runtime.measures.penalty import Penalty, Steps
 from implicit_dsl.runtime.positions import sinusoids
 from implicit_dsl.runtime.recurrence import (
     RecurrenceError,
@@ -89,20 +92,25 @@ __all__ = [
     "DenseEquilibrium",
     "Diagonal",
     "Equilibrium",
+    "Family",
     "ForwardBackward",
     "GroupBound",
     "Implicit",
     "IntegrationError",
+    "MatrixTerm",
     "MeasureBound",
+    "Measured",
     "MonotoneBound",
     "Neumann",
     "Newton",
     "Nonneg",
     "Orthogonal",
     "PeacemanRachford",
+    "Penalty",
     "PerronBound",
     "Phantom",
     "Picard",
+    "Piece",
     "RecurrenceError",
     "RowBound",
     "SingleChannelConv2d",
@@ -111,9 +119,11 @@ __all__ = [
     "Sparse",
     "SpectralBound",
     "Stats",
+    "Steps",
     "Structure",
     "Symmetric",
     "System",
+    "SystemPart",
     "Toeplitz",
     "Unrolled",
     "Within",
@@ -135,8 +145,10 @@ __all__ = [
     "members",
     "or_zeros",
     "pad_transposed",
+    "penalty",
     "project_",
     "project_after",
+    "prox_",
     "relu_max_pool2d",
     "require",
     "require_finite",

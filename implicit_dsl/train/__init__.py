@@ -1,3 +1,5 @@
 """What trains and reshapes compiled models: proximal steps, block-coordinate descent, state-driven models."""
 
-__all__: list[str] = []
+from implicit_dsl.train.proximal import ProximalStep
+
+__all__ = ["ProximalStep"]

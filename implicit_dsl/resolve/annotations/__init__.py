@@ -107,9 +107,9 @@ def read(context: Context) -> list[Request]:
         name = noted.annotation.name.name
         try:
             if name == "sparse":
-                context.sparse += read_sparse(context, noted)
+                context.measured += read_sparse(context, noted)
             elif name == "penalty":
-                context.penalties += read_penalty(context, noted)
+                context.measured += read_penalty(context, noted)
             elif name == "lipschitz":
                 claim(context, noted)
             elif not integrates(context, noted) and not truncates(context, noted):

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from implicit_dsl import syntax as s
-from implicit_dsl.demands import PenaltyDemand, SparseDemand
+from implicit_dsl.demands import Family, Measured, MeasureName, PenaltyDemand, Piece, SparseDemand
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.graph import Edge, Node, Role
-from implicit_dsl.operators.base import LinearRule
-from implicit_dsl.resolve.annotations.forms import is_free, no_keywords, number, unknown_word
+from implicit_dsl.operators import linear_rule
+from implicit_dsl.resolve.annotations.forms import no_keywords, number, unknown_word
+from implicit_dsl.resolve.annotations.measures import Atom, atoms, is_measure, measures
+from implicit_dsl.resolve.annotations.selections import Assembled, Selection, part_of, resolved
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Problem, problem
-from implicit_dsl.resolve.scope import Environment, Noted
-from implicit_dsl.resolve.values import Layer, LowRank, ParameterValue, describe
+from implicit_dsl.resolve.scope import Noted
 from implicit_dsl.source import Span
 
-_AXES = {"columns": 1, "rows": 0}
-_BESIDE = {"columns": "vcat", "rows": "hcat"}  # what joins matrices that have the same groups
-_FORMS = "`columns(X) <= κ` or `rows(X) <= κ`"
-_MEASURES = (
-    "`columns(X)`, `rows(X)`, `norm(X, Fro)`, `norm(X, Fro)^2`, `norm(X, Inf)`, `norm(X, 2)`, `sum(abs(X))`"
-)
+_FORMS = "`columns(X) <= κ`, `rows(X) <= κ`, `entries(X) <= κ` or `blocks(A) <= κ`"
+_WORDS = ("columns", "rows", "entries", "blocks")
+_OF_GROUPS = ("l1", "l2", "linf")
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
-    """A tensor of the model; `product` if it is made of two. `shape` is that of the matrix or kernel."""
+class Asked:
+    """One bound or penalty as it is written: `bound` None for a penalty."""
 
-    ids: tuple[str, ...]
-    shape: tuple[int, ...]
-    product: bool = False
+    atoms: tuple[Atom, ...]
+    bound: float | None
+    line: int
+    text: str
+    span: Span
 
 
-def read_sparse(context: Context, noted: Noted) -> list[SparseDemand]:
+def read_sparse(context: Context, noted: Noted) -> list[Asked]:
     """The bounds of one `@sparse`. Raises Problem, or Poisoned if the cause was reported."""
     no_keywords(noted.annotation, (), "its bounds are kept by projection")
     if not noted.annotation.arguments:
@@ -41,155 +42,243 @@ def read_sparse(context: Context, noted: Noted) -> list[SparseDemand]:
     return [_bound(context, noted, form) for form in noted.annotation.arguments]
 
 
-def _bound(context: Context, noted: Noted, form: s.Expression) -> SparseDemand:
-    environment = noted.environment
+def _bound(context: Context, noted: Noted, form: s.Expression) -> Asked:
+    text = " ".join(form.span.text.split())
     match form:
-        case s.Comparison((s.Call(s.Name(word), (inner,), ()), limit), (operator,)):
+        case s.Comparison((s.Call(s.Name(word)) as inner, limit), (operator,)) if not is_measure(inner):
+            raise unknown_word("kind of groups", word, inner.function.span, _WORDS, _FORMS)
+        case s.Comparison((inner, limit), (operator,)) if is_measure(inner):
             pass
         case _:
-            text = " ".join(form.span.text.split())
             raise problem("E0702", f"`{text}` is no bound of groups", form.span, help=f"write {_FORMS}")
-    if word not in _AXES:
-        raise unknown_word("kind of groups", word, form.operands[0].span, tuple(_AXES), _FORMS)
     if operator != "<=":
         raise problem("E0702", "this bound is written `<=`", form.span, f"this is `{operator}`")
-    bound = number(context, limit, environment, "a bound")
+    bound = number(context, limit, noted.environment, "a bound")
     if bound <= 0:
         raise problem("E0703", "a bound must be positive", limit.span, f"this is {bound:g}")
-    span, text = noted.annotation.span, " ".join(form.span.text.split())
-    if isinstance(inner, s.Name) and inner.name in ("B", "C", "D") and is_free(inner.name, environment):
-        families: tuple[tuple[str, ...], ...] = ((inner.name,),)  # the assembled matrix, for now
-        return SparseDemand(-1 - _AXES[word], families, bound, span.line, text, form.span)
-    held = _beside(context, inner, environment, word)
-    for weight, place in held:
-        _check_groups(context, weight, place)
-    ids = tuple(id for weight, _ in held for id in weight.ids)
-    return SparseDemand(_AXES[word], (ids,), bound, span.line, text, form.span)
+    found = atoms(context, inner, noted.environment)
+    names, factors = {atom.name for atom in found}, {atom.factor for atom in found}
+    if not names <= set(_OF_GROUPS):
+        raise problem(
+            "E0702",
+            f"`{text}` is no bound of groups",
+            form.span,
+            help=f"write {_FORMS}; a bound of a matrix in a loop is `@wellposed norm(X, Inf) <= κ`",
+        )
+    if len(names) > 1 or len(factors) > 1 or 0 in factors:
+        raise problem("E0702", "a bound is of one measure", form.span, help="give each a bound of its own")
+    for atom in found:
+        if isinstance(atom.what, Selection):
+            for piece in atom.what.pieces:
+                _check_groups(context, piece, atom)
+        elif not isinstance(atom.what, Assembled):
+            raise _of_product(atom.span)
+    (factor,) = factors
+    plain = tuple(replace(atom, factor=1.0) for atom in found)
+    return Asked(plain, bound / factor, noted.annotation.span.line, text, form.span)
 
 
-def _beside(
-    context: Context, inner: s.Expression, environment: Environment, word: str
-) -> list[tuple[Weight, Span]]:
-    """The weights of `B` or `vcat(B, D)`, which must have as many groups."""
-    join, axis = _BESIDE[word], _AXES[word]
-    parts: tuple[s.Expression, ...] = (inner,)
-    if (
-        isinstance(inner, s.Call)
-        and isinstance(inner.function, s.Name)
-        and inner.function.name in ("vcat", "hcat")
-    ):
-        if inner.function.name != join or not inner.arguments:
-            raise problem("E0702", f"matrices with the same {word} are joined by `{join}(X, Y)`", inner.span)
-        parts = inner.arguments
-    held = [(_weight(context, part, environment), part.span) for part in parts]
-    sizes = {weight.shape[axis] for weight, _ in held}
-    if len(sizes) > 1:
-        shown = " and ".join(str(weight.shape[axis]) for weight, _ in held[:2])
-        raise problem("E0204", f"matrices with {shown} {word} have no {word} in common", inner.span)
-    return held
+def _of_product(span: Span) -> Problem:
+    return problem(
+        "E0404",
+        "groups of a matrix that is made of others cannot be made small one by one",
+        span,
+        help="bound the matrices that it is made of, or use `@penalty`",
+    )
 
 
-def _weight(context: Context, expression: s.Expression, environment: Environment) -> Weight:
-    """The weight that an expression names. Raises Problem if it is none."""
-    value = context.evaluate(expression, environment)
-    match value:
-        case ParameterValue() if len(value.tensor.shape) >= 2:
-            return Weight((value.tensor.id,), value.tensor.shape)
-        case LowRank():
-            left, right = (part.tensor for part in value.parts)
-            return Weight((left.id, right.id), (left.shape[0], right.shape[1]), True)
-        case Layer() if isinstance(value.rule, LinearRule):
-            weight = next((t for t in value.tensors if t.id.endswith(".weight") and len(t.shape) > 1), None)
-            grouped = (
-                value.operator is not None and value.operator.kind == "conv" and value.operator["groups"] != 1
-            )
-            if weight is not None and not grouped:
-                return Weight((weight.id,), weight.shape)
-    what = "a layer without a matrix" if isinstance(value, Layer) else describe(value)
-    raise problem("E0404", "this is about a matrix or a layer", expression.span, f"this is {what}")
-
-
-def _check_groups(context: Context, weight: Weight, place: Span) -> None:
+def _check_groups(context: Context, piece: Piece, atom: Atom) -> None:
     """Raises Problem for matrices whose groups cannot be projected onto."""
-    within = next((t.within for t in context.tensors if t.id == weight.ids[0]), None)
+    within = next((t.within for t in context.tensors if t.id == piece.tensor), None)
     linear = within.linear if within is not None else None
-    if weight.product or (within is not None and (linear is None or linear.tied)):
-        name = "LowRank" if weight.product else within.name if within is not None else ""
+    if within is not None and (linear is None or (linear.tied and atom.name != "l1")):
         raise problem(
             "E0404",
-            f"groups of a matrix in {name}(…) cannot be made small one by one",
-            place,
+            f"groups of a matrix in {within.name}(…) cannot be made small one by one",
+            atom.span,
             help="use a full, banded, triangular or sparse one, or `@penalty`",
         )
+
+
+def read_penalty(context: Context, noted: Noted) -> list[Asked]:
+    """The terms of one `@penalty`. Raises Problem, or Poisoned if the cause was reported."""
+    no_keywords(noted.annotation)
+    if len(noted.annotation.arguments) != 1:
+        raise problem(
+            "E0702",
+            "`@penalty` takes one sum",
+            noted.annotation.span,
+            help="write `@penalty 0.01 * columns(B)`, for example",
+        )
+    (form,) = noted.annotation.arguments
+    found = tuple(atoms(context, form, noted.environment))
+    text = " ".join(form.span.text.split())
+    return [Asked(found, None, noted.annotation.span.line, text, form.span)]
 
 
 # --------------------------------------------------------------------------- when the graph is known
 
 
 def assembled(
-    context: Context, demands: list[SparseDemand], nodes: tuple[Node, ...], edges: tuple[Edge, ...]
-) -> tuple[SparseDemand, ...]:
-    """The bounds with the weights that make up the assembled B, C and D; those of nothing are dropped."""
+    context: Context, asked: list[Asked], nodes: tuple[Node, ...], edges: tuple[Edge, ...]
+) -> tuple[tuple[SparseDemand, ...], tuple[PenaltyDemand, ...]]:
+    """The bounds and penalties with the weights that they are about; those of nothing are dropped."""
     used = {id for edge in edges for id in edge.parameters}
-    found = []
-    for demand in demands:
-        if demand.axis < 0:
-            made = _of_system(context, demand, nodes, edges)
-            if made is None:
-                continue
-            demand = made
-        if {id for family in demand.families for id in family} <= used:
-            _warn_ways_around(context, demand, nodes, edges)
-            found.append(demand)
-    return tuple(found)
+    bounds: list[SparseDemand] = []
+    penalties: list[PenaltyDemand] = []
+    for one in asked:
+        try:
+            found = [term for term in _terms(context, one, nodes, edges) if set(term[1].tensors) <= used]
+        except Problem as wrong:
+            context.report(wrong.diagnostic)
+            continue
+        if one.bound is None:
+            for factor, measured, span in found:
+                text = " ".join(span.text.split())
+                penalties.append(PenaltyDemand(factor, measured, one.line, text, span))
+        elif found:
+            families = tuple(family for _, measured, _ in found for family in measured.families)
+            measured = Measured(found[0][1].name, families)
+            bounds.append(SparseDemand(measured, one.bound, one.line, one.text, one.span))
+            _warn_ways_around(context, bounds[-1], nodes, edges)
+    return tuple(bounds), tuple(penalties)
 
 
-_BLOCKS = {"B": (Role.INPUT, Role.STATE), "C": (Role.STATE, Role.OUTPUT), "D": (Role.INPUT, Role.OUTPUT)}
+def _terms(
+    context: Context, asked: Asked, nodes: tuple[Node, ...], edges: tuple[Edge, ...]
+) -> list[tuple[float, Measured, Span]]:
+    found: list[tuple[float, Measured, Span]] = []
+    plain: list[Atom] = []
+    for atom in asked.atoms:
+        if isinstance(atom.what, Selection):
+            plain.append(atom)
+        elif isinstance(atom.what, Assembled):
+            measured = _of_system(context, atom, atom.what, nodes, edges)
+            if measured is not None:
+                found.append((atom.factor, measured, atom.span))
+        else:
+            found.append((atom.factor, Measured(atom.name, matrix=atom.what), atom.span))
+    return [*found, *measures(plain)]
+
+
+_ROLES = {
+    "A": (Role.STATE, Role.STATE),
+    "B": (Role.INPUT, Role.STATE),
+    "C": (Role.STATE, Role.OUTPUT),
+    "D": (Role.INPUT, Role.OUTPUT),
+}
 
 
 def _of_system(
-    context: Context, demand: SparseDemand, nodes: tuple[Node, ...], edges: tuple[Edge, ...]
-) -> SparseDemand | None:
-    ((name,),) = demand.families
-    axis = -1 - demand.axis
+    context: Context, atom: Atom, what: Assembled, nodes: tuple[Node, ...], edges: tuple[Edge, ...]
+) -> Measured | None:
+    """A measure of an assembled matrix, of its tensors alone where its blocks are these. Raises Problem."""
     roles = {node.name: node.role for node in nodes}
-    source, target = _BLOCKS[name]
-    families: dict[str, list[str]] = {}
-    assert demand.span is not None
-    for edge in edges:
-        if edge.source is None or (roles[edge.source], roles[edge.target]) != (source, target):
-            continue
-        held = [op for op in edge.chain if op.kind != "scale"]
-        if (
-            len(held) != 1
-            or held[0].kind not in ("dense", "matrix")
-            or dict(held[0].settings).get("transposed")
-        ):
-            message = (
-                f"what `{edge.target}` reads of `{edge.source}` is no matrix by itself, so it has no groups"
-            )
-            context.report(
-                Diagnostic("E0404", message, edge.span, help="name the matrices: `columns(vcat(X, Y))`")
-            )
-            return None
-        shared = families.setdefault(edge.source if axis else edge.target, [])
-        shared += [id for id in edge.parameters if id not in shared and not id.endswith(".bias")]
-    if not families:
-        message = f"the assembled {name} is zero, so `{demand.text}` has no effect"
-        context.report(Diagnostic("W0401", message, demand.span, help="remove it"))
+    source, target = _ROLES[what.matrix]
+    held = [
+        edge
+        for edge in edges
+        if edge.source in roles and edge.target in roles
+        if (roles[edge.source], roles[edge.target]) == (source, target)
+    ]
+    pairs = list(dict.fromkeys((edge.target, edge.source) for edge in held if edge.source is not None))
+    places = {node.name: place for place, node in enumerate(nodes)}
+    chosen = resolved(what, {what.matrix: pairs}, places)
+    inside = [edge for edge in held if (edge.target, edge.source) in chosen]
+    trained = list(dict.fromkeys(id for edge in inside for id in edge.parameters if not _is_bias(edge, id)))
+    if not trained:
+        message = f"{_shown(what)} is zero, or of constants alone, so `{_text(atom.span)}` has no effect"
+        context.report(Diagnostic("W0401", message, atom.span, help="remove it"))
         return None
-    made = tuple(tuple(ids) for ids in families.values())
-    return SparseDemand(axis, made, demand.bound, demand.line, demand.text, demand.span)
+    if all(_is_matrix(edge, edges) for edge in inside) and len(chosen) == len(inside):
+        families = _of_matrices(atom, inside)
+        if families is not None:
+            return Measured(atom.name, families)
+    _check_measurable(inside, nodes, atom.span)
+    part = part_of(what, chosen, tuple(trained))
+    return Measured(atom.name, (Family(atom.axis, part=part),))  # type: ignore[arg-type]
+
+
+def _shown(what: Assembled) -> str:
+    if what.region:
+        return f"`A[{what.region}]`"
+    if what.row or what.column:
+        return f"`{what.matrix}[{what.row or ':'}, {what.column or ':'}]`"
+    return f"the assembled {what.matrix}"
+
+
+def _text(span: Span) -> str:
+    return " ".join(span.text.split())
+
+
+def _is_bias(edge: Edge, id: str) -> bool:
+    """Whether a tensor of an edge adds to a value, and is no factor of it."""
+    for operator in edge.chain:
+        for role, own in operator.parameters:
+            if own == id:
+                return role == "bias"
+    return False
+
+
+def _is_matrix(edge: Edge, edges: tuple[Edge, ...]) -> bool:
+    """Whether a block is one matrix, which stands nowhere else."""
+    if len(edge.chain) != 1 or edge.chain[0].kind not in ("dense", "matrix"):
+        return False
+    operator = edge.chain[0]
+    if dict(operator.settings).get("transposed") or len(operator.source) != 1:
+        return False
+    ids = {id for id in edge.parameters if not _is_bias(edge, id)}
+    return len(ids) == 1 and sum(bool(ids & set(other.parameters)) for other in edges) == 1
+
+
+def _of_matrices(atom: Atom, inside: list[Edge]) -> tuple[Family, ...] | None:
+    """The families of blocks that are matrices; None where these do not tell the measure."""
+    ids = [next(id for id in edge.parameters if not _is_bias(edge, id)) for edge in inside]
+    if atom.name not in get_args(MeasureName)[:4]:
+        return (Family("whole", (Piece(ids[0]),)),) if len(ids) == 1 else None
+    if atom.axis == "blocks" or atom.name in ("l1", "squares"):
+        return tuple(Family("whole", (Piece(id),)) for id in ids)
+    if atom.axis == "whole":
+        return (Family("whole", tuple(Piece(id) for id in ids)),)
+    families: dict[str | None, list[Piece]] = {}
+    for edge, id in zip(inside, ids):
+        families.setdefault(edge.source if atom.axis == "columns" else edge.target, []).append(Piece(id))
+    return tuple(Family(atom.axis, tuple(pieces)) for pieces in families.values())  # type: ignore[arg-type]
+
+
+def _check_measurable(inside: list[Edge], nodes: tuple[Node, ...], span: Span) -> None:
+    """Raises Problem for blocks whose entries are not numbers times trained ones, or have no given number."""
+    by_name = {node.name: node for node in nodes}
+    for edge in inside:
+        assert edge.source is not None
+        for name in (edge.source, edge.target):
+            if any(not isinstance(size, int) for size in by_name[name].slots):
+                raise problem(
+                    "E0404",
+                    f"`{name}` has sizes that are left open, so the assembled matrix has no given entries",
+                    span,
+                    help="measure its layers by their names, or give all sizes",
+                )
+        for operator in edge.chain:
+            roles = {spec.role for spec in linear_rule(operator).parameters(operator)}
+            if not roles <= {"weight", "bias"}:
+                raise problem(
+                    "E0404",
+                    f"what `{edge.target}` reads of `{edge.source}` is not linear in its weights",
+                    span,
+                    f"they are those of {operator.kind}",
+                    help="measure the other blocks, or layers by their names",
+                )
 
 
 def _warn_ways_around(
     context: Context, demand: SparseDemand, nodes: tuple[Node, ...], edges: tuple[Edge, ...]
 ) -> None:
     """Columns that select inputs select nothing if these are read in another way as well (W0404)."""
-    if demand.axis != 1:
+    if not all(family.axis == "columns" for family in demand.measured.families):
         return
     inputs = {node.name for node in nodes if node.role is Role.INPUT}
-    ids = {id for family in demand.families for id in family}
+    ids = set(demand.measured.tensors)
     read = {edge.source for edge in edges if edge.source in inputs and ids & set(edge.parameters)}
     for edge in edges:
         if edge.source in read and not ids & set(edge.parameters):
@@ -205,78 +294,3 @@ def _warn_ways_around(
                 )
             )
             return
-
-
-# --------------------------------------------------------------------------- penalties
-
-
-def read_penalty(context: Context, noted: Noted) -> list[PenaltyDemand]:
-    """The terms of one `@penalty`. Raises Problem, or Poisoned if the cause was reported."""
-    no_keywords(noted.annotation)
-    if len(noted.annotation.arguments) != 1:
-        raise problem(
-            "E0702",
-            "`@penalty` takes one sum",
-            noted.annotation.span,
-            help="write `@penalty 0.01 * columns(B)`, for example",
-        )
-    return _terms(context, noted, noted.annotation.arguments[0], 1.0)
-
-
-def _terms(context: Context, noted: Noted, form: s.Expression, factor: float) -> list[PenaltyDemand]:
-    match form:
-        case s.Binary("+", left, right):
-            return [*_terms(context, noted, left, factor), *_terms(context, noted, right, factor)]
-        case s.Binary("*", left, right) if _is_measure(right):
-            weight = number(context, left, noted.environment, "the factor of a penalty")
-            if weight < 0:
-                raise problem(
-                    "E0703", "the factor of a penalty is at least 0", left.span, f"this is {weight:g}"
-                )
-            return _terms(context, noted, right, factor * weight)
-        case s.Binary("^", s.Call(s.Name("norm"), (inner, s.Name("Fro"))), s.Literal(2)):
-            return [_term(context, noted, "squares", inner, factor)]
-        case s.Call(s.Name("norm" | "opnorm"), (inner, s.Name("Fro"))):
-            return [_term(context, noted, "frobenius", inner, factor)]
-        case s.Call(s.Name("norm" | "opnorm"), (inner, order)):
-            value = context.evaluate(order, noted.environment)
-            if value in (2, float("inf")) and not isinstance(value, bool):
-                return [_term(context, noted, "spectral" if value == 2 else "largest_row", inner, factor)]
-        case s.Call(s.Name("columns" | "rows" as word), (inner,)):
-            return [_term(context, noted, word, inner, factor)]
-        case s.Call(s.Name("sum"), (s.Call(s.Name("abs"), (inner,)),)):
-            return [_term(context, noted, "entries", inner, factor)]
-    raise _no_measure(form)
-
-
-def _is_measure(form: s.Expression) -> bool:
-    inner = form.left if isinstance(form, s.Binary) and form.operator == "^" else form
-    words = ("norm", "opnorm", "columns", "rows", "sum")
-    is_call = (
-        isinstance(inner, s.Call) and isinstance(inner.function, s.Name) and inner.function.name in words
-    )
-    return is_call or (isinstance(form, s.Binary) and form.operator in ("+", "*"))
-
-
-def _no_measure(form: s.Expression) -> Problem:
-    text = " ".join(form.span.text.split())[:60]
-    return problem(
-        "E0702",
-        f"`{text}` is no measure of weights",
-        form.span,
-        help=f"a penalty is a sum of numbers times measures: {_MEASURES}",
-    )
-
-
-def _term(context: Context, noted: Noted, measure: str, inner: s.Expression, factor: float) -> PenaltyDemand:
-    line = noted.annotation.span.line
-    if measure in _AXES:
-        held = _beside(context, inner, noted.environment, measure)
-    else:
-        held = [(_weight(context, inner, noted.environment), inner.span)]
-    if (measure == "spectral" or len(held) > 1) and any(len(weight.shape) > 2 for weight, _ in held):
-        raise problem("E0404", "this is for matrices, and a kernel has more axes", inner.span)
-    if len(held) > 1 and any(weight.product for weight, _ in held):
-        raise problem("E0404", "a product of two factors is measured by itself", inner.span)
-    ids = tuple(id for weight, _ in held for id in weight.ids)
-    return PenaltyDemand(factor, measure, ids, held[0][0].product, line)

@@ -1,92 +1,123 @@
-"""Sums over groups of the largest entry of each, Σ_g max |w_g| ≤ κ: columns that are zero as a whole."""
+"""Sums over groups of a norm of each, such as Σ_g max |w_g| ≤ κ: columns that are zero as a whole."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.constraints.base import (
-    Constraint,
-    Weights,
-    inward,
-    like_rows,
-    matrix_rows,
-)
+from implicit_dsl.demands import Family, Measured
+from implicit_dsl.runtime.constraints.balls import onto_balls
+from implicit_dsl.runtime.constraints.base import Constraint, Weights, inward
+from implicit_dsl.runtime.constraints.capping import caps_of
+from implicit_dsl.runtime.measures.gathering import gathered, scattered
+from implicit_dsl.runtime.measures.penalty import Penalty
 
-_CAPPING_ROUNDS = 200  # of Newton's method on a convex function of pieces, which ends by itself
+_BISECTIONS = 200  # of the interval of a multiplier, which ends where its ends are neighbours
 
 
 @dataclass(frozen=True)
 class GroupBound(Constraint):
-    """Σ_g max |w_g| ≤ κ, over the groups of all families: the ball of the norm ℓ1,∞.
+    """Σ over the groups of some families of a norm of each ≤ κ: the ball of l1, ℓ1,2 or ℓ1,∞.
 
-    Blocks with one `row` are a family: their tensors have the same groups, which their `axis` counts.
-    `nearest` is the Euclidean projection (Quattoni et al. 2009), which makes whole groups zero.
+    `nearest` is the Euclidean projection, which makes whole groups zero: of ℓ1 by the row of all entries, of
+    ℓ1,2 by the norms of the groups, of ℓ1,∞ by their largest entries (Quattoni et al. 2009). Numbers that
+    count several times, as those of kernels in an assembled matrix (`system`), have a multiplier that is
+    found by bisection.
     """
+
+    measured_by: Measured = field(default_factory=lambda: Measured("l1"))
+    system: Any = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        return self.measured_by.tensors
 
     @property
     def measure(self) -> str:
-        return "the sum of the largest entries of its groups"
+        norm = {"l1": "of its entries", "l2": "of the norms of its groups"}
+        return f"the sum {norm.get(self.measured_by.name, 'of the largest entries of its groups')}"
 
     def measured(self, weights: Weights) -> float:
-        groups = self._families({id: weight.double() for id, weight in weights.items()})
-        return sum(float(rows.amax(1).sum()) for _, rows in groups)
+        wide = {id: weight.detach().double() for id, weight in weights.items()}
+        return float(self.as_penalty(weights).value(wide))
+
+    def as_penalty(self, weights: Weights) -> Penalty:
+        """The measure as a function of tensors of these shapes."""
+        shapes = {id: tuple(weights[id].shape) for id in self.tensors}
+        return Penalty(self.text, self.line, 1.0, self.measured_by, shapes, system=self.system)
 
     def nearest(self, weights: Weights) -> dict[str, Tensor]:
         if self.measured(weights) <= self.bound:
             return dict(weights)
         eps = max((weight.dtype for weight in weights.values()), key=lambda dtype: torch.finfo(dtype).eps)
         wide = {id: weight.double() for id, weight in weights.items()}
-        families = self._families(wide)
-        caps = _caps([rows for _, rows in families], inward(self.bound, eps))
-        found = dict(wide)
-        for (held, _), cap in zip(families, caps):
-            for id, axis in held:
-                rows = matrix_rows(found[id], axis)
-                found[id] = like_rows(rows.clamp(-cap[:, None], cap[:, None]), found[id], axis)
+        families, bound = self.measured_by.families, inward(self.bound, eps)
+        pieces = [piece.tensor for family in families for piece in family.pieces]
+        if all(family.part is None for family in families) and len(set(pieces)) == len(pieces):
+            projections = {"l1": _onto_entries, "l2": _onto_norms, "linf": _onto_caps}
+            found = _projected(projections[self.measured_by.name], families, wide, bound)
+        else:
+            found = self._by_multiplier(wide, bound)
         return {id: found[id].to(weight.dtype) for id, weight in weights.items()}
 
+    def _by_multiplier(self, weights: Weights, bound: float) -> dict[str, Tensor]:
+        """The proximal operator of λ · measure with the least λ that leads inside."""
+        penalty = self.as_penalty(weights)
+        low, high = 0.0, max(1e-300, *(float(weight.abs().max()) for weight in weights.values()))
+        found = {**weights, **penalty.prox(weights, high)}
+        while float(penalty.value(found)) > bound:
+            low, high = high, 2 * high
+            found = {**weights, **penalty.prox(weights, high)}
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            if not low < middle < high:
+                break
+            tried = {**weights, **penalty.prox(weights, middle)}
+            if float(penalty.value(tried)) > bound:
+                low = middle
+            else:
+                high, found = middle, tried
+        return found
+
     def made(self, weights: Weights) -> dict[str, Tensor]:
-        total = torch.stack([rows.amax(1).sum() for _, rows in self._families(weights)]).sum()
+        total = self.as_penalty(weights).value(weights)
         return {id: weight * (self.bound / total.clamp_min(self.bound)) for id, weight in weights.items()}
 
-    def _families(self, weights: Weights) -> list[tuple[list[tuple[str, int]], Tensor]]:
-        """The tensors of each family, and the sizes of the entries of its groups [groups, entries]."""
-        found: dict[str, list[tuple[str, int]]] = {}
-        for block in self.blocks:
-            found.setdefault(block.row, []).append((block.tensor, block.axis))
-        return [
-            (held, torch.cat([matrix_rows(weights[id], axis).abs() for id, axis in held], 1))
-            for held in found.values()
-        ]
+
+def _projected(
+    project: Callable[[list[Tensor], float], list[Tensor]],
+    families: tuple[Family, ...],
+    weights: Weights,
+    bound: float,
+) -> dict[str, Tensor]:
+    found = dict(weights)
+    for family, rows in zip(families, project([gathered(family, weights) for family in families], bound)):
+        found.update(scattered(family, found, rows))
+    return found
 
 
-def _caps(families: list[Tensor], bound: float) -> list[Tensor]:
-    """The largest size μ_g [groups] that entries of each group keep, Σ μ_g = bound.
+def _onto_entries(groups: list[Tensor], bound: float) -> list[Tensor]:
+    flat = torch.cat([rows.flatten() for rows in groups])
+    projected = onto_balls(flat[None], flat.new_tensor([bound]))[0]
+    return [
+        part.reshape(rows.shape)
+        for part, rows in zip(torch.split(projected, [rows.numel() for rows in groups]), groups)
+    ]
 
-    What is cut off is the same θ in all groups that keep something: Σ_i max(|a_i| − μ, 0) = θ. So
-    μ(θ) = max(0, max_k (S_k − θ) ÷ k) with S_k the sum of the k largest, and Σ μ_g(θ) is convex and falls:
-    Newton's method from θ = 0 rises to the solution in finitely many steps.
-    """
-    sums = [rows.sort(1, descending=True).values.cumsum(1) for rows in families]
-    counts = [torch.arange(1, rows.shape[1] + 1, dtype=rows.dtype, device=rows.device) for rows in sums]
-    theta = 0.0
-    caps: list[Tensor] = []
-    for _ in range(_CAPPING_ROUNDS):
-        caps, total, slope = [], 0.0, 0.0
-        for held, count in zip(sums, counts):
-            best = ((held - theta) / count).max(1)
-            caps.append(best.values.clamp_min(0.0))
-            kept = best.values > 0
-            total += float(caps[-1].sum())
-            slope += float((1.0 / count[best.indices])[kept].sum())
-        risen = theta + (total - bound) / slope if slope > 0 else theta
-        if not risen > theta:
-            break
-        theta = risen
-    return caps
+
+def _onto_norms(groups: list[Tensor], bound: float) -> list[Tensor]:
+    norms = [torch.linalg.vector_norm(rows, dim=1, keepdim=True) for rows in groups]
+    scaled = _onto_entries(norms, bound)
+    return [rows * (new / old.clamp_min(1e-300)) for rows, new, old in zip(groups, scaled, norms)]
+
+
+def _onto_caps(groups: list[Tensor], bound: float) -> list[Tensor]:
+    caps = caps_of([rows.abs() for rows in groups], bound)
+    return [rows.clamp(-cap[:, None], cap[:, None]) for rows, cap in zip(groups, caps)]
 
 
 __all__ = ["GroupBound"]

@@ -1,0 +1,259 @@
+"""Which entries of weights are meant: `B`, `K`, `B[:, j]`, `vcat(B, D)`, `A[to, from]` of the assembled A."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from implicit_dsl import syntax as s
+from implicit_dsl.demands import Piece, SystemPart
+from implicit_dsl.operators.base import LinearRule
+from implicit_dsl.resolve.annotations.forms import is_free
+from implicit_dsl.resolve.arithmetic import is_number
+from implicit_dsl.resolve.context import Context
+from implicit_dsl.resolve.indexing import is_member
+from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.scope import Environment
+from implicit_dsl.resolve.values import Flow, Layer, ParameterValue, describe
+from implicit_dsl.resolve.wires import Wire
+from implicit_dsl.source import Span
+
+REGIONS = ("forward", "feedback", "self")
+_SYSTEM = ("A", "B", "C", "D")
+_JOINS = {"vcat": 0, "hcat": 1}  # the axis along which they stand one behind the other
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Entries of some tensors side by side. `shape` is that of the whole; `axes` those that are left.
+
+    `joined` is the axis along which several stand, if there are several.
+    """
+
+    pieces: tuple[Piece, ...]
+    shape: tuple[int, ...]
+    span: Span
+    joined: int | None = None
+    full: tuple[int, ...] = ()  # the shape of the first tensor
+
+    @property
+    def is_vector(self) -> bool:
+        return len(self.shape) < 2
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """Blocks of an assembled matrix, by names or a region, until the graph is known. "" stands for all."""
+
+    matrix: str
+    row: str
+    column: str
+    region: str
+    span: Span
+
+
+def select(context: Context, form: s.Expression, environment: Environment) -> Selection | Assembled | None:
+    """What an expression selects; None if it is no tensor, and no part of one. Raises Problem."""
+    part = _of_system(context, form, environment)
+    if part is not None:
+        return part
+    if isinstance(form, s.Call) and isinstance(form.function, s.Name) and form.function.name in _JOINS:
+        return _joined(context, form, environment)
+    if isinstance(form, s.Index) and not is_member(form, environment):
+        base = select(context, form.value, environment)
+        if isinstance(base, Assembled):
+            raise problem("E0404", "a block of an assembled matrix is taken once", form.span)
+        return None if base is None else _indexed(context, base, form, environment)
+    return _whole(context.evaluate(form, environment), form.span)
+
+
+def _whole(value: Any, span: Span) -> Selection | None:
+    match value:
+        case ParameterValue() if value.tensor.shape:
+            return _of_tensor(value.tensor.id, value.tensor.shape, span)
+        case Layer() if isinstance(value.rule, LinearRule):
+            weight = next((t for t in value.tensors if t.id.endswith(".weight") and len(t.shape) > 1), None)
+            grouped = (
+                value.operator is not None and value.operator.kind == "conv" and value.operator["groups"] != 1
+            )
+            if weight is not None and not grouped:
+                return _of_tensor(weight.id, weight.shape, span)
+            raise problem("E0404", "this is about a matrix or a layer", span, "a layer without a matrix")
+    return None
+
+
+def _of_tensor(id: str, shape: tuple[int, ...], span: Span) -> Selection:
+    return Selection((Piece(id),), shape, span, full=shape)
+
+
+def nothing(value: Any, span: Span) -> Exception:
+    """That a value is no weight."""
+    return problem("E0404", "this is about a matrix or a layer", span, f"this is {describe(value)}")
+
+
+def _joined(context: Context, form: s.Call, environment: Environment) -> Selection:
+    word = form.function.name if isinstance(form.function, s.Name) else ""
+    axis = _JOINS[word]
+    if not form.arguments:
+        raise problem("E0702", f"`{word}` joins at least one matrix", form.span)
+    parts = []
+    for argument in form.arguments:
+        part = select(context, argument, environment)
+        if not isinstance(part, Selection):
+            raise problem(
+                "E0404",
+                "matrices and layers of the program are joined by their names",
+                argument.span,
+            )
+        parts.append(part)
+    if len({len(part.shape) for part in parts}) > 1:
+        raise problem("E0204", "these have different numbers of axes, and cannot be joined", form.span)
+    across = 1 - axis
+    if not parts[0].is_vector:
+        sizes = list(dict.fromkeys(part.shape[across] for part in parts))
+        if len(sizes) > 1:
+            word = ("rows", "columns")[across]
+            raise problem(
+                "E0204", f"matrices with {sizes[0]} and {sizes[1]} {word} have no {word} in common", form.span
+            )
+    shape = list(parts[0].shape)
+    at = 0 if parts[0].is_vector else axis
+    shape[at] = sum(part.shape[at] for part in parts)
+    pieces = tuple(piece for part in parts for piece in part.pieces)
+    return Selection(pieces, tuple(shape), form.span, at if len(parts) > 1 else None, parts[0].full)
+
+
+def _indexed(context: Context, base: Selection, form: s.Index, environment: Environment) -> Selection:
+    """Rows and columns of one tensor; a single number takes its axis away."""
+    if len(base.pieces) != 1 or base.pieces[0].rows is not None or base.pieces[0].columns is not None:
+        raise problem("E0404", "rows and columns are taken of one matrix, and once", form.span)
+    if len(form.subscripts) > min(2, len(base.shape)):
+        most = min(2, len(base.shape))
+        raise problem(
+            "E0205", f"this has {len(form.subscripts)} subscripts, and here are at most {most}", form.span
+        )
+    kept: list[tuple[int, ...] | None] = [None, None]
+    shape: list[int] = []
+    for axis, size in enumerate(base.shape):
+        if axis >= len(form.subscripts) or isinstance(form.subscripts[axis], s.Colon):
+            shape.append(size)
+            continue
+        chosen, single = _numbers(context, form.subscripts[axis], size, environment)
+        kept[axis] = chosen
+        if not single:
+            shape.append(len(chosen))
+    piece = replace(base.pieces[0], rows=kept[0], columns=kept[1])
+    return Selection((piece,), tuple(shape), form.span, full=base.full)
+
+
+def _numbers(
+    context: Context, subscript: s.Expression | s.Axis | s.Colon, size: int, environment: Environment
+) -> tuple[tuple[int, ...], bool]:
+    """The chosen numbers of an axis, from 0, and whether it is one alone."""
+    if isinstance(subscript, s.Axis | s.Colon):
+        raise problem("E0205", "rows and columns are chosen by numbers", subscript.span)
+    value = context.evaluate(subscript, environment)
+    single = is_number(value)
+    listed = (value,) if single else tuple(value) if isinstance(value, (tuple, range)) else ()
+    if not listed or not all(is_number(one) and one == int(one) for one in listed):
+        raise problem(
+            "E0205",
+            "a row or column is a whole number, or several are a range or list",
+            subscript.span,
+            help="blocks of an assembled matrix are named: `system.A[to, from]`" if _names(value) else "",
+        )
+    for one in listed:
+        if not 1 <= one <= size:
+            raise problem("E0205", f"there is no number {int(one)}: they go from 1 to {size}", subscript.span)
+    if len(set(listed)) < len(listed):
+        raise problem("E0205", "the same number is chosen twice", subscript.span)
+    return tuple(int(one) - 1 for one in listed), single
+
+
+def _names(value: Any) -> bool:
+    """Whether a value is what blocks are named by."""
+    return isinstance(value, (Wire, Flow))
+
+
+# --------------------------------------------------------------------------- assembled matrices
+
+
+def _of_system(context: Context, form: s.Expression, environment: Environment) -> Assembled | None:
+    match form:
+        case s.Index(inner, subscripts):
+            name = _name(inner, environment)
+            if not name:
+                return None
+            return _block(context, name, subscripts, form.span, environment)
+    name = _name(form, environment)
+    return Assembled(name, "", "", "", form.span) if name else None
+
+
+def _name(form: s.Expression, environment: Environment) -> str:
+    match form:
+        case s.Field(s.Name("system"), s.Name(name)) if name in _SYSTEM and is_free("system", environment):
+            return name
+        case s.Name(name) if name in _SYSTEM and is_free(name, environment):
+            return name
+    return ""
+
+
+def _block(
+    context: Context,
+    name: str,
+    subscripts: tuple[s.Expression | s.Axis | s.Colon, ...],
+    span: Span,
+    environment: Environment,
+) -> Assembled:
+    match subscripts:
+        case (s.Name(region),) if region in REGIONS and is_free(region, environment):
+            if name != "A":
+                raise problem("E0404", f"{name} has no `{region}`: only states read one another", span)
+            return Assembled(name, "", "", region, span)
+        case (row, column):
+            rows = _block_name(context, row, environment)
+            return Assembled(name, rows, _block_name(context, column, environment), "", span)
+    raise problem(
+        "E0404",
+        f"a block of {name} is `{name}[to, from]`, with names",
+        span,
+        help="of A there are `A[forward]`, `A[feedback]` and `A[self]`, too",
+    )
+
+
+def _block_name(context: Context, form: s.Expression | s.Axis | s.Colon, environment: Environment) -> str:
+    if isinstance(form, s.Colon):
+        return ""
+    if isinstance(form, s.Axis):
+        raise problem("E0404", "blocks are named", form.span)
+    value = context.evaluate(form, environment)
+    if isinstance(value, Flow):
+        value = value.limit
+    if not isinstance(value, Wire):
+        raise problem(
+            "E0404",
+            "a block is named by an input, a state or an output",
+            form.span,
+            f"this is {describe(value)}",
+        )
+    return value.name
+
+
+def resolved(
+    found: Assembled, blocks: dict[str, list[tuple[str, str]]], places: dict[str, int]
+) -> tuple[tuple[str, str], ...]:
+    """The blocks (to, from) that hold something. Raises Problem if there is none of these names."""
+    chosen = []
+    for row, column in blocks[found.matrix]:
+        if (found.row and row != found.row) or (found.column and column != found.column):
+            continue
+        order = places.get(column, -1) - places.get(row, -1)
+        region = "forward" if order < 0 else "self" if order == 0 else "feedback"
+        if found.region in ("", region):
+            chosen.append((row, column))
+    return tuple(chosen)
+
+
+def part_of(found: Assembled, chosen: tuple[tuple[str, str], ...], tensors: tuple[str, ...]) -> SystemPart:
+    """The same as data."""
+    return SystemPart(found.matrix, chosen, tensors)

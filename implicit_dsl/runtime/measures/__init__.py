@@ -1,0 +1,1 @@
+"""How large weights are: measures of groups of entries, as penalties with their proximal operators."""
