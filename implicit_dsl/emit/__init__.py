@@ -57,6 +57,8 @@ class _View:
     system: list[str]
     certify_head: list[str]
     certify: list[str]
+    prune_head: list[str]
+    prune: list[str]
     functions: list[str]
     runtime: Names
 
@@ -145,6 +147,8 @@ def _view(model: ImplicitModel, forward: Recurrent, standalone: bool) -> _View:
             "certify", model, "tolerance: float = 1e-5", "Any" if standalone else "runtime.Certificate"
         ),
         certify=_certify_lines(model, standalone),
+        prune_head=_prune_head(model, standalone),
+        prune=_prune_lines(model, standalone),
         functions=[line for writer in forward.writers for line in writer.functions()],
         runtime=forward.names,
     )
@@ -168,6 +172,20 @@ def _certify_lines(model: ImplicitModel, standalone: bool) -> list[str]:
     given = "shapes, tolerance, length" if _takes_length(model) else "shapes, tolerance"
     result = f'return runtime.certify(self, _STRUCTURES["{model.name}"], {given})'
     return _with_package("certify", result, standalone)
+
+
+def _prune_head(model: ImplicitModel, standalone: bool) -> list[str]:
+    """The first line of `prune_`, or its lines."""
+    length = "length: int | None = None" if _takes_length(model) else ""
+    given = ("self", "tolerance: float = 0.0", "*inputs: Tensor", length, "**shapes: tuple[int, ...]")
+    returned = "Any" if standalone else "runtime.Pruned"
+    return opened("def prune_", list(filter(None, given)), f" -> {returned}:", indent=4)
+
+
+def _prune_lines(model: ImplicitModel, standalone: bool) -> list[str]:
+    given = "tolerance, inputs, shapes, length" if _takes_length(model) else "tolerance, inputs, shapes"
+    result = f'return runtime.prune_(self, _STRUCTURES["{model.name}"], {given})'
+    return _with_package("prune_", result, standalone)
 
 
 def _takes_length(model: ImplicitModel) -> bool:

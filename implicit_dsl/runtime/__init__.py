@@ -34,6 +34,7 @@ from implicit_dsl.runtime.matrix_functions import spectral_norm
 from implicit_dsl.runtime.measures.applying import penalty, prox_
 from implicit_dsl.runtime.measures.penalty import Penalty, Steps
 from implicit_dsl.runtime.positions import sinusoids
+from implicit_dsl.runtime.pruning import Pruned, prune_
 from implicit_dsl.runtime.recurrence import (
     RecurrenceError,
     last,
@@ -111,6 +112,7 @@ __all__ = [
     "Phantom",
     "Picard",
     "Piece",
+    "Pruned",
     "RecurrenceError",
     "RowBound",
     "SingleChannelConv2d",
@@ -149,6 +151,7 @@ __all__ = [
     "project_",
     "project_after",
     "prox_",
+    "prune_",
     "relu_max_pool2d",
     "require",
     "require_finite",
