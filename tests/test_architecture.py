@@ -78,7 +78,7 @@ def test_each_library_has_its_place() -> None:
         "lark": {"parse"},
         "jinja2": {"emit"},
         "networkx": {"graph", "certify", "pictures"},
-        "torch": {"runtime", "operators", "cli", "loading", "train"},
+        "torch": {"runtime", "operators", "cli", "loading", "train", "discovery"},
         "PIL": {"pictures"},
         "pygments": {"highlighting"},
         "scipy": {"matrices", "operators", "runtime", "train"},

@@ -23,6 +23,7 @@ COMMANDS = {
     "graph": "draw the network as a diagram",
     "matrices": "compute A, B, C, D, b, d with the weights",
     "verify": "prove that each loop has one equilibrium, with the weights",
+    "discover": "write the architecture that is left in trained weights as a program",
     "explain": "tell about a message or an operator",
     "version": "print the version",
 }

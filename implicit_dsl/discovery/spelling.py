@@ -1,0 +1,113 @@
+"""Operators and activations as they are written in the language, from what the registry knows of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from implicit_dsl.model import Block
+from implicit_dsl.operators import OPERATORS, activation_rule
+from implicit_dsl.operators.base import Formal, Operator
+from implicit_dsl.operators.slots import SeveralSlots
+from implicit_dsl.shapes import count
+
+_FUNCTIONS = ("abs", "sin", "cos", "exp", "log", "sqrt")  # which the language has beside the registry
+
+
+class CannotWrite(ValueError):  # noqa: N818 (it is what was found, not a fault of the program)
+    """A model has a part that is not written back; the text names it."""
+
+
+def constructor(operator: Operator, target: int | None = None, source: int | None = None) -> str:
+    """How a layer is made, such as `Conv(3 => 6, [5, 5]; stride = [1, 1])`, with other widths if given."""
+    rule = OPERATORS[operator.kind]
+    if not rule.names:
+        raise CannotWrite(f"`{operator.kind}` has no name in the language")
+    first, keywords = [], []
+    named = {formal.name: formal for formal in rule.formals}
+    # a pad that is one less on one side is that which keeps the size
+    padded = "same" if "after" in dict(operator.settings) and "same" in named["pad"].choices else None
+    known = {*named, "after"} if padded else set(named)
+    unknown = [name for name, _ in operator.settings if name not in known]
+    if unknown:
+        raise CannotWrite(f"{rule.names[0]} with `{unknown[0]}` is not written back")
+    for formal in rule.formals:
+        if formal.name == "width":
+            at = -1 if operator.kind in ("dense", "embedding") else 0
+            out = target if target is not None else count(operator.target[at:][:1])
+            into = source if source is not None else count(operator.source[at:][:1])
+            first.append(str(out) if operator.kind == "embedding" else f"{into} => {out}")
+        elif formal.name == "vocab":
+            first.append(str(count(operator.source[-1:])))
+        elif (value := operator.get(formal.name, None)) is not None:
+            written = literal(padded if padded and formal.name == "pad" else value)
+            if formal.required:
+                first.append(written)
+            elif written != _default(operator, formal):
+                keywords.append(f"{formal.name} = {written}")
+        elif formal.required:
+            raise CannotWrite(f"the `{formal.name}` of {rule.names[0]} is not written back")
+    listed = ", ".join(first) + ("; " if keywords else "") + ", ".join(keywords)
+    return f"{rule.names[0]}({listed})"
+
+
+def _default(operator: Operator, formal: Formal) -> str:
+    """What holds if nothing is said: a value, or that of another argument."""
+    other = operator.get(formal.default_text, None) if formal.default is None else None
+    return formal.default_text if other is None else literal(other)
+
+
+def literal(value: Any) -> str:
+    """A setting as it is written."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{value}"'
+        case tuple():
+            alike = len(set(value)) == 1
+            return literal(value[0]) if alike else f"[{', '.join(map(literal, value))}]"
+        case _:
+            return repr(value)
+
+
+def activated(block: Block, value: str) -> str:
+    """The activation of a block applied to a value."""
+    operator = block.activation
+    if operator is None:
+        return value
+    rule = activation_rule(operator)
+    if operator.kind == "identity":
+        return value
+    if operator.kind in _FUNCTIONS:
+        return f"{operator.kind}({value})"
+    if operator.parameters or not rule.names or isinstance(rule, SeveralSlots):
+        raise CannotWrite(f"`{block.phi}` of `{block.name}` is not written back")
+    name = rule.names[0]
+    if name[0].isupper():
+        return f"{constructor(operator)}({value})"
+    settings = [
+        f"{formal.name} = {literal(found)}"
+        for formal in rule.formals
+        if (found := operator.get(formal.name, None)) is not None
+    ]
+    return f"{name}({value}{'; ' if settings else ''}{', '.join(settings)})"
+
+
+def sliced(value: str, operator: Operator) -> str:
+    """A slice, with numbers from 1 and ranges that include their ends."""
+    written = []
+    for piece in operator["slices"]:
+        if piece is None:
+            written.append(":")
+        elif isinstance(piece, int):
+            written.append(str(piece + 1))
+        else:
+            begin, step, length = piece
+            last = begin + step * (length - 1)
+            if step < 0:
+                raise CannotWrite("a slice that goes down is not written back")
+            written.append(f"{begin + 1}:{last + 1}" if step == 1 else f"{begin + 1}:{step}:{last + 1}")
+    return f"{value}[{', '.join(written)}]"
+
+
+__all__ = ["CannotWrite", "activated", "constructor", "literal", "sliced"]

@@ -1,0 +1,200 @@
+"""`discover`: what is written back computes the same, whatever of the weights is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import RandomProgram, programs
+from test_exactness import QUIET, outputs, twins
+from torch import Tensor, nn
+
+import implicit_dsl
+from implicit_dsl.cli import main
+from implicit_dsl.discovery import CannotWrite, tensors_of
+from implicit_dsl.train import discover
+
+torch.set_num_threads(1)
+
+
+def again(model: nn.Module) -> tuple[Any, nn.Module]:
+    """What is found of a model, and its own model with the weights."""
+    found = discover(model)
+    made: nn.Module = getattr(implicit_dsl.loads(found.source), found.name)(dtype=torch.float64).eval()
+    made.load_state_dict(tensors_of(found, torch.float64))
+    return found, made
+
+
+def assert_same(model: nn.Module, other: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    with torch.no_grad():
+        for one, two in zip(outputs(model(*inputs)), outputs(other(*inputs))):
+            scale = max(1.0, float(one.abs().max()) if one.numel() else 1.0)
+            assert one.shape == two.shape
+            assert not one.numel() or float((one - two).abs().max()) <= 1e-9 * scale
+
+
+@given(program=programs(), share=st.sampled_from((0.0, 0.3, 0.8, 0.97)), seed=st.integers(0, 1000))
+@settings(QUIET, max_examples=40)
+def test_random_programs_are_written_back(program: RandomProgram, share: float, seed: int) -> None:
+    module, _, inputs = twins(program)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.masked_fill_(torch.rand(parameter.shape, generator=generator) < share, 0.0)
+            if parameter.ndim > 1 and share:
+                parameter[torch.rand(len(parameter), generator=generator) < share / 2] = 0.0
+    try:
+        found, made = again(module)
+    except CannotWrite:
+        return
+    assert_same(module, made, inputs)
+    assert "state" not in found.source or found.source.count("\n") > 3
+
+
+LENET = """
+model Net
+    input u[1, 10, 10]
+    layer K1 = Conv(1 => 4, 3), K2 = Conv(4 => 6, 3; pad = 1)
+    state c1[4, 8, 8] ~ tanh(K1*u)
+    state s2[4, 4, 4] ~ MaxPool(2)(c1)
+    state c3[6, 4, 4] ~ relu(K2*s2)
+    s4 = AvgPool(2)*c3
+    state f5[12] ~ relu(Dense(12)*flatten(s4))
+    output y[3] = Dense(3)*f5 + Dense(3)*flatten(c1)
+end
+"""
+LOOP = """
+model Loop(n = 8)
+    input u[4]
+    param A[n, n], B[n, 4], C[2, n], b[n]
+    state x[n] ~ tanh(A*x + B*u + b)
+    output y[2] = C*x
+    @wellposed norm(A, Inf) <= 0.9
+    @solver newton(tol = 1e-12)
+end
+"""
+
+
+def compiled(text: str) -> nn.Module:
+    torch.manual_seed(0)
+    module = implicit_dsl.loads(text)
+    model: nn.Module = getattr(module, module.__all__[0])(dtype=torch.float64).eval()
+    return model
+
+
+def test_channels_and_units_that_do_not_matter_are_gone() -> None:
+    model = compiled(LENET)
+    with torch.no_grad():
+        model.K2.weight[[1, 4]] = 0.0  # type: ignore[union-attr]
+        model.K2.bias[[1, 4]] = 0.0  # type: ignore[union-attr]
+        model.f5_dense.weight[[0, 3, 7]] = 0.0  # type: ignore[union-attr]
+        model.f5_dense.bias[[0, 3, 7]] = 0.0  # type: ignore[union-attr]
+    u = torch.randn(4, 1, 10, 10, dtype=torch.float64)
+    found, made = again(model)
+
+    assert "c3[4, 4, 4]" in found.source and "f5[9]" in found.source and "c1[4, 8, 8]" in found.source
+    assert ("c3", (6, 4, 4), (4, 4, 4)) in found.states and found.weights[1] < found.weights[0]
+    assert_same(model, made, (u,))
+
+
+def test_blocks_that_are_zero_are_not_written() -> None:
+    model = compiled(LENET)
+    with torch.no_grad():
+        model.y_dense2.weight.zero_()  # type: ignore[union-attr]
+        model.y_dense2.bias.zero_()  # type: ignore[union-attr]
+    found, made = again(model)
+    assert "flatten(c1)" not in found.source
+    assert_same(model, made, (torch.randn(4, 1, 10, 10, dtype=torch.float64),))
+    with torch.no_grad():
+        model.y_dense.weight.zero_()  # type: ignore[union-attr]
+    found, made = again(model)
+    assert "state" not in found.source and all(after is None for _, _, after in found.states)
+    assert_same(model, made, (torch.randn(4, 1, 10, 10, dtype=torch.float64),))
+
+
+def test_loops_stay_loops_and_are_proved_again() -> None:
+    model = compiled(LOOP)
+    with torch.no_grad():
+        model.A.masked_fill_(torch.rand(8, 8) < 0.7, 0.0)  # type: ignore[operator]
+        model.C[:, 5] = 0.0  # type: ignore[index]
+        model.A[:, 5] = 0.0  # type: ignore[index]
+    found, made = again(model)
+    assert "in Sparse([" in found.source and "x[7]" in found.source and found.source.count("@wellposed") == 1
+    assert made.certify().proved  # type: ignore[operator]
+    for mine, theirs in zip(model.system().solve(torch.eye(4)), made.system().solve(torch.eye(4))):  # type: ignore[operator]
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
+
+
+def test_what_is_not_written_back_is_named() -> None:
+    recurrent = """
+    model R
+        input u[_, 2]
+        recurrent v over u
+            state h[3] = 0
+            h ~ tanh(Dense(3)*prev(h) + Dense(3)*v)
+        end
+        output y = last(h)
+    end
+    """
+    with pytest.raises(CannotWrite, match="recurrent"):
+        discover(compiled(recurrent))
+    with pytest.raises(CannotWrite, match="slopes"):
+        discover(compiled("model P\ninput u[3]\nx ~ PReLU()(Dense(3)*u)\noutput y = Dense(2)*x\nend"))
+    with pytest.raises(TypeError, match="Linear"):
+        discover(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors", ".npz"])
+def test_the_command_writes_the_program_and_its_weights(
+    tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = compiled(LENET).float()
+    with torch.no_grad():
+        model.K2.weight[[1, 4]] *= 1e-4  # type: ignore[union-attr]
+        model.K2.bias[[1, 4]] = 0.0  # type: ignore[union-attr]
+    Path("net.impl").write_text(LENET)
+    state = model.state_dict()
+    if ending == ".pt":
+        torch.save(state, "w.pt")
+    elif ending == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(state, "w.safetensors")
+    else:
+        np.savez("w.npz", **{name: value.numpy() for name, value in state.items()})
+
+    assert main(["discover", "net.impl", "--weights", f"w{ending}", "--tolerance", "1e-3"]) == 0
+
+    said = capsys.readouterr().out
+    assert "c3 [6, 4, 4] -> [4, 4, 4]" in said and "wrote net_discovered.impl" in said
+    assert (
+        main(["check", "net_discovered.impl"]) == 0 and main(["fmt", "--check", "net_discovered.impl"]) == 0
+    )
+    capsys.readouterr()
+    assert main(["matrices", "net_discovered.impl", "--weights", f"net_discovered{ending}"]) == 0
+    small = implicit_dsl.load("net_discovered.impl").NetDiscovered()
+    if ending == ".pt":
+        small.load_state_dict(torch.load("net_discovered.pt", weights_only=True))
+        u = torch.randn(4, 1, 10, 10)
+        torch.testing.assert_close(small(u), model(u), rtol=0, atol=1e-2)
+
+
+def test_wrong_calls_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.impl").write_text(LENET)
+    torch.save({"other": torch.zeros(2)}, "w.pt")
+    assert main(["discover", "net.impl", "--weights", "w.pt"]) == 1
+    assert main(["discover", "net.impl"]) == 2
+    torch.save(compiled(LENET).state_dict(), "w.pt")
+    assert main(["discover", "net.impl", "--weights", "w.pt", "--tolerance", "-1"]) == 2
+    assert main(["discover", "net.impl", "--weights", "w.pt", "-o", "x.txt"]) == 2
+    capsys.readouterr()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.impl", "w.pt"]
