@@ -61,7 +61,9 @@ def _tensor(parameter: Parameter) -> Tensor:
     within = parameter.within
     shape = parameter.shape if within is None or within.linear is None else within.free
     place = _place(parameter.span)
-    return Tensor(parameter.id, shape, parameter.trainable, parameter.initialiser, *place, within)
+    return Tensor(
+        parameter.id, shape, parameter.trainable, parameter.initialiser, *place, within, parameter.opens
+    )
 
 
 def _term(edge: Edge) -> Term:

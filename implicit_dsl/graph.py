@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.errors import Label
+from implicit_dsl.opened import Opened
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.recurrence import Recurrence
@@ -91,6 +92,7 @@ class Parameter:
     initialiser: Initialiser | None  # None: the layer that holds it knows
     span: Span
     within: MatrixSet | None = None
+    opens: Opened | None = None  # the block that an `open` made it for
 
     @property
     def trained(self) -> tuple[int, ...]:

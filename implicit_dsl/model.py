@@ -15,6 +15,7 @@ from implicit_dsl.clock import Clock
 from implicit_dsl.demands import NO_DEMANDS, Demands
 from implicit_dsl.guarantees import Constraint, Guarantee
 from implicit_dsl.integrators import Method
+from implicit_dsl.opened import Opened
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.plain import demand_data, demand_of, operator_data, operator_of, shape_data, shape_of
@@ -86,6 +87,7 @@ class Tensor:
     line: int = 0
     file: str = ""
     within: MatrixSet | None = None
+    opens: Opened | None = None  # the block that an `open` made it for
 
     @property
     def trained(self) -> tuple[int, ...]:
@@ -308,9 +310,14 @@ class ImplicitModel:
             "outputs": tuple((b.name, shape_data(b.shape)) for b in self.outputs),
             "terms": tuple((t.target, t.source, *map(operator_data, t.chain)) for t in self.terms),
             "tensors": tuple((t.id, t.shape, t.trainable) for t in self.tensors),
+            **({"opened": opened} if (opened := self._opened_data()) else {}),
             **(self._loop_data() if self.loops else {}),
             **({"recurrences": tuple(map(_recurrence_data, self.recurrences))} if self.recurrences else {}),
         }
+
+    def _opened_data(self) -> tuple[tuple[str, str, str, str], ...]:
+        made = ((tensor.id, tensor.opens) for tensor in self.tensors)
+        return tuple((id, one.matrix, one.to, one.source) for id, one in made if one is not None)
 
     def _loop_data(self) -> dict[str, Any]:
         return {
@@ -323,6 +330,7 @@ class ImplicitModel:
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> ImplicitModel:
         """The model that `as_data` described (without documentation, lines and initialisers)."""
+        opened = {id: Opened(*of) for id, *of in data.get("opened", ())}
         return ImplicitModel(
             data["name"],
             None,
@@ -333,7 +341,10 @@ class ImplicitModel:
             tuple(Block(name, shape_of(s), op and operator_of(op)) for name, s, op in data["states"]),
             tuple(Block(name, shape_of(shape)) for name, shape in data["outputs"]),
             tuple(Term(to, source, tuple(map(operator_of, chain))) for to, source, *chain in data["terms"]),
-            tuple(Tensor(id, tuple(shape), trainable) for id, shape, trainable in data["tensors"]),
+            tuple(
+                Tensor(id, tuple(shape), trainable, opens=opened.get(id))
+                for id, shape, trainable in data["tensors"]
+            ),
             (),
             tuple(
                 Loop(tuple(states), tuple(iterated), Guarantee[guarantee], rate)

@@ -8,8 +8,8 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from implicit_dsl.certify.schedule import Component, schedule
 from implicit_dsl.graph import Edge, Node, Role, SignalGraph
+from implicit_dsl.schedule import Component, schedule
 from implicit_dsl.source import Source, Span
 
 HERE = Span(Source("", "test"), 0, 0)

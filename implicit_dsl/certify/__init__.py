@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from implicit_dsl.certify.constraints import OF_ONE_MATRIX, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
 from implicit_dsl.certify.proof import prove
-from implicit_dsl.certify.schedule import Component, schedule
 from implicit_dsl.certify.solvers import unsolvable
 from implicit_dsl.certify.structure import by_construction
 from implicit_dsl.demands import Demand
 from implicit_dsl.errors import Diagnostic, Findings
 from implicit_dsl.graph import SignalGraph
 from implicit_dsl.guarantees import Constraint, Guarantee, Use
+from implicit_dsl.schedule import Component, schedule
 
 __all__ = ["Certified", "Group", "Guarantee", "certify"]
 

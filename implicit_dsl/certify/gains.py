@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
-from implicit_dsl.certify.schedule import Component
 from implicit_dsl.demands import Matrix, MatrixTerm
 from implicit_dsl.graph import Edge, Node, SignalGraph
 from implicit_dsl.operators import activation_rule, linear_rule
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.schedule import Component
 
 MOST_WAYS = 4096  # through the linear states of one loop; beyond it nothing is proved by structure
 

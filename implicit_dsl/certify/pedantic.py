@@ -28,6 +28,7 @@ def remarks(certified: Certified) -> Iterator[Diagnostic]:
         yield from found.values()
     yield from _without_inputs(graph)
     yield from _large_matrices(graph)
+    yield from _large_openings(graph)
 
 
 def _steps(certified: Certified) -> Iterator[Certified]:
@@ -100,7 +101,7 @@ def _loops_from_zero(certified: Certified, graph: SignalGraph) -> Iterator[Diagn
         zero = start is not None and (
             start.name == "zeros" or (start.name == "constant" and not any(start.numbers))
         )
-        if zero and tensor.id in inside and len(tensor.shape) > 1:
+        if zero and tensor.opens is None and tensor.id in inside and len(tensor.shape) > 1:
             yield Diagnostic(
                 "W0904",
                 f"the loop begins without its matrix `{tensor.id}`, which starts at 0",
@@ -141,3 +142,22 @@ def _large_matrices(graph: SignalGraph) -> Iterator[Diagnostic]:
                 f"[{', '.join(map(str, shape))}]",
                 help="pool the input first, or make the matrix a product of two narrow ones",
             )
+
+
+def _large_openings(graph: SignalGraph) -> Iterator[Diagnostic]:
+    """Opened blocks with more parameters than the model that they are opened in."""
+    opened = [one for one in graph.parameters if one.opens is not None]
+    added = sum(math.prod(one.trained) for one in opened)
+    whole = sum(math.prod(one.trained) for one in graph.parameters if one.trainable)
+    if added <= whole - added:
+        return
+    largest = max(opened, key=lambda one: math.prod(one.trained))
+    assert largest.opens is not None
+    shape = ", ".join(map(str, largest.trained))
+    yield Diagnostic(
+        "W0907",
+        f"what is opened has {added:,} parameters, and the model itself {whole - added:,}",
+        largest.span,
+        f"`{largest.opens.text}` alone has [{shape}]" if len(opened) > 1 else "",
+        help="open products of narrow matrices, `as LowRank(2)`, or fewer blocks",
+    )

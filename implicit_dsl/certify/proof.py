@@ -19,7 +19,6 @@ from implicit_dsl.certify.reports import (
     unbounded_activation,
     wrong_activation,
 )
-from implicit_dsl.certify.schedule import Component
 from implicit_dsl.certify.structure import (
     by_construction,
     held_in,
@@ -33,6 +32,7 @@ from implicit_dsl.graph import SignalGraph
 from implicit_dsl.guarantees import Guarantee
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.schedule import Component
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from implicit_dsl.certify.gains import Way
-from implicit_dsl.certify.schedule import Component
 from implicit_dsl.demands import Demand
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Edge, Node, SignalGraph
+from implicit_dsl.opened import Opened
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.schedule import Component
 
 _FIXES = (
     "to enforce that, add           @wellposed norm(A, Inf) <= 0.95\n"
@@ -22,6 +23,9 @@ _FIXES = (
 def no_guarantee(graph: SignalGraph, loop: Component, way: Way | None, why: str) -> Diagnostic:
     """Nothing shows that a loop has an equilibrium (E0401)."""
     first = _first(graph, loop)
+    opened = _opened_edge(graph, loop)
+    if opened is not None:
+        return _opened(graph, loop, *opened)
     edge = way.edge if way is not None else _inner_edge(graph, loop, first)
     if way is not None:
         unbounded = _blame(way)
@@ -39,6 +43,41 @@ def no_guarantee(graph: SignalGraph, loop: Component, way: Way | None, why: str)
         help=_FIXES,
         path=first.path,
     )
+
+
+def _opened(graph: SignalGraph, loop: Component, edge: Edge, opens: Opened) -> Diagnostic:
+    """A loop that an `open` closed, of which nothing is asked."""
+    states = [name for name in loop.states if graph.by_name[name].declared] or list(loop.states)
+    listed = ", ".join(f"`{name}`" for name in states[:4]) + (", …" if len(states) > 4 else "")
+    both = "each other" if len(states) > 1 else f"`{states[0]}` itself"
+    return Diagnostic(
+        "E0401",
+        f"nothing shows that {_named(graph, loop)} has an equilibrium",
+        edge.span,
+        f"`{opens.text}` closes the loop",
+        notes=(
+            f"with this block {listed} depend{'s' if len(states) == 1 else ''} on {both}",
+            "it starts from zero, where the loop is none, and training changes that",
+        ),
+        help="to enforce that with the weights that there are, add   @wellposed spectral(abs(A)) <= 0.95\n"
+        "stronger, bounds every row of the loop                @wellposed norm(A, Inf) <= 0.95\n"
+        "to train without a guarantee                          @wellposed unchecked",
+        path=_first(graph, loop).path,
+    )
+
+
+def _opened_edge(graph: SignalGraph, loop: Component) -> tuple[Edge, Opened] | None:
+    """A block of a loop that an `open` made, the first that goes back if there is one."""
+    opened = {one.id: one.opens for one in graph.parameters if one.opens is not None}
+    place = {name: number for number, name in enumerate(loop.states)}
+    inside = [edge for edge in graph.edges if edge.source in place and edge.target in place]
+    found = [
+        (edge, made) for edge in inside for id in edge.parameters if (made := opened.get(id)) is not None
+    ]
+    back = [
+        (edge, made) for edge, made in found if made.source in place and place[made.source] >= place[made.to]
+    ]
+    return next(iter((*back, *found)), None)
 
 
 def unbounded_activation(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from implicit_dsl.certify.schedule import Component
 from implicit_dsl.demands import SolverDemand, applying
 from implicit_dsl.errors import Diagnostic, Label
 from implicit_dsl.graph import Node, SignalGraph
 from implicit_dsl.operators import OPERATORS, activation_rule
+from implicit_dsl.schedule import Component
 from implicit_dsl.shapes import count, known, show
 
 SPLITTING = ("forward_backward", "peaceman_rachford")

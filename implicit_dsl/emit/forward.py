@@ -250,9 +250,12 @@ class Forward:
     # ------------------------------------------------------------------ expressions
 
     def _sum(self, block: Block, terms: tuple[Term, ...]) -> Expression:
-        """The pre-activation: the sum of its terms, or a concatenation."""
-        if any(term.chain and term.chain[-1].kind == "place" for term in terms):
-            return self._concatenation(terms)
+        """The pre-activation: the sum of its terms, a concatenation, or the sum of one and other terms."""
+        placed = tuple(term for term in terms if term.chain and term.chain[-1].kind == "place")
+        if placed:
+            joined = self._concatenation(placed)
+            rest = tuple(term for term in terms if term not in placed)
+            return self._added(joined, self._plain_sum(rest)) if rest else joined
         total = self._plain_sum(terms)
         if all(term.source is None for term in terms):
             # nothing here has a batch axis, so a batch of zeros brings it in
@@ -261,6 +264,12 @@ class Forward:
             zeros = f"{self.real}.new_zeros(({sizes}{',' if not block.slots else ''}))"
             return Expression(f"{zeros} + {total.atom}", tight=False)
         return total
+
+    def _added(self, joined: Expression, rest: Expression) -> Expression:
+        """A concatenation with what is added to it."""
+        first = joined.lines or (joined.text,)
+        lines = ("(", *(f"    {line}" for line in first), f"    + {rest.text}", ")")
+        return Expression(f"{joined.atom} + {rest.text}", tight=False, lines=lines, fresh=True)
 
     def _plain_sum(self, terms: tuple[Term, ...], named: str = "") -> Expression:
         """The sum of some terms; with `named`, all but plain values get lines of their own first."""

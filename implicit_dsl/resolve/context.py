@@ -11,7 +11,7 @@ from implicit_dsl.names import TAKEN_ATTRIBUTES, identifier
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.resolve.problem import Exhausted, problem
-from implicit_dsl.resolve.scope import Environment, Noted
+from implicit_dsl.resolve.scope import Environment, Noted, NotedOpen
 from implicit_dsl.resolve.values import Definition, Function, Layer
 from implicit_dsl.resolve.wires import Network, Tensor, Wire
 from implicit_dsl.shapes import Shape
@@ -72,6 +72,7 @@ class Context:
     active: list[Definition] = field(default_factory=list)
     frames: tuple[Label, ...] = ()
     noted: list[Noted] = field(default_factory=list)  # annotations about loops, which wait for the values
+    opens: list[NotedOpen] = field(default_factory=list)  # zeros that are opened, which wait as well
     functions: list[tuple[Wire, Function]] = field(default_factory=list)  # that are activations
     measured: list[Asked] = field(default_factory=list)  # bounds of `@sparse`, terms of `@penalty`
     announced: list[Diagnostic] = field(default_factory=list)  # findings that wait for the graph

@@ -9,6 +9,7 @@ is read more than once, or when another mixing operator follows it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from implicit_dsl.graph import LONGEST_LINE, Edge, Node, Role, SignalGraph
 from implicit_dsl.operators import OPERATORS, activation_rule, linear_rule
@@ -28,6 +29,17 @@ class _Term:
 
 
 _Form = tuple[_Term, ...]
+Pair: TypeAlias = "tuple[Wire | None, Wire | None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    """Nodes and edges in the order of the source, recurrences, and which blocks the named wires are."""
+
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+    recurrences: tuple[Recurrence[SignalGraph], ...]
+    blocks: dict[Wire, str]
 
 
 @dataclass(slots=True)
@@ -37,6 +49,7 @@ class _Lift:
     network: Network
     reached: set[Wire]
     roots: tuple[Wire, ...] = ()  # of a step: what has to be a block of its own
+    named: frozenset[Wire] = frozenset()  # what an `open` names, and has to be one, too
     nodes: list[Node] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     forms: dict[Wire, _Form] = field(default_factory=dict)
@@ -109,7 +122,7 @@ class _Lift:
         if wire.kind in ("sum", "cat", "linear"):
             if self.absorbed(wire):
                 self.node(self.drives[wire][0], None, self.forms[wire])
-            elif wire.uses > 1 and self.costly(wire):
+            elif wire in self.named or (wire.uses > 1 and self.costly(wire)):
                 self.lift(wire)
 
     def arguments(self, wire: Wire) -> _Form:
@@ -296,10 +309,14 @@ def _reach_step(step: Step, roots: tuple[Wire, ...]) -> set[Wire]:
     return reached
 
 
-def _reach(network: Network) -> set[Wire]:
-    """The wires that outputs depend on; counts how often each is read by them."""
+def _reach(network: Network, opened: tuple[Pair, ...]) -> set[Wire]:
+    """The wires that outputs depend on, with what is opened; counts how often each is read by them."""
     reached: set[Wire] = set()
     _mark([wire for _, wire, _ in network.outputs], reached)
+    waiting = list(opened)
+    while found := [pair for pair in waiting if pair[0] is None or pair[0] in reached]:
+        _mark([wire for pair in found for wire in pair if wire is not None], reached)
+        waiting = [pair for pair in waiting if pair not in found]
     # inputs exist whether they are read or not
     reached.update(wire for wire in network.wires if wire.kind == "input")
     return reached
@@ -320,8 +337,10 @@ def _mark(roots: list[Wire], reached: set[Wire]) -> None:
             waiting.append(source)
 
 
-def lift(network: Network) -> tuple[tuple[Node, ...], tuple[Edge, ...], tuple[Recurrence[SignalGraph], ...]]:
-    """The nodes and edges of the graph, in the order of the source, and its recurrences."""
-    lifting = _Lift(network, _reach(network))
+def lift(network: Network, opened: tuple[Pair, ...] = ()) -> Lifted:
+    """The network as a graph. What `opened` names, as (target, source), are blocks of their own."""
+    named = dict.fromkeys(wire for pair in opened for wire in pair if wire is not None)
+    lifting = _Lift(network, _reach(network, opened), named=frozenset(named))
     lifting.run()
-    return tuple(lifting.nodes), tuple(lifting.edges), tuple(lifting.recurrences)
+    blocks = {wire: lifting.block(wire) for wire in named if wire in lifting.reached}
+    return Lifted(tuple(lifting.nodes), tuple(lifting.edges), tuple(lifting.recurrences), blocks)

@@ -23,6 +23,8 @@ from implicit_dsl.resolve.inputs import announce, claim_variables, in_order, mak
 from implicit_dsl.resolve.lift import lift
 from implicit_dsl.resolve.lookup import no_equation
 from implicit_dsl.resolve.mismatch import fits
+from implicit_dsl.resolve.opened_blocks import open_blocks
+from implicit_dsl.resolve.openings import read_opens
 from implicit_dsl.resolve.problem import Poisoned, Problem, problem, too_deep
 from implicit_dsl.resolve.scope import Body, Environment
 from implicit_dsl.resolve.statements import run_body
@@ -83,6 +85,7 @@ def _resolve(
     run_body(context, body, parts, lambda: make_inputs(context, body))
     _collect_outputs(context, body, template, bool(value.module.lost))
     requests = read(context)
+    openings = read_opens(context)
     wrong = context.poisoned or context.findings.errors > before
     if wrong or len(context.network.outputs) < max(1, len(body.outputs)):
         return None
@@ -94,8 +97,9 @@ def _resolve(
             notes=("the size of the batch is that of the inputs",),
             help="write `input u[…]`; what is computed from parameters alone is no model",
         )
-    found, edges, recurrences = lift(context.network)
-    nodes = in_order(body, found)
+    lifted = lift(context.network, tuple(pair for opening in openings for pair in opening.pairs))
+    recurrences = lifted.recurrences
+    nodes, edges = open_blocks(context, openings, lifted, in_order(body, lifted.nodes))
     every = [graph for one in recurrences for graph in with_steps(one.step)]
     all_nodes = (*nodes, *(node for graph in every for node in graph.nodes))
     all_edges = (*edges, *(edge for graph in every for edge in graph.edges))
@@ -175,7 +179,13 @@ def _graph(
         ),
         tuple(
             Parameter(
-                tensor.id, tensor.shape, tensor.trainable, tensor.initialiser, tensor.span, tensor.within
+                tensor.id,
+                tensor.shape,
+                tensor.trainable,
+                tensor.initialiser,
+                tensor.span,
+                tensor.within,
+                tensor.opens,
             )
             for tensor in context.tensors
             if tensor.id in used

@@ -9,7 +9,7 @@ from implicit_dsl.errors import Label
 from implicit_dsl.resolve.values import Definition, Instance
 from implicit_dsl.resolve.wires import Network, Step, Wire
 from implicit_dsl.source import Source, Span
-from implicit_dsl.syntax import Annotation, Expression, Ode, Program, Recurrent
+from implicit_dsl.syntax import Annotation, Expression, Ode, Open, Program, Recurrent
 
 Key = tuple[Any, ...]
 
@@ -130,6 +130,15 @@ class Noted:
     """An annotation about loops, to be read when everything is defined."""
 
     annotation: Annotation
+    body: Body
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class NotedOpen:
+    """An `open`, to be read when everything is defined."""
+
+    statement: Open
     body: Body
     environment: Environment
 

@@ -30,7 +30,8 @@ from implicit_dsl.resolve.defined import names_defined, outputs_in
 from implicit_dsl.resolve.indexing import labels
 from implicit_dsl.resolve.lookup import between, no_equation
 from implicit_dsl.resolve.ode import collect, integration
-from implicit_dsl.resolve.problem import Poisoned, Problem, later, problem
+from implicit_dsl.resolve.openings import note_open
+from implicit_dsl.resolve.problem import Poisoned, Problem, problem
 from implicit_dsl.resolve.recurrence import given, recurrence, scope
 from implicit_dsl.resolve.scope import Body, Environment, Key
 from implicit_dsl.resolve.values import Definition, Function, show_key
@@ -155,7 +156,7 @@ def _plain(
         case s.Bare():
             _bare(context, statement)
         case s.Open():
-            raise later("`open`", Span(statement.span.source, statement.span.start, statement.span.start + 4))
+            note_open(context, body, statement, environment)
         case s.Import() | s.Template():
             what = "import" if isinstance(statement, s.Import) else statement.kind
             raise problem(

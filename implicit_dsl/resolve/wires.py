@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from implicit_dsl.clock import Clock
 from implicit_dsl.errors import Label
 from implicit_dsl.integrators import Method
+from implicit_dsl.opened import Opened
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.initialisers import Initialiser
 from implicit_dsl.sets import MatrixSet
@@ -61,6 +62,7 @@ class Tensor:
     initialiser: Initialiser | None
     span: Span
     within: MatrixSet | None = None
+    opens: Opened | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -30,7 +30,7 @@ from implicit_dsl.shapes import show
 from implicit_dsl.source import Span
 
 MOST_TERMS = 256  # of a matrix expression, multiplied out
-_SYSTEM = ("A", "B", "C", "D")
+SYSTEM = ("A", "B", "C", "D")
 _OTHERS = {
     "B": "what inputs add to the states",
     "C": "what outputs read of the states",
@@ -51,7 +51,7 @@ class Bounded:
 
 def bounded(context: Context, expression: s.Expression, environment: Environment) -> Bounded:
     """The matrix that an expression stands for. Raises Problem if it is none that can be bounded."""
-    name = _of_system(expression, environment)
+    name = of_system(expression, environment)
     if name == "A":
         return Bounded(None)
     if name:
@@ -87,12 +87,12 @@ def bounded(context: Context, expression: s.Expression, environment: Environment
 # --------------------------------------------------------------------------- the assembled matrices
 
 
-def _of_system(expression: s.Expression, environment: Environment) -> str:
+def of_system(expression: s.Expression, environment: Environment) -> str:
     """A, B, C or D if an expression is one of the assembled matrices, else ''."""
     match expression:
-        case s.Field(s.Name("system"), s.Name(name)) if name in _SYSTEM and is_free("system", environment):
+        case s.Field(s.Name("system"), s.Name(name)) if name in SYSTEM and is_free("system", environment):
             return name
-        case s.Name(name) if name in _SYSTEM and is_free(name, environment):
+        case s.Name(name) if name in SYSTEM and is_free(name, environment):
             return name
     return ""
 
@@ -100,7 +100,7 @@ def _of_system(expression: s.Expression, environment: Environment) -> str:
 def _check_whole(expression: s.Expression, environment: Environment) -> None:
     """Raises Problem if an assembled matrix is a part of an expression."""
     for part in _parts(expression):
-        name = _of_system(part, environment)
+        name = of_system(part, environment)
         if not name:
             continue
         if isinstance(expression, s.Index) and expression.value is part:
@@ -132,7 +132,7 @@ def _parts(expression: s.Expression) -> Iterator[s.Expression]:
 
 
 def _value(expression: s.Expression, environment: Environment, wire: Wire) -> Problem:
-    if isinstance(expression, s.Name) and expression.name in _SYSTEM:
+    if isinstance(expression, s.Name) and expression.name in SYSTEM:
         help = f"the assembled matrix is `system.{expression.name}`"
     else:
         help = "name the matrix or layer alone, or bound the assembled A"
