@@ -237,7 +237,7 @@ class _Zeros:
         if source.tokens:
             raise problem(
                 "E0506",
-                f"`{source.name}` holds tokens, and {opening.matrix} would be a table for each place of them",
+                f"`{source.name}` holds whole numbers: {opening.matrix} would be a table for each place",
                 at_source,
                 labels=(Label(source.span, "declared here"),),
                 help=f"embed them, `state e ~ Embedding(vocab, width)({source.name})`, "
