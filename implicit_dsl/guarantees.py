@@ -24,13 +24,17 @@ class Guarantee(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A parameter in a row of A: `factor` · Σ|T[o, …]| of the row's budget, with `axis` the axis of o."""
+    """A parameter in a row of A: `factor` · Σ|T[o, …]| of the row's budget, with `axis` the axis of o.
+
+    Those of one row with another `part` count other rows of it.
+    """
 
     row: str
     column: str
     tensor: str
     axis: int = 0
     factor: float = 1.0
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Constraint:
     """A set that some parameters must stay in: what a `Demand` comes to in this model.
 
     `fixed` is what constant operators already use of the budget of a row. `text` and `line`
-    are where the source asks for it.
+    are where the source asks for it. `whole` are states that count as one channel each.
     """
 
     criterion: Criterion | Literal["sparse"]
@@ -49,6 +53,7 @@ class Constraint:
     line: int = 0
     text: str = ""
     measured: Measured | None = None  # of a `@sparse`, what is at most the bound
+    whole: tuple[str, ...] = ()
 
     @property
     def tensors(self) -> tuple[str, ...]:

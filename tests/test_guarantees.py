@@ -48,7 +48,7 @@ FALSE = {
         state x[2] ~ relu(cat((W*x)[2:2], u[1:1]) + u)
         output y = x
         @wellposed {}""",
-        ("pf(W) <= 0.95", "pf(A) <= 0.95"),
+        ("pf(W) <= 0.95", 'pf(A) <= 0.95, method = "parametrize"'),
         "E0404",
     ),
     "columns moved": (
@@ -57,7 +57,7 @@ FALSE = {
         state x[2] ~ relu(W*cat(x[2:2], u[1:1]) + u)
         output y = x
         @wellposed {}""",
-        ("pf(W) <= 0.95", "pf(A) <= 0.95"),
+        ("pf(W) <= 0.95", 'pf(A) <= 0.95, method = "parametrize"'),
         "E0404",
     ),
     "channels along two axes": (
@@ -69,7 +69,7 @@ FALSE = {
         z ~ relu(W*x + u)
         output y = x
         @wellposed {}""",
-        ("pf(A) <= 0.95",),
+        ('pf(A) <= 0.95, method = "parametrize"',),
         "E0404",
     ),
     "groups": (
@@ -78,7 +78,7 @@ FALSE = {
         state x[4, 3] ~ relu(K*x + u)
         output y = x
         @wellposed {}""",
-        ("pf(A) <= 0.95", "pf(K) <= 0.95"),
+        ('pf(A) <= 0.95, method = "parametrize"', "pf(K) <= 0.95"),
         "E0404",
     ),
     # the constant of softmax is ½ in the ∞-norm, and there is none in the norm of a Perron vector
@@ -88,7 +88,7 @@ FALSE = {
         state x[2] ~ softmax(W*x + u)
         output y = x
         @wellposed {}""",
-        ("pf(A) <= 0.95", "pf(W) <= 0.95"),
+        ('pf(A) <= 0.95, method = "parametrize"', "pf(W) <= 0.95"),
         "E0404",
     ),
     # row 1 of W and row 2 of V are bounded, but not their sum
@@ -205,6 +205,76 @@ def test_a_bound_that_does_not_make_a_contraction_is_refused(
 ) -> None:
     for bound in bounds:
         assert codes(body.format(bound)) == [code], bound
+
+
+NO_CHANNELS = {
+    **{name: FALSE[name][0] for name in ("rows moved", "columns moved", "channels along two axes", "groups")},
+    "softmax over channels": FALSE["softmax over channels"][0],
+    "a kernel beside a full matrix": """input u[2, 3]
+        layer K = Conv(2 => 2, 3; pad = 1, bias = false)
+        param W[6, 6], V[6, 2]
+        state z[2] ~ tanh(0.5*mean(x; dim = 2))
+        state x[2, 3] ~ tanh(K*x + reshape(W*flatten(x), 2, 3) + reshape(V*z, 2, 3) + u)
+        output y = x
+        @wellposed {}""",
+    "a product of factors": """input u[4]
+        param W[4, 4] in LowRank(2), V[4, 4]
+        state x[4], z[4]
+        x ~ relu(W*z + u)
+        z ~ tanh(V*x)
+        output y = x
+        @wellposed {}""",
+}
+
+
+@pytest.mark.parametrize("body", NO_CHANNELS.values(), ids=NO_CHANNELS)
+@pytest.mark.parametrize("bound", ["pf(A) <= 0.9", "norm(A, Inf) <= 0.9"])
+def test_bounds_of_the_assembled_matrix_do_without_channels(body: str, bound: str) -> None:
+    """Weights are projected into the bound, stay there, and are proved; those of no loop are left alone."""
+    torch.manual_seed(0)
+    module = with_weights(body.format(bound))
+    for size in (0.3, 1.0, 4.0):
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=size)
+        module.project_()  # type: ignore[operator]
+        stored = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+        require(module, module.constraints)
+        module.project_()  # type: ignore[operator]
+        assert all(torch.equal(stored[name], tensor) for name, tensor in module.state_dict().items())
+        certificate = module.certify()  # type: ignore[operator]
+        assert certificate.proved and all(one.satisfied for one in certificate.verdicts), str(certificate)
+    (verdict,) = module.certify().verdicts  # type: ignore[operator]
+    assert 0.3 < verdict.value <= 0.9 + 1e-6  # nothing is made smaller that need not be
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_loop_that_is_cut_is_none_whatever_else_is_there(apart: bool) -> None:
+    """The Perron root of a nilpotent matrix is 0: weights of any size stay as they are."""
+    body = """input u[4, 2]
+        layer K = Conv(4 => 4, 3; pad = 1, bias = false)
+        param W[8, 6] = zeros(), V[6, 6], U[6, 8]
+        state x[4, 2], z[6], w[6]
+        x ~ tanh(K*u + reshape(W*w, 4, 2))
+        z ~ tanh(U*flatten(x))
+        w ~ tanh(V*z)
+        output y = x
+        @wellposed pf(A) <= 0.9"""
+    body = body.replace("[6, 6]", "[6, 6] in LowRank(2)") if apart else body
+    module = with_weights(body)
+    torch.manual_seed(0)
+    for name, parameter in module.named_parameters():
+        if name != "W":
+            nn.init.normal_(parameter, std=100.0)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    module.project_()  # type: ignore[operator]
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    nn.init.constant_(module.W, 1e-9)  # type: ignore[arg-type]
+    module.project_()  # type: ignore[operator]
+    assert torch.equal(module.U, before["U"])  # the root is far below 0.9 still
+    nn.init.constant_(module.W, 1.0)  # type: ignore[arg-type]
+    module.project_()  # type: ignore[operator]
+    require(module, module.constraints)
+    assert module.certify().proved  # type: ignore[operator]
 
 
 ACCEPTED = {

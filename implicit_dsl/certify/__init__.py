@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from implicit_dsl.certify.constraints import OF_ONE_MATRIX, of_loops, of_matrix
+from implicit_dsl.certify.constraints import OF_ONE_MATRIX, counts_wholes, of_loops, of_matrix
 from implicit_dsl.certify.gains import Ways, ways
 from implicit_dsl.certify.proof import prove
 from implicit_dsl.certify.solvers import unsolvable
@@ -183,7 +183,7 @@ def _constraints(
             found
             for loop in loops
             if not demand.states or set(demand.states) & set(loop.states)
-            if (found := ways(graph, loop)) is not None
+            if (found := ways(graph, loop, counts_wholes(demand))) is not None
         ]
         # what is said of one matrix holds for that of each loop; rows are bounded all at once
         single = demand.matrix is None and demand.criterion in OF_ONE_MATRIX

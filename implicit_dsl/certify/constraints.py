@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from implicit_dsl.certify.gains import Way, Ways, misaligned
+from implicit_dsl.certify.gains import Tensor, Way, Ways, misaligned, wholes
 from implicit_dsl.certify.reports import not_by_channels
 from implicit_dsl.certify.structure import unkept
 from implicit_dsl.demands import Criterion, Demand
@@ -87,6 +88,11 @@ def _with_factors(
     return unkept(graph, demand, uses) or (whole, *made)
 
 
+def counts_wholes(demand: Demand) -> bool:
+    """Whether a bound can do with states that count as one channel each, where these do not line up."""
+    return demand.criterion == "pf" and demand.matrix is None and demand.method == "project"
+
+
 def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> tuple[Constraint, ...] | Diagnostic:
     """The constraints on the assembled A: the rows of its loops share their budgets.
 
@@ -95,23 +101,28 @@ def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> tuple[Con
     uses: list[Use] = []
     inner: list[tuple[str, bool]] = []
     fixed: dict[str, float] = {}
+    whole: set[str] = set()
     for ways in loops:
         if not any(way.tensors for listed in ways.values() for way in listed):
             continue
         odd = misaligned(graph, ways) if demand.criterion == "pf" else None
         if odd is not None:
-            return not_by_channels(graph, None, demand, odd)
+            if not counts_wholes(demand):
+                return not_by_channels(graph, None, demand, odd)
+            whole |= wholes(graph, ways)
         for row, listed in ways.items():
-            problem = _unshareable(row, listed, demand.criterion == "norm")
+            problem = _unshareable(row, listed, demand.criterion == "norm", demand.method == "project")
             if problem:
                 message = f"`{demand.text}` cannot be projected onto: {problem[0]}"
                 return _refusal(graph, demand, message, (Label(problem[1].edge.span, "read here"),))
+            parts = list(dict.fromkeys(_rows_of(way.tensors[-1]) for way in listed if way.tensors))
             for way in listed:
                 assert way.factor is not None
                 if way.tensors:
                     *before, tensor = way.tensors
                     inner += [(one.id, one.transposed) for one in before]
-                    uses.append(Use(row, way.source, tensor.id, int(tensor.transposed), way.factor))
+                    part = 0 if demand.criterion == "pf" else parts.index(_rows_of(tensor))
+                    uses.append(Use(row, way.source, tensor.id, int(tensor.transposed), way.factor, part))
                 else:
                     fixed[row] = fixed.get(row, 0.0) + way.factor
             used = fixed.get(row, 0.0)
@@ -121,13 +132,21 @@ def of_loops(graph: SignalGraph, demand: Demand, loops: list[Ways]) -> tuple[Con
                 )
                 first = next(way for way in listed if not way.tensors)
                 return _refusal(graph, demand, message, (Label(first.edge.span, "read here"),))
-    return unkept(graph, demand, uses) or _with_factors(
-        graph, demand, _constraint(demand, uses, fixed), inner
-    )
+    named = tuple(sorted(whole & {name for use in uses for name in (use.row, use.column)}))
+    made = replace(_constraint(demand, uses, fixed), whole=named)
+    return unkept(graph, demand, uses) or _with_factors(graph, demand, made, inner)
 
 
-def _unshareable(row: str, ways: tuple[Way, ...], products: bool) -> tuple[str, Way] | None:
-    """Why the parameters of a row of A have no budget in common, and where."""
+def _rows_of(tensor: Tensor) -> object:
+    """What the rows of a parameter are: those of one axis of the state, or its own."""
+    return (tensor.id, tensor.transposed) if tensor.rows is None else tensor.rows
+
+
+def _unshareable(row: str, ways: tuple[Way, ...], products: bool, splits: bool) -> tuple[str, Way] | None:
+    """Why the parameters of a row of A have no budget in common, and where.
+
+    With `splits`, those that count different rows have parts of it each.
+    """
     for way in ways:
         if way.factor is None:
             return f"an operator in the equation of `{row}` has no bound of its own", way
@@ -136,7 +155,8 @@ def _unshareable(row: str, ways: tuple[Way, ...], products: bool) -> tuple[str, 
             return f"`{row}` reads `{way.source}` through a product of {names}", way
     held = [(way, way.tensors[-1]) for way in ways if way.tensors]
     rows = {tensor.rows for _, tensor in held}
-    if len({(tensor.id, tensor.transposed) for _, tensor in held}) > 1 and (len(rows) > 1 or rows == {None}):
+    several = len({(tensor.id, tensor.transposed) for _, tensor in held}) > 1
+    if not splits and several and (len(rows) > 1 or rows == {None}):
         return f"the rows of the parameters of `{row}` do not line up", held[0][0]
     return None
 

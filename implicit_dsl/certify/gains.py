@@ -65,13 +65,18 @@ class Way:
 Ways = dict[str, tuple[Way, ...]]
 
 
-def ways(graph: SignalGraph, loop: Component) -> Ways | None:
-    """For each state of a loop that is not folded, how it reads the others. None: too many ways."""
+def ways(graph: SignalGraph, loop: Component, apart: bool = False) -> Ways | None:
+    """For each state of a loop that is not folded, how it reads the others. None: too many ways.
+
+    With `apart`, a state between two parameters is not folded, so that no way is a product of both.
+    """
     inside = set(loop.states)
     reads: dict[str, list[Edge]] = {name: [] for name in loop.states}
     for edge in graph.edges:
         if edge.target in inside and edge.source in inside:
             reads[edge.target].append(edge)
+    between = _between(graph, reads) if apart else frozenset()
+    kept = [name for name in loop.states if name in between or not is_folded(graph, loop, name)]
     found: Ways = {}
     total = 0
     for name in loop.states:  # the linear ones come behind what they read
@@ -79,7 +84,7 @@ def ways(graph: SignalGraph, loop: Component) -> Ways | None:
         for edge in reads[name]:
             assert edge.source is not None
             own = _way(graph, edge)
-            if is_folded(graph, loop, edge.source):
+            if edge.source not in kept:
                 made += [_joined(way, own) for way in found[edge.source]]
             else:
                 made.append(own)
@@ -87,7 +92,22 @@ def ways(graph: SignalGraph, loop: Component) -> Ways | None:
         if total > MOST_WAYS:
             return None
         found[name] = tuple(made)
-    return {name: found[name] for name in loop.states if not is_folded(graph, loop, name)}
+    return {name: found[name] for name in kept}
+
+
+def _between(graph: SignalGraph, reads: Mapping[str, list[Edge]]) -> frozenset[str]:
+    """Linear states behind a parameter, also through others, that are read through one themselves."""
+    trained = {one.id for one in graph.parameters if one.id not in graph.fixed_norms}
+    behind: set[str] = set()  # linear states behind a parameter
+    found: set[str] = set()
+    for name, edges in reads.items():
+        for edge in edges:
+            held = not trained.isdisjoint(edge.parameters)
+            if held and edge.source in behind:
+                found.add(edge.source)
+            if graph.by_name[name].activation is None and (held or edge.source in behind - found):
+                behind.add(name)
+    return frozenset(found)
 
 
 def is_folded(graph: SignalGraph, loop: Component, name: str) -> bool:
@@ -174,21 +194,32 @@ def _joined(first: Way, then: Way) -> Way:
 
 
 def misaligned(graph: SignalGraph, found: Ways) -> Way | None:
-    """A way that keeps a vector over channels from bounding a loop, if there is one.
+    """A way that keeps a vector over channels from bounding a loop, if there is one."""
+    return next(iter(_misaligned(graph, found).values()), None)
+
+
+def wholes(graph: SignalGraph, found: Ways) -> frozenset[str]:
+    """The states on which a vector that bounds a loop has to be constant: they have no channels."""
+    return frozenset(_misaligned(graph, found))
+
+
+def _misaligned(graph: SignalGraph, found: Ways) -> dict[str, Way]:
+    """States whose channels do not stay what they are, each with a way on which they do not.
 
     Let v depend on the channel only, and N[o, c] = Σ |T[o, c, …]|. Then |A| v ≤ N v if all parameters
     agree on which axis of each state counts its channels, and no activation mixes these: softmax over
     channels has the constant ½ in the ∞-norm, but none in a weighted one.
     """
     channels: dict[str, int] = {}
+    odd: dict[str, Way] = {}
     for name, listed in found.items():
         through = _of_activation(graph.by_name[name])
         for way in listed:
             for tensor in way.tensors:
                 for state, axis in ((name, _moved(tensor.rows, through)), (way.source, tensor.columns)):
                     if axis is None or channels.setdefault(state, axis) != axis:
-                        return way
-    return None
+                        odd.setdefault(state, way)
+    return odd
 
 
 def _of_activation(node: Node) -> Axes:

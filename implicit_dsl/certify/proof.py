@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from implicit_dsl.certify.constraints import sole
+from implicit_dsl.certify.constraints import counts_wholes, sole
 from implicit_dsl.certify.contraction import Row, perron_root, swept
 from implicit_dsl.certify.gains import Way, Ways, activation_gain, matrix_of, misaligned, ways
 from implicit_dsl.certify.reports import (
@@ -214,7 +214,7 @@ def _by_criterion(
 
 def _by_perron(graph: SignalGraph, loop: Component, found: Ways, demand: Demand) -> Proof | Diagnostic:
     odd = misaligned(graph, found)
-    if odd is not None:
+    if odd is not None and not counts_wholes(demand):
         return not_by_channels(graph, loop, demand, odd)
     name = max(found, key=lambda state: activation_gain(graph.by_name[state].activation) or 0.0)
     gain = activation_gain(graph.by_name[name].activation)

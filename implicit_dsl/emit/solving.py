@@ -138,7 +138,7 @@ def _constraint(
 ) -> list[str]:
     blocks = [
         f"{names('Block')}({quoted(use.row)}, {quoted(use.column)}, {quoted(use.tensor)}, "
-        f"{use.axis}, {use.factor!r})"
+        f"{use.axis}, {use.factor!r}{f', {use.part}' if use.part else ''})"
         for use in constraint.uses
     ]
     given = [quoted(constraint.text), f"line={constraint.line}", f"bound={constraint.bound!r}"]
@@ -151,6 +151,8 @@ def _constraint(
     if constraint.fixed:
         listed = ", ".join(f"{quoted(row)}: {used!r}" for row, used in constraint.fixed)
         given.append(f"fixed={{{listed}}}")
+    if constraint.whole:
+        given.append(f"whole=({', '.join(map(quoted, constraint.whole))},)")
     held = [f"{quoted(id)}: {structure(within[id], names)}" for id in constraint.tensors if id in within]
     if held:
         given.append(f"within={names('Within')}({{{', '.join(held)}}})")

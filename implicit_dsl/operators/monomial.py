@@ -112,6 +112,12 @@ class Reshape(Monomial):
     def columns(self, operator: Operator) -> np.ndarray:
         return np.arange(count(operator.source))
 
+    def follows(self, operator: Operator) -> tuple[int | None, ...]:
+        """Axes that are as long, with as many entries behind them: [120, 1, 1] and [120]."""
+        before = [_extent(operator.source, axis) for axis in range(len(operator.source))]
+        after = [_extent(operator.target, axis) for axis in range(len(operator.target))]
+        return tuple(before.index(extent) if extent in before else None for extent in after)
+
     def apply(self, operator: Operator, x: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return x.reshape(len(x), *sizes(operator.target))
 
@@ -122,6 +128,11 @@ class Reshape(Monomial):
             return x if len(operator.source) == 1 else Expression(f"{x.atom}.flatten(1)")
         flat = x.text if len(operator.source) == 1 else f"{x.atom}.flatten(1)"
         return Expression(f"torch.unflatten({flat}, 1, {operator.target!r})")  # the method has no types
+
+
+def _extent(shape: Shape, axis: int) -> tuple[int, int]:
+    """The size of an axis, and how many entries one step along it passes."""
+    return count(shape[axis : axis + 1]), count(shape[axis + 1 :])
 
 
 class Permute(Monomial):

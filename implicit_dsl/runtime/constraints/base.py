@@ -23,7 +23,8 @@ class Block:
 
     Dense weights [out, in] and kernels [out, in, …] have axis 0, a transposed matrix 1. The
     absolute row sums of a convolution are those of its kernel, Σ|K[o]|, at most: rows at a border have
-    less where zeros are padded, or where entries of the kernel meet in one place.
+    less where zeros are padded, or where entries of the kernel meet in one place. Blocks of one row with
+    another `part` count other rows of it, as a kernel and a full matrix do.
     """
 
     row: str
@@ -31,6 +32,7 @@ class Block:
     tensor: str
     axis: int = 0
     factor: float = 1.0
+    part: int = 0
 
 
 class ConstraintError(ValueError):

@@ -25,6 +25,9 @@ _TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which
 _ROOM = 1e-5  # by which a projection stays below κ, so that this iteration sees that it is
 _LEFT = 0.1  # of what constant operators leave of a row, at least for its parameters
 _NEARLY = 1.01  # so near to κ, an upper bound may be above it only as it is not sharp
+_NOTHING = 1e-300  # the budget of a tensor that is zero
+_POLICIES = 30  # times that the largest rows are taken
+_EARLY, _LITTLE = 32, 0.1  # the step at which bounds with this ratio say little
 _UNIFORM = 1e-6  # of the constant vector, so that v stays positive where |A| is reducible
 
 
@@ -33,28 +36,32 @@ class PerronBound(Constraint):
     """The Perron root (spectral radius) of |A| over the given blocks is at most `bound`.
 
     A convolution counts by its channels, N[o, c] = Σ|K[o, c]|: v is constant on a channel, so
-    that |A| v ≤ N v. `nearest` takes v, the Perron vector of N, and projects rows onto
-    Σⱼ |Aᵢⱼ| vⱼ ≤ κ vᵢ, which is the nearest point for this v; the set itself is not convex (Tsai,
-    Gu and El Ghaoui 2024). `made` conjugates rows within their budget by e^d, with free d.
+    that |A| v ≤ N v. On states that are `whole` it is constant, where channels of several blocks do not
+    line up: there the largest row of each tensor counts. `nearest` takes v, the Perron vector of N, and
+    projects rows onto Σⱼ |Aᵢⱼ| vⱼ ≤ κ vᵢ, which is the nearest point for this v; the set itself is not
+    convex (Tsai, Gu and El Ghaoui 2024). Tensors in the rows of a whole state share its budget in
+    proportion to their largest rows: feasible, not nearest. `made` conjugates rows within their budget
+    by e^d, with free d.
     """
 
     convex = False
+    whole: tuple[str, ...] = ()
 
     @property
     def measure(self) -> str:
         return "an upper bound of the Perron root"
 
     def measured(self, weights: Weights) -> float:
-        N, places = self._matrix(weights)
-        return _perron(N, self._used(N, places), self.bound)[1]
+        return _perron(self._gains(weights, self._places(weights)), self.bound)[1]
 
     def nearest(self, weights: Weights) -> dict[str, Tensor]:
-        N, places = self._matrix(weights)
-        v, upper = _perron(N, self._used(N, places), self.bound)
+        places = self._places(weights)
+        gains = self._gains(weights, places)
+        v, upper = _perron(gains, self.bound)
         if upper <= self.bound:
             return dict(weights)
         target = inward(self.bound, dtype_of(weights)) * (1 - _ROOM)
-        v = self._with_room(v, self._used(N, places), places, target)
+        v = self._with_room(v, gains.used, places, target)
         groups = self._groups(weights, v, places, target)
         found = nearest_in_all(groups, weights)
         return {id: found[id].to(weights[id].dtype) for id in weights}
@@ -93,7 +100,9 @@ class PerronBound(Constraint):
         for block in self.blocks:
             shape = weights[block.tensor].movedim(block.axis, 0).shape
             for name, size in ((block.row, shape[0]), (block.column, shape[1])):
-                if sizes.setdefault(name, size) != size:
+                if name in self.whole:
+                    sizes.setdefault(name, 1)
+                elif sizes.setdefault(name, size) != size:
                     raise ConstraintError(
                         f"`{self.text}` (line {self.line}): the blocks of `{name}` have {sizes[name]} and "
                         f"{size} channels; bound the matrices one by one"
@@ -107,27 +116,31 @@ class PerronBound(Constraint):
             total += size
         return places
 
-    def _matrix(self, weights: Weights) -> tuple[Tensor, dict[str, tuple[int, int]]]:
-        """N over all channels, and where the channels of each state are."""
-        places = self._places(weights)
+    def _gains(self, weights: Weights, places: Mapping[str, tuple[int, int]]) -> _Gains:
+        """How much each channel reads of all, a row for each channel and for each row of a whole state."""
         total = sum(size for _, size in places.values())
         device = next(iter(weights.values())).device
-        whole = torch.zeros(total, total, dtype=torch.float64, device=device)
+        rows: dict[tuple[str, str, int], Tensor] = {}  # by state, and for whole ones by tensor
         for block in self.blocks:
-            (i, rows), (j, cols) = places[block.row], places[block.column]
-            whole[i : i + rows, j : j + cols] += abs(block.factor) * _channels(
-                weights[block.tensor], block.axis
-            )
-        return whole, places
-
-    def _used(self, N: Tensor, places: Mapping[str, tuple[int, int]]) -> Tensor:
-        """The gains of constant operators for each channel: they may read any state, so that they count
-        with the largest entry of v."""
-        used = N.new_zeros(len(N))
+            sizes = abs(block.factor) * _channels(weights[block.tensor], block.axis)
+            start, size = places[block.column]
+            if block.column in self.whole:
+                sizes = sizes.sum(1, keepdim=True)
+            key = (block.row, *((block.tensor, block.axis) if block.row in self.whole else ("", 0)))
+            if key not in rows:
+                rows[key] = torch.zeros(len(sizes), total, dtype=torch.float64, device=device)
+            rows[key][:, start : start + size] += sizes
+        parts, channels, count = [], [], 0
+        for (row, _, _), made in rows.items():
+            order = torch.arange(1 if row in self.whole else len(made), device=device)
+            parts.append((order + count).expand(len(made)))
+            channels.append(order + places[row][0])
+            count += len(order)
+        used = torch.zeros(total, dtype=torch.float64, device=device)
         for name, gain in self.fixed.items():
             start, size = places[name]
             used[start : start + size] = gain
-        return used
+        return _Gains(torch.cat([*rows.values()]), torch.cat(parts), torch.cat(channels), used)
 
     def _with_room(
         self, v: Tensor, used: Tensor, places: Mapping[str, tuple[int, int]], target: float
@@ -153,7 +166,7 @@ class PerronBound(Constraint):
             parts[key] = parts[key] + entries if key in parts else entries
         found = []
         for row, parts in rows.items():
-            start, size = places[row]
+            start, size = places[row]  # the fixed operators count with the largest entry of v
             radius = target * v[start : start + size] - float(self.fixed.get(row, 0.0)) * v.max()
             if not bool((radius > 0).all()):
                 raise ConstraintError(
@@ -161,8 +174,18 @@ class PerronBound(Constraint):
                     f"the rows of `{row}`"
                 )
             listed = tuple(Part(id, axis, entries) for (id, axis), entries in parts.items())
-            found.append(Group(listed, radius))
+            group = Group(listed, radius)
+            found += self._shared_out(group, weights) if row in self.whole else [group]
         return found
+
+    def _shared_out(self, group: Group, weights: Weights) -> list[Group]:
+        """The budget of a whole state as one for each of its tensors, in proportion to their largest rows."""
+        alone = [Group((part,), group.radius) for part in group.parts]
+        tops = torch.stack([one.sums(weights).max() for one in alone])
+        shares = group.radius * tops / tops.sum().clamp_min(_NOTHING)
+        shares = group.radius if len(alone) == 1 else shares.clamp_min(_NOTHING)
+        sizes = [len(part.weights) for part in group.parts]
+        return [Group(one.parts, share.expand(n)) for one, share, n in zip(alone, shares, sizes)]
 
 
 def _scale(name: str) -> str:
@@ -179,42 +202,95 @@ def _channels(weight: Tensor, axis: int) -> Tensor:
 def _per_entry(vector: Tensor, weight: Tensor, block: Block) -> Tensor:
     """For each entry of the rows of a tensor [rows, entries], the number of its column."""
     shape = weight.movedim(block.axis, 0).shape
+    if len(vector) == 1:  # a whole state, or one channel
+        return vector.expand(shape[0], weight.numel() // shape[0])
     taps = weight.numel() // (shape[0] * shape[1])
     return vector.repeat_interleave(taps).expand(shape[0], -1)
 
 
-def _perron(N: Tensor, used: Tensor, wanted: float) -> tuple[Tensor, float]:
-    """v > 0 and max (M v)ᵢ / vᵢ for M v = N v + used · max v: an upper bound of the Perron root.
+@dataclass(frozen=True)
+class _Gains:
+    """M(v) = Σ over parts of the largest row of F v, + used · max v: monotone, homogeneous, subadditive.
 
-    Power iteration between the bounds of Collatz and Wielandt, which hold for M too: it is
-    monotone and homogeneous.
+    `rows` F is [rows, channels]; `part` [rows] numbers what the largest is taken of, most often one row
+    alone, and `channel` [parts] says which channel that is of. `used` [channels] are the gains of constant
+    operators: they may read any state, so that they count with the largest entry of v.
     """
-    v = torch.ones(len(N), dtype=N.dtype, device=N.device)
+
+    rows: Tensor
+    part: Tensor
+    channel: Tensor
+    used: Tensor
+
+    def __call__(self, v: Tensor) -> Tensor:
+        values = self.rows @ v
+        if len(self.channel) < len(values):
+            values = self._largest(values)
+        return torch.zeros_like(v).index_add_(0, self.channel, values) + self.used * v.max()
+
+    def at(self, v: Tensor) -> Tensor:
+        """N [channels, channels] of the rows that are the largest at v: N v + used · max v = M(v)."""
+        values = self.rows @ v
+        order = torch.arange(len(values), device=values.device)
+        best = torch.where(values >= self._largest(values)[self.part], order, -1)
+        best = torch.full_like(self.channel, -1).scatter_reduce(0, self.part, best, "amax")
+        return self.rows.new_zeros(len(v), len(v)).index_add_(0, self.channel, self.rows[best])
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """The largest of each part, of numbers that are not negative."""
+        return values.new_zeros(len(self.channel)).scatter_reduce(0, self.part, values, "amax")
+
+
+def _perron(gains: _Gains, wanted: float) -> tuple[Tensor, float]:
+    """v > 0 and max M(v)ᵢ / vᵢ: an upper bound of the Perron root.
+
+    Power iteration between the bounds of Collatz and Wielandt, which hold for M: it is monotone and
+    homogeneous. Where it says little, as loops that are nearly none make M, a linear system does.
+    """
+    v = torch.ones_like(gains.used)
     best, upper = v, float("inf")
-    for _ in range(_POWER_STEPS):
-        image = N @ v + used * v.max()
+    for step in range(_POWER_STEPS):
+        image = gains(v)
         ratios = image / v
         if float(ratios.max()) < upper:
             best, upper = v, float(ratios.max())
-        if upper <= wanted or upper - float(ratios.min()) <= _TIGHT * upper:
+        lower = float(ratios.min())
+        if upper <= wanted or upper - lower <= _TIGHT * upper:
             break
+        if step == _EARLY and lower < _LITTLE * upper:
+            best, upper = _better(gains, wanted, best, upper)
+            if upper <= wanted:
+                break
         image = image + v  # shifted: periodic matrices converge too
         v = image / image.max() + _UNIFORM
     if wanted < upper < _NEARLY * wanted:
-        resolved = _resolved(N, used, wanted * (1 - _ROOM / 4), int(best.argmax()))
-        if resolved is not None and float(((N @ resolved + used * resolved.max()) / resolved).max()) < upper:
-            best, upper = resolved, float(((N @ resolved + used * resolved.max()) / resolved).max())
-    return best, upper * (1 + (len(N) + 2) * torch.finfo(torch.float64).eps)
+        best, upper = _better(gains, wanted, best, upper)
+    return best, upper * (1 + (len(v) + 2) * torch.finfo(torch.float64).eps)
 
 
-def _resolved(N: Tensor, used: Tensor, root: float, top: int) -> Tensor | None:
-    """v = (s I − N − used eᵀ)⁻¹ 1 for s = `root` and e the unit vector of `top`, if it is positive.
+def _better(gains: _Gains, wanted: float, v: Tensor, upper: float) -> tuple[Tensor, float]:
+    """v and its bound, or those of a linear system where these are better."""
+    found = _resolved(gains, wanted * (1 - _ROOM / 4), v)
+    bound = upper if found is None else float((gains(found) / found).max())
+    return (v, upper) if found is None or bound >= upper else (found, bound)
+
+
+def _resolved(gains: _Gains, root: float, v: Tensor) -> Tensor | None:
+    """v = (s I − N − used eᵀ)⁻¹ 1 for s = `root` and e the unit vector of the largest entry, if positive.
 
     Then N v + used v_top = s v − 1 < s v, which no power iteration finds where N is reducible: its Perron
-    vector has zeros. It proves Perron roots below s, if v is largest at `top` (or nothing is `used`).
+    vector has zeros. It proves Perron roots below s, if v is largest at `top` (or nothing is `used`), and
+    if the rows that N is made of are the largest there; else these are taken next (Howard 1960).
     """
-    matrix = root * torch.eye(len(N), dtype=N.dtype, device=N.device) - N
-    matrix[:, top] -= used
-    v, singular = torch.linalg.solve_ex(matrix, torch.ones_like(used))
-    usable = int(singular) == 0 and bool(torch.isfinite(v).all()) and bool((v > 0).all())
-    return v / v.max() if usable else None
+    found = None
+    for _ in range(_POLICIES):
+        matrix = root * torch.eye(len(v), dtype=v.dtype, device=v.device) - gains.at(v)
+        matrix[:, int(v.argmax())] -= gains.used
+        next_v, singular = torch.linalg.solve_ex(matrix, torch.ones_like(v))
+        usable = int(singular) == 0 and bool(torch.isfinite(next_v).all()) and bool((next_v > 0).all())
+        if not usable:
+            return found
+        v = found = next_v / next_v.max()
+        if bool((gains(v) <= root * v).all()):
+            break
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,6 +53,9 @@ def dtype_of(weights: Weights) -> torch.dtype:
     return coarsest
 
 
+Parts: TypeAlias = "dict[tuple[str, int], float]"  # tensors with the axes that count rows, and their factors
+
+
 @dataclass(frozen=True)
 class RowBound(Constraint):
     """‖A‖∞ ≤ κ: the absolute sum of each row, over all its blocks, is at most `bound`.
@@ -67,8 +71,11 @@ class RowBound(Constraint):
         return "the largest absolute row sum"
 
     def measured(self, weights: Weights) -> float:
-        sums = [float(g.sums(weights).max()) + self._fixed(key) for key, g in self._joint(weights)]
-        return max(sums, default=0.0) if not self._split(weights) else self._measured_split(weights)
+        totals: dict[str, float] = {}
+        for row, listed in self._sets(weights):
+            top = float(_sums(listed, weights).max())
+            totals[row] = totals.get(row, self._fixed(row)) + top
+        return max(totals.values(), default=0.0)
 
     def nearest(self, weights: Weights) -> dict[str, Tensor]:
         groups = [group for _, group in self._groups(weights)]
@@ -100,7 +107,9 @@ class RowBound(Constraint):
 
     def groups(self, weights: Weights) -> list[Group] | None:
         """The rows that share budgets; None where blocks of a row count different rows."""
-        return None if self._split(weights) else [group for _, group in self._groups(weights)]
+        found = self._groups(weights)
+        rows = [row for row, _ in found]
+        return [group for _, group in found] if len(set(rows)) == len(rows) else None
 
     def _fixed(self, row: str) -> float:
         return float(self.fixed.get(row, 0.0))
@@ -114,32 +123,18 @@ class RowBound(Constraint):
             )
         return left
 
-    def _by_row(self) -> dict[str, dict[tuple[str, int], float]]:
-        """The factors of the tensors of each row block; a tensor that stands there twice counts twice."""
-        rows: dict[str, dict[tuple[str, int], float]] = {}
+    def _sets(self, weights: Weights) -> list[tuple[str, Parts]]:
+        """Row blocks with the factors of their tensors, those that count the same rows together.
+
+        A tensor that stands there twice counts twice.
+        """
+        found: dict[tuple[str, int, int], Parts] = {}
         for block in self.blocks:
-            parts = rows.setdefault(block.row, {})
+            rows = weights[block.tensor].shape[block.axis]
+            parts = found.setdefault((block.row, block.part, rows), {})
             key = (block.tensor, block.axis)
             parts[key] = parts.get(key, 0.0) + abs(block.factor)
-        return rows
-
-    def _split(self, weights: Weights) -> bool:
-        return any(
-            len({weights[id].shape[axis] for id, axis in parts}) > 1 for parts in self._by_row().values()
-        )
-
-    def _measured_split(self, weights: Weights) -> float:
-        totals = []
-        for row, parts in self._by_row().items():
-            sums = [
-                factor * float(matrix_rows(weights[id].double(), axis).abs().sum(1).max())
-                for (id, axis), factor in parts.items()
-            ]
-            totals.append(sum(sums) + self._fixed(row))
-        return max(totals, default=0.0)
-
-    def _joint(self, weights: Weights) -> list[tuple[str, Group]]:
-        return [] if self._split(weights) else self._groups(weights)
+        return [(row, parts) for (row, _, _), parts in found.items()]
 
     def _whole(self, group: Group, weights: Weights) -> Tensor:
         """The budget before it was moved inwards: rows within it stay as they are."""
@@ -147,31 +142,36 @@ class RowBound(Constraint):
 
     def _groups(self, weights: Weights) -> list[tuple[str, Group]]:
         """The rows of each row block, with budgets a little inwards."""
-        found = []
         target = inward(1.0, dtype_of(weights))
-        for row, parts in self._by_row().items():
+        sets: dict[str, list[Parts]] = {}
+        for row, parts in self._sets(weights):
+            sets.setdefault(row, []).append(parts)
+        found = []
+        for row, several in sets.items():
             budget = self._budget(row) * target
-            sets = [list(parts.items())]
             shares = [budget]
-            if len({weights[id].shape[axis] for id, axis in parts}) > 1:
-                sets = [[item] for item in parts.items()]
-                tops = [
-                    f * float(matrix_rows(weights[id].double(), axis).abs().sum(1).max())
-                    for (id, axis), f in parts.items()
-                ]
+            if len(several) > 1:
+                tops = [float(_sums(parts, weights).max()) for parts in several]
                 total = max(sum(tops), 1e-300)
                 shares = (
                     [budget * max(top / total, 1e-12) for top in tops]
                     if total > budget
-                    else [max(t, 1e-300) for t in tops]
+                    else [max(top, 1e-300) for top in tops]
                 )
-            for members, share in zip(sets, shares):
-                listed = tuple(Part(id, axis, _ones(weights[id], axis) * f) for (id, axis), f in members)
-                rows = weights[members[0][0][0]].shape[members[0][0][1]]
-                device = weights[members[0][0][0]].device
+            for parts, share in zip(several, shares):
+                listed = tuple(
+                    Part(id, axis, _ones(weights[id], axis) * f) for (id, axis), f in parts.items()
+                )
+                rows, device = len(listed[0].weights), listed[0].weights.device
                 radius = torch.full((rows,), share, dtype=torch.float64, device=device)
                 found.append((row, Group(listed, radius)))
         return found
+
+
+def _sums(parts: Parts, weights: Weights) -> Tensor:
+    """The absolute sums of rows over some tensors, in float64."""
+    listed = [matrix_rows(weights[id].double(), axis).abs().sum(1) * f for (id, axis), f in parts.items()]
+    return torch.stack(listed).sum(0)
 
 
 def _ones(weight: Tensor, axis: int) -> Tensor:
