@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from random_programs import RandomProgram, programs
 from test_exactness import QUIET, assert_close, build, outputs, randomise
 from torch import Tensor, nn
 
+from implicit_dsl.cli import main
 from implicit_dsl.compiler import check
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.runtime import ConvergenceError
 from implicit_dsl.source import Source
+from implicit_dsl.train import TransferError, opened_of, transfer_
 
 Opened = tuple[str, str, str]  # matrix, to, from
 
@@ -261,6 +264,118 @@ def test_every_set_of_the_language_is_opened_or_refused() -> None:
     for name in refused:
         (found,) = findings(f"{SQUARE}\nmodel M extends Base\n  open A[k, c] as {name}()\nend")
         assert found.code == "E0507" and name in found.message
+
+
+# -- weights that are carried over -----------------------------------------------------------------------
+
+
+def test_weights_are_carried_over_or_nothing_is() -> None:
+    base, opened, _ = pair(NAMED, "open A[h, unread]\nopen A[y.relu1, κ] as LowRank(2)")
+    for parameter in opened.parameters():
+        nn.init.normal_(parameter)
+    before = {key: tensor.clone() for key, tensor in opened.state_dict().items()}
+
+    with pytest.raises(TransferError, match=r"unread_dense\.weight: is missing, and was not opened"):
+        transfer_(opened, base)
+    wrong = {**base.state_dict(), "h_dense.weight": torch.zeros(2, 2), "q": torch.zeros(1)}
+    with pytest.raises(TransferError) as caught:
+        transfer_(opened, wrong, fresh=["unread_dense"])
+    assert set(caught.value.wrong) == {"h_dense.weight", "q"} or "κ" in str(caught.value.wrong)
+    assert all(torch.equal(before[key], tensor) for key, tensor in opened.state_dict().items())
+
+    made = build(f"{NAMED}\nmodel Opened extends Base\n open A[h, unread]\n open D as LowRank(1)\nend").Opened
+    fresh = made(dtype=torch.float64).eval()
+    stayed = transfer_(fresh, base, fresh=["unread_dense"])
+    given = inputs()
+    assert set(stayed) == {*opened_of(fresh), "unread_dense.weight", "unread_dense.bias"}
+    assert opened_of(fresh)["D_y_v_left"].text == "D[y, v]"
+    assert_close(outputs(base(*given)), outputs(fresh(*given)))
+    fill(fresh)
+    again = made(dtype=torch.float64).eval()
+    assert transfer_(again, fresh.state_dict()) == ()
+    assert_close(outputs(fresh(*given)), outputs(again(*given)))
+    with pytest.raises(TypeError, match="not compiled"):
+        opened_of(nn.Linear(2, 2))
+
+
+# -- loops ------------------------------------------------------------------------------------------------
+
+LOOPS = ("spectral(abs(A)) <= 0.95", "pf(A) <= 0.5", "unchecked")
+
+
+@pytest.mark.parametrize("asked", LOOPS)
+@pytest.mark.parametrize("lines", ["A[g, k] as LowRank(2)", "A[feedback]", "A[c, c] as Conv(2, 1)"])
+def test_loaded_weights_stay_as_they_are_under_a_bound_of_the_perron_root(asked: str, lines: str) -> None:
+    torch.manual_seed(2)
+    base, opened, _ = pair(SQUARE, f"open {lines}", f"@wellposed {asked}")
+    given = inputs()
+    before = {key: tensor.clone() for key, tensor in opened.state_dict().items()}
+    if asked != "unchecked":
+        opened.project_()  # type: ignore[operator]
+    assert all(torch.equal(before[key], tensor) for key, tensor in opened.state_dict().items())
+    assert_close(outputs(base(*given)), outputs(opened(*given)), 1e-8)
+    if asked == "unchecked":
+        return
+    assert opened.certify().proved  # type: ignore[operator]
+    fill(opened, 1.0)
+    opened.project_()  # type: ignore[operator]
+    assert opened.certify().proved  # type: ignore[operator]
+    assert_close(outputs(opened.system().solve(*given)), outputs(opened(*given)), 1e-6)  # type: ignore[operator]
+
+
+def test_row_sums_of_an_opened_loop_are_kept_by_projection() -> None:
+    _, opened, _ = pair(SQUARE, "open A[g, k]\nopen A[g, e]", "@wellposed norm(A, Inf) <= 0.9")
+    fill(opened, 1.0)
+    opened.project_()  # type: ignore[operator]
+    assert opened.certify().proved  # type: ignore[operator]
+    inner = {"g": "k", "k": "k.tanh1"}
+    for to, source in inner.items():
+        assert block(opened, ("A", to, source)).abs().sum(1).max() <= 0.9 + 1e-9
+    assert block(opened, ("A", "g", "e")).abs().sum(1).max() > 1  # it is in no loop
+
+
+def test_an_opened_model_trains_and_finds_a_skip_connection() -> None:
+    """y reads v behind two layers that lost it: the block that was opened from v grows, and others less."""
+    torch.manual_seed(3)
+    text = """
+model Base
+    input u[4], v[3]
+    state a[3] ~ tanh(Dense(3)*u)
+    state b[3] ~ tanh(Dense(3)*a)
+    output y = Dense(1)*b
+end
+"""
+    _, opened, _ = pair(text, "open C\nopen D")
+    optimizer = torch.optim.Adam(opened.parameters(), lr=0.05)
+    for _ in range(300):
+        u, v = inputs(64)
+        loss = (outputs(opened(u, v))[0] - 2 * v[:, :1]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 1e-2
+    found, *others = opened.get_parameter("D_y_v")[0]
+    assert abs(found - 2) < 0.1 and max(map(abs, (*others, *opened.get_parameter("D_y_u")[0]))) < 0.1
+
+
+# -- the tools ----------------------------------------------------------------------------------------------
+
+
+def test_the_tools_know_opened_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "open.impl"
+    path.write_text(f"{BASE}\nmodel Opened() extends Base\n    open A[p,h] as LowRank( 2 )\n  open D\nend\n")
+
+    assert main(["fmt", str(path)]) == 0
+    assert "    open A[p, h] as LowRank(2)\n    open D\n" in path.read_text()
+    assert main(["show", str(path), "--model", "Opened"]) == 0
+    assert "A_p_h_left" in capsys.readouterr().out
+    assert main(["graph", str(path), "--model", "Opened"]) == 0
+    assert "D_y_u" in capsys.readouterr().out
+    assert main(["compile", str(path), "-o", str(tmp_path)]) == 0
+    assert main(["verify", str(path), "--model", "Opened"]) == 0
+    for file, command in (("A.svg", "plot"), ("A.png", "plot"), ("m.npz", "matrices")):
+        assert main([command, str(path), "--model", "Opened", "-o", str(tmp_path / file)]) == 0
+        assert (tmp_path / file).stat().st_size > 500
 
 
 # -- random programs ------------------------------------------------------------------------------------

@@ -2,5 +2,6 @@
 
 from implicit_dsl.train.discovering import discover
 from implicit_dsl.train.proximal import ProximalStep
+from implicit_dsl.train.transfer import TransferError, opened_of, transfer_
 
-__all__ = ["ProximalStep", "discover"]
+__all__ = ["ProximalStep", "TransferError", "discover", "opened_of", "transfer_"]
