@@ -142,10 +142,45 @@ class Branching(nn.Module):
         return self.scores(code), code
 
 
+class OpenLeNet5(nn.Module):
+    """LeNet-5 whose layers read all those before through two numbers each, as the scores read the image."""
+
+    behind = (("c3", "c1"), ("s4", "c1"), ("s4", "s2"), ("c5", "c1"), ("c5", "s2"), ("c5", "c3"),
+              ("f6", "c1"), ("f6", "s2"), ("f6", "c3"), ("f6", "s4"), ("y", "u"))  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = {"u": 1024, "c1": 4704, "s2": 1176, "c3": 1600, "s4": 400, "c5": 120, "f6": 84, "y": 10}
+        for to, source in self.behind:
+            setattr(self, f"{to}_{source}_left", nn.Parameter(torch.zeros(sizes[to], 2)))
+            setattr(self, f"{to}_{source}_right", nn.Parameter(torch.zeros(2, sizes[source])))
+        self.first, self.second = nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5)
+        self.third, self.fourth, self.last = nn.Conv2d(16, 120, 5), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, u: Tensor) -> Tensor:
+        values = {"u": u, "c1": torch.tanh(self.first(u))}
+
+        def skipped(name: str) -> Tensor:
+            total = torch.zeros(())
+            for to, source in self.behind:
+                if to == name:
+                    left, right = (getattr(self, f"{to}_{source}_{part}") for part in ("left", "right"))
+                    total = total + values[source].flatten(1) @ (left @ right).mT
+            return total
+
+        values["s2"] = F.avg_pool2d(values["c1"], 2)
+        values["c3"] = torch.tanh(self.second(values["s2"]) + skipped("c3").reshape(-1, 16, 10, 10))
+        values["s4"] = F.avg_pool2d(values["c3"], 2) + skipped("s4").reshape(-1, 16, 5, 5)
+        values["c5"] = torch.tanh(self.third(values["s4"]).flatten(1) + skipped("c5"))
+        values["f6"] = torch.tanh(self.fourth(values["c5"]) + skipped("f6"))
+        return self.last(values["f6"]) + skipped("y")
+
+
 SMALL = {"depth": 2, "widths": [3, 4, 5]}
 CASES = {
     "mlp": (lambda: generated("mlp", "MLP"), mlp, [(784,)]),
     "lenet5": (lambda: generated("lenet5", "LeNet5"), lenet5, [(1, 32, 32)]),
+    "open_lenet5": (lambda: generated("open_lenet5", "OpenLeNet5"), OpenLeNet5, [(1, 32, 32)]),
     "lenet5_relu": (lambda: generated("lenet5_relu", "LeNet5Relu"), lenet5_relu, [(1, 32, 32)]),
     "resnet": (lambda: generated("resnet", "ResNet", **SMALL), lambda: resnet(2, [3, 4, 5]), [(3, 32, 32)]),
     "tied": (lambda: generated("resnet", "TiedResNet", width=6, times=3), TiedResNet, [(3, 32, 32)]),
