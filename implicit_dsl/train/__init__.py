@@ -1,7 +1,8 @@
 """What trains and reshapes compiled models: proximal steps, block-coordinate descent, state-driven models."""
 
+from implicit_dsl.train.descent import History, bcd
 from implicit_dsl.train.discovering import discover
 from implicit_dsl.train.proximal import ProximalStep
 from implicit_dsl.train.transfer import TransferError, opened_of, transfer_
 
-__all__ = ["ProximalStep", "TransferError", "discover", "opened_of", "transfer_"]
+__all__ = ["History", "ProximalStep", "TransferError", "bcd", "discover", "opened_of", "transfer_"]
