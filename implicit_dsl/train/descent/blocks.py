@@ -213,7 +213,8 @@ class WeightProblem:
     def lipschitz(self) -> float:
         """A Lipschitz constant of the gradient.
 
-        For z = J θ it is the largest eigenvalue of Jᵀ diag(curvature) J ÷ batch, and the ridge. Of a full matrix J is that of its features, [x; 1] for all of A, B and b together.
+        For z = J θ it is the largest eigenvalue of Jᵀ diag(curvature) J ÷ batch, and the ridge. Of a full
+        matrix J is that of its features, [x; 1] for all of A, B and b together.
         """
         ridge = float(self.marks.max()) + self.pull
         if isinstance(self.design, Full):

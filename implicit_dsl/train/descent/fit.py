@@ -39,7 +39,6 @@ def bcd(
     continuation: tuple[float, float] = (0.05, 5.0),
     ridge: float = 1e-3,
     penalties: Sequence[Penalty] | None = None,
-    relative: bool = False,
     gauge: bool = True,
     weight_steps: int = 20,
     state_steps: int = 15,
@@ -52,7 +51,7 @@ def bcd(
     generator: torch.Generator | None = None,
 ) -> History:
     """Fit a compiled model in place."""
-    settings = Settings(sweeps, continuation, relative, gauge, batch, look_every, keep)
+    settings = Settings(sweeps, continuation, gauge, batch, look_every, keep)
     system = _system(model, inputs)
     lifted = Lifted.of(model, system, _working(model) if dtype is None else dtype)
     like = next(iter(lifted.weights.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, TypeAlias
 
 import torch
@@ -36,10 +37,9 @@ Term: TypeAlias = Constraint | Penalty
 
 @dataclass(frozen=True, eq=False)
 class Proximal:
-    """The sum of constraints and penalties on some tensors; `strength` multiplies the penalties."""
+    """The sum of constraints and penalties on some tensors."""
 
     terms: tuple[Term, ...]
-    strength: float = 1.0
 
     @property
     def convex(self) -> bool:
@@ -47,10 +47,8 @@ class Proximal:
         return all(getattr(term, "convex", True) for term in self.terms)
 
     def value(self, weights: Weights) -> float:
-        """The penalties, times their strength; the sets count as met."""
-        return self.strength * sum(
-            float(term.value(weights)) for term in self.terms if not isinstance(term, Constraint)
-        )
+        """The penalties; the sets count as met."""
+        return sum(float(term.value(weights)) for term in self.terms if not isinstance(term, Constraint))
 
     def apply(self, weights: Weights, step: float) -> Weights:
         """argmin ½ ‖w − weights‖² + step · (penalties + sets), in the shapes of the tensors.
@@ -59,17 +57,21 @@ class Proximal:
         until they agree, by the method of Dykstra for proximal operators (Bauschke and Combettes 2008).
         """
         found = dict(weights)
-        for group in clusters((term.tensors, term) for term in self.terms):
+        for group in self._groups:
             found.update(
                 self._one(group[0], found, step) if len(group) == 1 else self._agreed(group, found, step)
             )
         return found
 
+    @cached_property
+    def _groups(self) -> list[list[Term]]:
+        return clusters((term.tensors, term) for term in self.terms)
+
     def _one(self, term: Term, weights: Weights, step: float) -> Weights:
         held = {id: weights[id] for id in term.tensors}
         if isinstance(term, Constraint):
             return projected(term, held)
-        return term.prox(held, step * self.strength) if step * self.strength > 0 else held
+        return term.prox(held, step) if step > 0 else held
 
     def _agreed(self, terms: Sequence[Term], weights: Weights, step: float) -> Weights:
         # sets last, so that what comes out is in one of them, and in all in the limit

@@ -26,7 +26,6 @@ class Settings:
 
     sweeps: int
     continuation: tuple[float, float]
-    relative: bool
     gauge: bool
     batch: int | None
     look_every: int
@@ -108,7 +107,7 @@ class Run:
         for part in parts:
             data = self.data if part is None else self.data.only(part)
             states = self.states if part is None else {name: x[part] for name, x in self.states.items()}
-            point, done = self._pass(Point(self.problem, data, self.weights, states, 1.0, 1.0), at)
+            point, done = self._pass(Point(self.problem, data, self.weights, states, 1.0), at)
             steps.append(done)
             self.weights = point.weights
             if part is None:
@@ -117,7 +116,7 @@ class Run:
                 for name in self.problem.lifted.rows:
                     self.states[name].index_copy_(0, part, point.states[name])
         weight = self._weight
-        divergence = Point(self.problem, self.data, self.weights, self.states, weight, 1.0).divergences()
+        divergence = Point(self.problem, self.data, self.weights, self.states, weight).divergences()
         outputs, xs, ws = (_mean([step[i] for step in steps]) for i in range(3))
         return Sweep(at + 1, weight, outputs, xs, ws, divergence, None, 0.0)
 
@@ -141,9 +140,8 @@ class Run:
         if self.reference is None or self.gauge is not None:
             self.reference = fitted.curvature()
         self._weight = self.reference * self.settings.ratio(at)
-        strength = self._weight if self.settings.relative else 1.0
-        point = replace(point, weight=self._weight, strength=strength)
-        fitted = replace(fitted, weight=self._weight, strength=strength)
+        point = replace(point, weight=self._weight)
+        fitted = replace(fitted, weight=self._weight)
         freed = fitted.after_states()
         done = freed.after_weights(self.of_states)
         values = [one.objective() for one in (point, fitted, freed, done)]
@@ -155,7 +153,7 @@ class Run:
         lifted = self.problem.lifted
         self.solved = lifted.equilibrium(self.weights, self.data.inputs, self.solved, self.tolerance)
         refitted = replace(self.problem, damping=0.0)
-        point = Point(refitted, self.data, self.weights, self.solved, 1.0, 1.0).after_weights(self.of_outputs)
+        point = Point(refitted, self.data, self.weights, self.solved, 1.0).after_weights(self.of_outputs)
         loss = true_loss(self.data, lifted, point.weights, self.solved)
         score = loss + self.problem.penalties(point.weights)
         if self.settings.keep == "last" or score < self.score:

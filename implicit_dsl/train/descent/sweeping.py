@@ -97,7 +97,6 @@ class Point:
     weights: Weights
     states: Weights
     weight: float  # λ
-    strength: float  # of the penalties
 
     def goals(self) -> dict[str, Goal]:
         """What is asked of each row: a small divergence of states, a small loss of outputs."""
@@ -114,11 +113,11 @@ class Point:
         return {name: row.value(self.weights, self.states) for name, row in rows}
 
     def objective(self) -> float:
-        """mean (loss + λ Σ F) + ½ ridge ‖(C, D)‖² + strength · penalties."""
+        """mean (loss + λ Σ F) + ½ ridge ‖(C, D)‖² + penalties."""
         goals, problem = self.goals(), self.problem
         total = sum(goals[name].value(z).mean() for name, z in self.pre_activations().items())
         ridge = sum(self.weights[id].square().sum() for id in problem.ridged & problem.lifted.trained)
-        return float(total + 0.5 * problem.ridge * ridge) + self.strength * problem.penalties(self.weights)
+        return float(total + 0.5 * problem.ridge * ridge) + problem.penalties(self.weights)
 
     def divergences(self) -> dict[str, float]:
         """The mean F(x, z) of an entry of each state."""
@@ -158,9 +157,8 @@ class Point:
         """The point with the weights of some components improved."""
         goals, weights = self.goals(), dict(self.weights)
         for component in components:
-            proximal = replace(component.proximal, strength=self.strength)
             problem = WeightProblem.of(
-                replace(component, proximal=proximal),
+                component,
                 weights,
                 self.states,
                 goals,
