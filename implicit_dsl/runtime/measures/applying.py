@@ -62,7 +62,7 @@ def prox_(
         atoms = [atom for one in taken for atom in one.atoms]
         given.update({id: whole(tensor_of(module, id)) for one in joined for id in one.tensors})
         wide = {id: weight.double() for id, weight in given.items()}
-        sets = [_set(one, wide) for one in joined] if equal else []
+        sets = [atom_of(one, wide) for one in joined] if equal else []
         steps = {id: _step(step, id, weight) for id, weight in wide.items()}
         if atoms:
             for id, weight in composed([*atoms, *sets], wide, steps).items():
@@ -87,7 +87,7 @@ def _step(step: Steps, id: str, like: Tensor) -> Tensor:
     return torch.as_tensor(given, dtype=like.dtype, device=like.device)
 
 
-def _set(constraint: Constraint, weights: Mapping[str, Tensor]) -> Atom:
+def atom_of(constraint: Constraint, weights: Mapping[str, Tensor]) -> Atom:
     """A constraint as a function that is zero within it; rows and groups of it are not told apart."""
 
     def onto(weights: Mapping[str, Tensor], steps: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -98,4 +98,4 @@ def _set(constraint: Constraint, weights: Mapping[str, Tensor]) -> Atom:
     return Atom(kind, owners, onto, bound=True)
 
 
-__all__ = ["by_gradient", "penalty", "prox_"]
+__all__ = ["atom_of", "by_gradient", "penalty", "prox_"]

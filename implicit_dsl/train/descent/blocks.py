@@ -12,10 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from implicit_dsl.runtime.constraints import Constraint
 from implicit_dsl.train.descent.goals import Goal
 from implicit_dsl.train.descent.links import Row, Weights
-from implicit_dsl.train.descent.proximal import Proximal, masses
+from implicit_dsl.train.descent.proximal import Proximal
 
 _POWER_STEPS = 30
 _SLIGHT = 1e-7  # of the mean curvature, added where samples do not determine weights
@@ -270,13 +269,10 @@ class WeightProblem:
 
 
 def _root(component: Component, weights: Weights) -> Tensor | None:
-    found: dict[str, Tensor] = {}
-    for term in component.proximal.terms:
-        if isinstance(term, Constraint):
-            found.update(masses(term, weights))
-    if not any(bool((mass != 1).any()) for mass in found.values()):
+    masses = component.proximal.masses
+    if not masses:
         return None
-    parts = [found[id] if id in found else torch.ones_like(weights[id]) for id in component.ids]
+    parts = [masses[id] if id in masses else torch.ones_like(weights[id]) for id in component.ids]
     return torch.cat([part.reshape(-1) for part in parts]).sqrt()
 
 

@@ -19,7 +19,7 @@ from implicit_dsl.train.descent.history import History
 from implicit_dsl.train.descent.lifted import Lifted, OutsideFamilyError
 from implicit_dsl.train.descent.links import Weights
 from implicit_dsl.train.descent.progress import Progress, shown
-from implicit_dsl.train.descent.proximal import Penalty
+from implicit_dsl.train.descent.proximal import Penalty, Term
 from implicit_dsl.train.descent.run import Keep, Run, Settings
 from implicit_dsl.train.descent.sweeping import Problem
 
@@ -39,7 +39,7 @@ def bcd(
     continuation: tuple[float, float] = (0.05, 5.0),
     ridge: float = 1e-3,
     penalties: Sequence[Penalty] | None = None,
-    gauge: bool = True,
+    gauge: bool | None = None,
     weight_steps: int = 20,
     state_steps: int = 15,
     batch: int | None = None,
@@ -51,14 +51,17 @@ def bcd(
     generator: torch.Generator | None = None,
 ) -> History:
     """Fit a compiled model in place."""
-    settings = Settings(sweeps, continuation, gauge, batch, look_every, keep)
     system = _system(model, inputs)
     lifted = Lifted.of(model, system, _working(model) if dtype is None else dtype)
     like = next(iter(lifted.weights.values()))
     held = checked_inputs(inputs, system.inputs, like)
     losses = checked_losses(targets, system.outputs, loss, len(next(iter(held.values()))), like)
     warn_of_constants(held, losses)
-    terms = (*getattr(model, "constraints", ()), *(_penalties(model) if penalties is None else penalties))
+    asked = (*getattr(model, "constraints", ()), *(_penalties(model) if penalties is None else penalties))
+    terms = tuple(term for term in asked if _concerns(term, lifted))
+    penalized = any(not isinstance(term, Constraint) for term in terms)
+    units = penalized if gauge is None else gauge
+    settings = Settings(sweeps, continuation, units, batch, look_every, keep)
     batched = batch is not None and batch < len(next(iter(held.values())))
     problem = Problem(lifted, terms, ridge, weight_steps, state_steps, damping if batched else 0.0)
     run = Run(problem, Data(held, losses), settings, generator)
@@ -103,13 +106,29 @@ def _system(model: nn.Module, inputs: Given) -> System:
 
 
 def _penalties(model: nn.Module) -> tuple[Penalty, ...]:
-    found = getattr(model, "penalties", None)
-    if found is None and hasattr(model, "penalty"):
-        raise OutsideFamilyError(
-            f"{type(model).__name__} has a penalty without proximal operators: "
-            "compile it again, or give `penalties=`"
+    found = getattr(model, "penalties", ())
+    for penalty in found:
+        if not penalty.proximal:
+            raise OutsideFamilyError(
+                f"{type(model).__name__} cannot be fitted so: `{penalty.text}` (line {penalty.line}) has no "
+                "proximal operator; give `penalties=` to fit without it"
+            )
+    return tuple(found)
+
+
+def _concerns(term: Term, lifted: Lifted) -> bool:
+    """Whether a term is about tensors that are trained. Raises ValueError if it is about some that are not."""
+    unknown = [id for id in term.tensors if id not in lifted.weights]
+    frozen = [id for id in term.tensors if id in lifted.weights and id not in lifted.trained]
+    name = f"`{term.text}`" if isinstance(term, Constraint) else "a penalty"
+    if unknown:
+        raise ValueError(f"{name} is about `{unknown[0]}`, which no equation of {lifted.model.name} uses")
+    if frozen and len(frozen) < len(term.tensors):
+        raise ValueError(
+            f"{name} is about `{frozen[0]}`, which has no gradient, together with others: let all of them be "
+            "trained, or none"
         )
-    return tuple(found or ())
+    return not frozen
 
 
 def _write(model: nn.Module, weights: Weights) -> None:
@@ -132,7 +151,7 @@ def _write(model: nn.Module, weights: Weights) -> None:
         raise
 
 
-def _warn_of_nothing(terms: Sequence[Constraint | Penalty], weights: Weights) -> None:
+def _warn_of_nothing(terms: Sequence[Term], weights: Weights) -> None:
     for term in terms:
         held = [weights[id] for id in term.tensors if id in weights]
         if held and not any(bool(weight.any()) for weight in held):

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from implicit_dsl.runtime.constraints import Constraint, Within
+from implicit_dsl.runtime.measures.applying import atom_of
+from implicit_dsl.runtime.measures.composing import Atom, ById, composed, in_order
+from implicit_dsl.runtime.measures.penalty import Penalty as Measured
 from implicit_dsl.runtime.structures import matrix_of
 from implicit_dsl.sets.linear import LinearSet
 from implicit_dsl.train.descent.links import Weights
 
-_ROUNDS, _AT_REST = 200, 1e-10  # of Dykstra's method, and the relative change at which it ends
-
 
 class Penalty(Protocol):
-    """A convex function of some tensors, which is added to the loss."""
+    """A convex function of some tensors, which is added to the loss: one of the source, or one's own."""
 
     @property
     def tensors(self) -> Sequence[str]:
@@ -37,99 +38,100 @@ Term: TypeAlias = Constraint | Penalty
 
 @dataclass(frozen=True, eq=False)
 class Proximal:
-    """The sum of constraints and penalties on some tensors."""
+    """The sum of constraints and penalties on some tensors, and their operators.
+
+    `masses` say how often numbers of sets such as `Symmetric()` stand in their matrices: the distance to the
+    nearest point is measured there.
+    """
 
     terms: tuple[Term, ...]
+    atoms: tuple[Atom, ...]
+    masses: Weights
+
+    @staticmethod
+    def of(terms: Sequence[Term], weights: Weights) -> Proximal:
+        """Of terms on these tensors."""
+        atoms = tuple(atom for term in terms for atom in _atoms(term, weights))
+        found: dict[str, Tensor] = {}
+        for term in terms:
+            if isinstance(term, Constraint):
+                found.update(_masses(term, weights))
+        return Proximal(
+            tuple(terms), atoms, {id: mass for id, mass in found.items() if bool((mass != 1).any())}
+        )
 
     @property
     def convex(self) -> bool:
-        """Whether all its sets are, and are projected onto exactly."""
-        return all(getattr(term, "convex", True) for term in self.terms)
+        """Whether all its sets are."""
+        return all(term.convex for term in self.terms if isinstance(term, Constraint))
 
     def value(self, weights: Weights) -> float:
         """The penalties; the sets count as met."""
         return sum(float(term.value(weights)) for term in self.terms if not isinstance(term, Constraint))
 
     def apply(self, weights: Weights, step: float) -> Weights:
-        """argmin ½ ‖w − weights‖² + step · (penalties + sets), in the shapes of the tensors.
+        """argmin ½ ‖w − weights‖² + step · penalties(w) within the sets, in the shapes of the tensors.
 
-        Terms without a tensor in common are taken one by one. Those with are taken in turn with corrections
-        until they agree, by the method of Dykstra for proximal operators (Bauschke and Combettes 2008).
+        With a step of 0 it is the projection onto the sets.
         """
-        found = dict(weights)
-        for group in self._groups:
-            found.update(
-                self._one(group[0], found, step) if len(group) == 1 else self._agreed(group, found, step)
-            )
-        return found
+        wide = {id: weight.double() for id, weight in weights.items()}
+        like = next(iter(wide.values()))
+        steps = {
+            id: step / self.masses[id].to(like) if id in self.masses else like.new_tensor(step) for id in wide
+        }
+        if self._ordered is None:
+            found = composed(self.atoms, wide, steps)
+        else:
+            found = dict(wide)
+            for atom in self._ordered:
+                found.update(atom.operator(found, steps))
+        return {id: found[id].to(weight.dtype) for id, weight in weights.items()}
 
     @cached_property
-    def _groups(self) -> list[list[Term]]:
-        return clusters((term.tensors, term) for term in self.terms)
-
-    def _one(self, term: Term, weights: Weights, step: float) -> Weights:
-        held = {id: weights[id] for id in term.tensors}
-        if isinstance(term, Constraint):
-            return projected(term, held)
-        return term.prox(held, step) if step > 0 else held
-
-    def _agreed(self, terms: Sequence[Term], weights: Weights, step: float) -> Weights:
-        # sets last, so that what comes out is in one of them, and in all in the limit
-        terms = sorted(terms, key=lambda term: isinstance(term, Constraint))
-        ids = dict.fromkeys(id for term in terms for id in term.tensors)
-        current = {id: weights[id] for id in ids}
-        memory = [{id: torch.zeros_like(weights[id]) for id in term.tensors} for term in terms]
-        scale = max(1e-300, *(float(weight.abs().max()) for weight in current.values()))
-        for _ in range(_ROUNDS):
-            change = 0.0
-            for term, kept in zip(terms, memory):
-                moved = {id: current[id] + kept[id] for id in term.tensors}
-                for id, weight in self._one(term, moved, step).items():
-                    kept[id] = moved[id] - weight
-                    change = max(change, float((weight - current[id]).abs().max()))
-                    current[id] = weight
-            if change <= _AT_REST * scale:
-                break
-        return current
+    def _ordered(self) -> list[Atom] | None:
+        """The operators in an order that gives that of the sum; None if there is none."""
+        return in_order(self.atoms)
 
 
-def clusters(listed: Iterable[tuple[Sequence[str], Term]]) -> list[list[Term]]:
-    """Terms that have tensors in common, directly or through others, together."""
-    found: list[tuple[set[str], list[Term]]] = []
-    for ids, term in listed:
-        names, members = set(ids), [term]
-        apart = []
-        for held in found:
-            if names & held[0]:
-                names, members = names | held[0], held[1] + members
-            else:
-                apart.append(held)
-        found = [*apart, (names, members)]
-    return [members for _, members in found]
+def _atoms(term: Term, weights: Weights) -> tuple[Atom, ...]:
+    """A term as functions with operators."""
+    if isinstance(term, Measured):
+        return term.atoms
+    if isinstance(term, Constraint) and term.within is None:
+        return (atom_of(term, weights),)
+    owners = {id: torch.zeros(weights[id].numel(), dtype=torch.long) for id in term.tensors}
+    if isinstance(term, Constraint):
+        return (Atom(term.text, owners, partial(_onto_members, term), bound=True),)
+    return (Atom("", owners, partial(_own, term)),)
 
 
-def projected(constraint: Constraint, weights: Weights) -> Weights:
-    """The nearest tensors in the set of a constraint."""
+def _onto_members(constraint: Constraint, weights: ById, steps: ById) -> Weights:
+    """The nearest numbers whose matrices are within a constraint."""
     within = constraint.within
-    if within is None:
-        return constraint.nearest(weights)
-    members = {id: within.member(id, weight) for id, weight in weights.items()}
-    return {**weights, **within.nearest(constraint, members)}
+    assert within is not None
+    held = {id: weights[id] for id in constraint.tensors}
+    return {**held, **within.nearest(constraint, {id: within.member(id, held[id]) for id in held})}
 
 
-def masses(constraint: Constraint, weights: Weights) -> dict[str, Tensor]:
-    """How often each trained number of a set stands in its matrix: projections are nearest there."""
+def _own(penalty: Penalty, weights: ById, steps: ById) -> Mapping[str, Tensor]:
+    held = {id: weights[id] for id in penalty.tensors}
+    step = float(next(iter(steps[id] for id in held)).max())
+    return penalty.prox(held, step) if step > 0 else held
+
+
+def _masses(constraint: Constraint, weights: Weights) -> dict[str, Tensor]:
+    """How often each number of a set stands in its matrix."""
     within = constraint.within
     if not isinstance(within, Within):
         return {}
     found = {}
     for id, made in within.structures.items():
         if id in weights and isinstance(made, LinearSet):
-            count = torch.zeros_like(weights[id], requires_grad=True)
+            point = torch.ones_like(weights[id], requires_grad=True)
             with torch.enable_grad():
-                half = 0.5 * matrix_of(made, count + 1.0).square().sum()
-            found[id] = torch.autograd.grad(half, count)[0]
+                half = 0.5 * matrix_of(made, point).square().sum()
+            found[id] = torch.autograd.grad(half, point)[0]
     return found
 
 
-__all__ = ["Penalty", "Proximal", "Term", "clusters", "masses", "projected"]
+__all__ = ["Penalty", "Proximal", "Term"]

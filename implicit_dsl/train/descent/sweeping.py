@@ -54,7 +54,7 @@ class Problem:
             Component(
                 tuple(own_rows),
                 tuple(sorted(ids & lifted.trained, key=lambda id: order[id])),
-                Proximal(tuple(own_terms)),
+                Proximal.of(own_terms, lifted.weights),
                 self.ridged,
             )
             for ids, own_rows, own_terms in held
@@ -80,7 +80,8 @@ class Problem:
         for component in self.components:
             sets = tuple(term for term in component.proximal.terms if isinstance(term, Constraint))
             if sets:
-                found.update(Proximal(sets).apply(found, 0.0))
+                held = {id: found[id] for id in component.ids}
+                found.update(Proximal.of(sets, held).apply(held, 0.0))
         return found
 
     def penalties(self, weights: Weights) -> float:
