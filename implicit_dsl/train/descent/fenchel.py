@@ -17,7 +17,7 @@ from torch import Tensor
 from implicit_dsl.model import Block
 from implicit_dsl.operators.base import Operator
 
-_NEWTON_STEPS = 60  # of a scalar equation, each step within a bracket that holds its solution
+_NEWTON_STEPS = 60  # of a scalar equation; about 6 are needed
 
 
 class Activation(ABC):
@@ -123,7 +123,7 @@ class Tanh(Activation):
         return torch.where(inside, made, float("inf"))
 
     def prox(self, v: Tensor, step: Tensor | float) -> Tensor:
-        return torch.tanh(_dual_point(torch.tanh, lambda x: 1 - x * x, v, step, -1.0, 1.0))
+        return torch.tanh(_dual_point(v, step))
 
 
 class Sigmoid(Activation):
@@ -144,37 +144,28 @@ class Sigmoid(Activation):
         return torch.where(inside, made, float("inf"))
 
     def prox(self, v: Tensor, step: Tensor | float) -> Tensor:
-        return torch.sigmoid(_dual_point(torch.sigmoid, lambda x: x * (1 - x), v, step, 0.0, 1.0))
+        return torch.sigmoid(2 * _dual_point(2 * v - 1, 4 * step))  # σ(2 w) = ½ (1 + tanh w)
 
 
 _LOG2 = 0.6931471805599453
 
 
-def _dual_point(
-    phi: Callable[[Tensor], Tensor],
-    slope_at: Callable[[Tensor], Tensor],
-    v: Tensor,
-    step: Tensor | float,
-    low: float,
-    high: float,
-) -> Tensor:
-    """z with φ(z) + step · z = v, for low < φ < high: x = φ(z) is the proximal point of v.
+def _dual_point(v: Tensor, step: Tensor | float) -> Tensor:
+    """z with tanh z + step · z = v: tanh z is the proximal point of v.
 
-    Newton's method within a bracket, halved where a step leads out of it. The slope is that of φ at φ(z).
+    From below in size, where the left side is concave, Newton's method rises to the solution. Sizes of
+    v ∕ (1 + step) and of (|v| − 1) ∕ step are below it, as tanh z is below z and below 1.
     """
-    below, above = (v - high) / step, (v - low) / step
-    z = v.clamp(below, above)
+    size = v.abs()
+    z = torch.maximum(size / (1 + step), (size - 1) / step)
+    slack = 8 * torch.finfo(z.dtype).eps * size.clamp_min(1.0)
     for _ in range(_NEWTON_STEPS):
-        x = phi(z)
-        gap = x + step * z - v
-        below, above = torch.where(gap > 0, below, z), torch.where(gap > 0, z, above)
-        moved = z - gap / (slope_at(x) + step)
-        moved = torch.where((moved > below) & (moved < above), moved, (below + above) / 2)
-        done = (moved - z).abs() <= 4 * torch.finfo(z.dtype).eps * z.abs().clamp_min(1e-3)
-        z = moved
-        if bool(done.all()):
+        x = torch.tanh(z)
+        gap = size - x - step * z
+        z = z + gap.clamp_min(0.0) / (1 - x * x + step)
+        if bool((gap <= slack).all()):
             break
-    return z
+    return z.copysign(v)
 
 
 def activation_of(block: Block) -> Activation | str:

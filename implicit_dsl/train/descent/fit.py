@@ -43,7 +43,7 @@ def bcd(
     weight_steps: int = 20,
     state_steps: int = 15,
     batch: int | None = None,
-    damping: float = 0.1,
+    damping: float = 0.01,
     look_every: int = 1,
     keep: Keep = "best",
     progress: Progress = None,
@@ -117,7 +117,7 @@ def _penalties(model: nn.Module) -> tuple[Penalty, ...]:
 
 
 def _concerns(term: Term, lifted: Lifted) -> bool:
-    """Whether a term is about tensors that are trained. Raises ValueError if it is about some that are not."""
+    """Whether a term is about tensors that are trained. Raises ValueError if only some of its own are."""
     unknown = [id for id in term.tensors if id not in lifted.weights]
     frozen = [id for id in term.tensors if id in lifted.weights and id not in lifted.trained]
     name = f"`{term.text}`" if isinstance(term, Constraint) else "a penalty"
