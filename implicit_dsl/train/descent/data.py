@@ -81,8 +81,8 @@ def checked_inputs(given: Given, blocks: Sequence[Block], like: Tensor) -> dict[
     counts = {name: len(tensor) for name, tensor in found.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"inputs have different numbers of samples: {_listed(counts)}")
-    if not next(iter(counts.values()), 0):
-        raise DataError("there is no sample to fit" if counts else "the model reads no input")
+    if not counts:
+        raise DataError("the model reads no input")
     return found
 
 
@@ -148,6 +148,8 @@ def _flat(tensor: Tensor, what: str, like: Tensor) -> Tensor:
     """[batch, entries] in the dtype of `like`, if all its numbers are finite."""
     if tensor.dtype.is_complex:
         raise DataError(f"{what} holds real numbers, but {tensor.dtype} was given")
+    if not len(tensor):
+        raise DataError(f"{what} has no sample")
     made = tensor.detach().reshape(len(tensor), -1).to(like.device, like.dtype)
     wrong = ~made.isfinite()
     if bool(wrong.any()):

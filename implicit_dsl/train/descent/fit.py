@@ -61,7 +61,9 @@ def bcd(
     terms = tuple(term for term in asked if _concerns(term, lifted))
     penalized = any(not isinstance(term, Constraint) for term in terms)
     units = penalized if gauge is None else gauge
-    settings = Settings(sweeps, continuation, units, batch, look_every, keep)
+    settings = Settings(
+        sweeps, continuation, ridge, weight_steps, state_steps, damping, units, batch, look_every, keep
+    )
     batched = batch is not None and batch < len(next(iter(held.values())))
     problem = Problem(lifted, terms, ridge, weight_steps, state_steps, damping if batched else 0.0)
     run = Run(problem, Data(held, losses), settings, generator)
@@ -120,7 +122,7 @@ def _concerns(term: Term, lifted: Lifted) -> bool:
     """Whether a term is about tensors that are trained. Raises ValueError if only some of its own are."""
     unknown = [id for id in term.tensors if id not in lifted.weights]
     frozen = [id for id in term.tensors if id in lifted.weights and id not in lifted.trained]
-    name = f"`{term.text}`" if isinstance(term, Constraint) else "a penalty"
+    name = _named(term)
     if unknown:
         raise ValueError(f"{name} is about `{unknown[0]}`, which no equation of {lifted.model.name} uses")
     if frozen and len(frozen) < len(term.tensors):
@@ -129,6 +131,11 @@ def _concerns(term: Term, lifted: Lifted) -> bool:
             "trained, or none"
         )
     return not frozen
+
+
+def _named(term: Term) -> str:
+    text = getattr(term, "text", "")
+    return f"`{text}`" if text else "a penalty"
 
 
 def _write(model: nn.Module, weights: Weights) -> None:
@@ -155,11 +162,10 @@ def _warn_of_nothing(terms: Sequence[Term], weights: Weights) -> None:
     for term in terms:
         held = [weights[id] for id in term.tensors if id in weights]
         if held and not any(bool(weight.any()) for weight in held):
-            what = f"`{term.text}`" if isinstance(term, Constraint) else "a penalty"
             warnings.warn(
-                f"all of {', '.join(term.tensors)} is zero: {what} leaves nothing of it",
+                f"all of {', '.join(term.tensors)} is zero: {_named(term)} leaves nothing of it",
                 NothingLeftWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
 

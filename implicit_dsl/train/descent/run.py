@@ -26,6 +26,10 @@ class Settings:
 
     sweeps: int
     continuation: tuple[float, float]
+    ridge: float
+    weight_steps: int
+    state_steps: int
+    damping: float
     gauge: bool
     batch: int | None
     look_every: int
@@ -35,12 +39,14 @@ class Settings:
         first, last = self.continuation
         if not (0 < first < math.inf and 0 < last < math.inf):
             raise ValueError(f"continuation goes between two positive numbers, not {self.continuation}")
-        if self.sweeps < 1:
-            raise ValueError(f"sweeps must be at least 1, not {self.sweeps}")
+        for name in ("sweeps", "weight_steps", "state_steps", "look_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("ridge", "damping"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number from 0 on, not {getattr(self, name)}")
         if self.batch is not None and self.batch < 2:
             raise ValueError(f"a batch has at least 2 samples, not {self.batch}")
-        if self.look_every < 1:
-            raise ValueError(f"look_every must be at least 1, not {self.look_every}")
         if self.keep not in ("best", "last"):
             raise ValueError(f'keep is "best" or "last", not {self.keep!r}')
 
