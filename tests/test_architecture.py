@@ -26,7 +26,7 @@ NOUNS = {
     "header",
     "vocabulary",
 }
-STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compiler", "loading", "cli", "formatting"}
+STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compiler", "loading", "cli", "formatting", "translation"}
 
 
 def imports(path: Path) -> set[str]:
@@ -66,6 +66,7 @@ def test_stages_do_not_know_each_other() -> None:
         "formatting": {"parse"},
         "compiler": STAGES,
         "loading": STAGES,
+        "translation": STAGES,
         "cli": STAGES,
     }
     for path in sources():
@@ -80,7 +81,7 @@ def test_each_library_has_its_place() -> None:
         "lark": {"parse"},
         "jinja2": {"emit"},
         "networkx": {"graph", "pictures", "schedule"},
-        "torch": {"cli", "discovery", "loading", "operators", "runtime", "train"},
+        "torch": {"cli", "discovery", "loading", "operators", "runtime", "train", "translation"},
         "PIL": {"pictures"},
         "pygments": {"highlighting"},
         "scipy": {"matrices", "operators", "runtime", "train"},

@@ -1,0 +1,112 @@
+"""Linear layers and products of matrices."""
+
+from __future__ import annotations
+
+from implicit_dsl.translation import terms
+from implicit_dsl.translation.joining import axis_of_size
+from implicit_dsl.translation.products import attended, product, turned
+from implicit_dsl.translation.regrouping import axis_of
+from implicit_dsl.translation.rules.elementwise import add, mul
+from implicit_dsl.translation.site import Rule, Site
+from implicit_dsl.translation.terms import Term
+from implicit_dsl.translation.values import (
+    BATCH,
+    MIXES,
+    Axis,
+    Value,
+    flat,
+    length,
+    materialised,
+    network_term,
+    seen,
+    without_batch,
+)
+
+
+def last_axis(x: Value) -> Value:
+    """The same with the last axis of the tensor as the last of the program."""
+    features = x.axes[-1]
+    if BATCH in features:
+        raise MIXES
+    if x.stored and x.stored[-1] == features and (features or x.axes[:-1]):
+        return x
+    rest = tuple(axis for axis in without_batch(x.axes[:-1]))
+    here = {*flat(x.stored), *features}
+    return materialised(x, (*(tuple(a for a in axis if a in here) for axis in rest), features))
+
+
+def applied(matrix: Term, x: Value, new: Axis) -> Value:
+    """A matrix or linear layer on the last axis."""
+    moved = last_axis(x)
+    return Value(terms.times(matrix, network_term(moved)), (*moved.stored[:-1], new), (*x.axes[:-1], new))
+
+
+def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    width = site.sizes[-1] if len(weight.axes) == 2 else None
+    if width is not None and weight.parameter is not None:
+        settings = "" if bias is not None else "; bias = false"
+        layer = site.layer(f"Dense({width.times}{settings})", weight=weight, bias=bias)
+        if layer is not None:
+            return applied(layer, x, axis_of(width))
+    made = matmul(site, x, turned(weight))
+    return made if bias is None else add(site, made, bias)
+
+
+def _matrix(x: Value) -> Term | None:
+    """The parameter that a value is, as a matrix from its last axis but one to its last; or None."""
+    if len(x.axes) != 2 or x.term is None or not x.term.is_param or len(x.stored) != 2:
+        return None
+    if x.stored == x.axes:
+        return terms.transposed(x.term)
+    return x.term if x.stored == x.axes[::-1] else None
+
+
+def matmul(site: Site, a: Value, b: Value) -> Value:
+    """Products as `torch.matmul` has them: a matrix parameter is applied, two values are multiplied."""
+    if len(b.axes) == 1 and len(a.axes) == 1:
+        return _summed(site, a, b)
+    if len(b.axes) == 1:
+        made = matmul(site, a, seen(b, (*b.axes, ())))
+        return seen(made, made.axes[:-1])
+    if len(a.axes) == 1:
+        made = matmul(site, seen(a, ((), *a.axes)), b)
+        return seen(made, (*made.axes[:-2], made.axes[-1]))
+    matrix = _matrix(b)
+    if matrix is not None and not (a.term is not None and _matrix(a) is not None):
+        return applied(matrix, a, b.axes[-1] and axis_of_size(length(b.axes[-1])))
+    matrix = _matrix(turned(a))
+    if matrix is not None and len(b.axes) > 1:
+        return turned(applied(matrix, turned(b), a.axes[-2] and axis_of_size(length(a.axes[-2]))))
+    if a.scores is not None and a.scores.weights:
+        return attended(site, a.scores, b)
+    return product(site, a, b)
+
+
+def _summed(site: Site, a: Value, b: Value) -> Value:
+    """The inner product of two vectors."""
+    both = site.each(terms.multiply, a, b, fold=lambda x, y: x * y)
+    if BATCH in both.axes[0]:
+        raise MIXES
+    moved = materialised(both, both.axes)
+    return Value(terms.call("sum", network_term(moved)), (), ())
+
+
+def addmm(site: Site, bias: Value, a: Value, b: Value, beta: float = 1, alpha: float = 1) -> Value:
+    """beta·bias + alpha·a b."""
+    product = matmul(site, a, b)
+    if alpha != 1:
+        product = mul(site, product, alpha)
+    return add(site, product, bias if beta == 1 else mul(site, bias, beta))
+
+
+RULES: dict[str, Rule] = {
+    "aten.linear.default": linear,
+    "aten.matmul.default": matmul,
+    "aten.mm.default": matmul,
+    "aten.bmm.default": matmul,
+    "aten.mv.default": matmul,
+    "aten.dot.default": matmul,
+    "aten.addmm.default": addmm,
+    "aten.baddbmm.default": addmm,
+    "aten.addmv.default": addmm,
+}

@@ -1,0 +1,209 @@
+"""`from_torch`: a module traced, written as a program, compiled, and given its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import torch.fx
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from implicit_dsl.errors import ImplicitError
+from implicit_dsl.loading import loads
+from implicit_dsl.runtime.system import System
+from implicit_dsl.translation.declaring import Declaring
+from implicit_dsl.translation.exporting import Exported, evaluating, export
+from implicit_dsl.translation.program import program
+from implicit_dsl.translation.refusal import TranslationError, path_of, refusal
+from implicit_dsl.translation.regrouping import axis_of, size_of
+from implicit_dsl.translation.terms import Declaration, Term, name
+from implicit_dsl.translation.values import (
+    BATCH,
+    Misfit,
+    Value,
+    constant,
+    materialised,
+    network_term,
+    size,
+    without_batch,
+)
+from implicit_dsl.translation.walking import Walk
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A module as a program of the language.
+
+    `source` is the program, `model` the compiled module that holds copies of the weights, in evaluation
+    mode, and `keys` lead from names of the original's state_dict to those of the model's. The batch
+    is axis 0 of what the model takes and gives; `batch_axes` says where it is for the original.
+    """
+
+    source: str
+    model: nn.Module
+    keys: Mapping[str, str]
+    batch_axes: Mapping[str, int]
+
+    def system(self, **shapes: Any) -> System:
+        """The exact matrices A, B, C, D of the model with its weights, as `model.system(…)`."""
+        made: System = self.model.system(**shapes)  # type: ignore[operator]
+        return made
+
+
+def from_torch(
+    module: nn.Module,
+    example_inputs: torch.Tensor | Sequence[Any],
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    batch_axis: int = 0,
+) -> Translated:
+    """The module, as it is in evaluation mode, as a program of the language and a compiled model.
+
+    `example_inputs` are what `forward` takes, with a batch of any size on `batch_axis`: one tensor
+    or several. Tensors of whole numbers are tokens, which an nn.Embedding reads. The module is left as it
+    is. Raises TranslationError with the operator, the module and the line of what cannot be translated.
+    """
+    args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    with evaluating(module):
+        exported = export(module, args, dict(example_kwargs or {}), batch_axis)
+        written = _written(module, exported)
+        model = _compiled(written)
+        _load(model, module, written, exported)
+        _check(module, model, written, exported)
+    return Translated(
+        written.source, model, MappingProxyType(written.public), MappingProxyType(written.batch_axes)
+    )
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A program, and how it relates to the module."""
+
+    source: str
+    title: str
+    keys: dict[str, str]  # first key of each tensor -> key of the model
+    public: dict[str, str]  # each key of the state_dict of the module -> key of the model
+    batch_axes: dict[str, int]
+    outputs: tuple[int, ...]  # the batch axis of each output
+
+
+def _written(module: nn.Module, exported: Exported) -> _Written:
+    """The program for a traced module. Raises TranslationError."""
+    tensors, first = _tensors(module)
+    held = {place: first[key] for place, key in exported.held.items()}
+    walk = Walk(exported.batch, Declaring(exported.graph, held, tensors), _calls(exported.graph))
+    inputs = []
+    for node in exported.graph.nodes:
+        if node.name in exported.inputs:
+            walk.values[node], declaration = _input(node, exported.batch)
+            inputs.append(declaration)
+        elif node.name in held:
+            walk.values[node] = walk.declaring.value(held[node.name])
+        elif node.name in exported.constants:
+            walk.values[node] = constant(exported.constants[node.name].detach().cpu())
+    walk.run(exported.graph)
+    nodes = {node.name: node for node in exported.graph.nodes}
+    given = [_output(walk.values[nodes[made]], nodes[made]) for _, made in exported.outputs]
+    single = len(given) == 1
+    wanted = [name or ("y" if single else f"y{at}") for at, (name, _) in enumerate(exported.outputs, 1)]
+    kind = type(module).__name__
+    ends = {one: f" in Tokens({count})" for one, count in walk.vocabularies.items()}
+    outputs = [(one, term) for one, (term, _) in zip(wanted, given)]
+    made = program(kind, inputs, ends, outputs, walk.hints)
+    keys = {key: called + rest for one, called in made.names.items() for key, rest in one.holds}
+    public = {key: keys[first[key]] for key in module.state_dict() if first.get(key) in keys}
+    axes = {made.names[one]: axis for one, axis in zip(inputs, exported.inputs.values())}
+    axes |= {one: place for one, (_, place) in zip(made.outputs, given)}
+    return _Written(made.text, made.title, keys, public, axes, tuple(place for _, place in given))
+
+
+def _tensors(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a module by their first key, and from each key to the first one of the same tensor."""
+    named: dict[str, torch.Tensor] = dict(module.named_parameters(remove_duplicate=False))
+    named |= dict(module.named_buffers(remove_duplicate=False))
+    seen: dict[int, str] = {}
+    first = {key: seen.setdefault(id(tensor), key) for key, tensor in named.items()}
+    return {key: named[key] for key in seen.values()}, first
+
+
+def _calls(graph: torch.fx.Graph) -> dict[str, set[str]]:
+    """Which operators each module calls."""
+    found: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            found.setdefault(path_of(node), set()).add(str(node.target))
+    return found
+
+
+def _input(node: torch.fx.Node, batch: str) -> tuple[Value, Declaration]:
+    """An input with axes of its own."""
+    axes = tuple(axis_of(size_of(one, batch)) for one in node.meta["val"].shape)
+    stored = without_batch(axes)
+    shape = ", ".join(str(size(axis)) for axis in stored)
+    called = "x" if node.name == "input" else node.name  # a keyword, and what nn.Sequential calls it
+    declaration = Declaration("input", called, f"[{shape}]")
+    return Value(name(declaration), stored, axes), declaration
+
+
+def _output(value: Value, node: torch.fx.Node) -> tuple[Term, int]:
+    """What the program gives, and where the batch was."""
+    if (BATCH,) not in value.axes:
+        raise refusal(
+            node,
+            "the output has no batch axis, and a program gives something for each sample",
+            "let it depend on the inputs, sample by sample",
+        )
+    try:
+        return network_term(materialised(value, without_batch(value.axes))), value.axes.index((BATCH,))
+    except Misfit as misfit:
+        raise refusal(node, misfit.reason, misfit.help) from None
+
+
+def _compiled(written: _Written) -> nn.Module:
+    """The model, with the random numbers of others left as they are."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: nn.Module = getattr(loads(written.source), written.title)()
+    except ImplicitError as error:
+        raise TranslationError(
+            f"the program does not compile:\n{error}\nin\n{written.source}",
+            help="the message says which operator of the program does not fit",
+        ) from error
+    return model.eval()
+
+
+def _load(model: nn.Module, module: nn.Module, written: _Written, exported: Exported) -> None:
+    """Copies of the weights, in their number type and on their device."""
+    tensors, _ = _tensors(module)
+    real = [one for one in (*tensors.values(), *exported.examples) if one.is_floating_point()]
+    if real:
+        model.to(device=real[0].device, dtype=real[0].dtype)
+    state = {new: tensors[old].detach().clone() for old, new in written.keys.items()}
+    model.load_state_dict(state)
+    trained = {new: tensors[old].requires_grad for old, new in written.keys.items()}
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(trained[key])
+
+
+def _check(module: nn.Module, model: nn.Module, written: _Written, exported: Exported) -> None:
+    """Both give the same for the example inputs, or the translation is wrong and not given."""
+    with torch.no_grad():
+        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (exported.args, exported.kwargs))
+        original = [one for one in pytree.tree_leaves(module(*args, **kwargs)) if one is not None]
+        axes = tuple(written.batch_axes.values())[: len(exported.examples)]
+        made = model(*(one.clone().movedim(axis, 0) for one, axis in zip(exported.examples, axes)))
+    made = (made,) if isinstance(made, torch.Tensor) else tuple(made)
+    for theirs, ours, axis in zip(original, made, written.outputs, strict=True):
+        near = torch.finfo(ours.dtype).eps ** 0.5
+        theirs = theirs.movedim(axis, 0).to(ours.dtype)
+        if theirs.shape != ours.shape or not torch.allclose(
+            ours, theirs, near, near * max(1.0, float(theirs.abs().max())), equal_nan=True
+        ):
+            raise TranslationError(
+                "the translation gives other numbers than the module for the example inputs",
+                help="this is a mistake of the translation: please report it, with the module",
+            )

@@ -1,0 +1,431 @@
+"""Tensors of the traced module, and how they lie in values of the language.
+
+A tensor has a batch axis somewhere, may have it merged with others, and may be transposed and reshaped
+many times; the value in the program has no batch axis, and moving its axes costs a line. So both are
+described by **atoms**, factors of axes that are never taken apart: `stored` groups them as the axes of
+the program's value, `axes` as those of the tensor. Reshapes and transposes change `axes` alone, and
+a value is moved only where an operator needs its axes in another order. An axis of size 1 has no atoms.
+Atoms in `axes` that are not in `stored` are repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TypeAlias
+
+import torch
+
+from implicit_dsl.translation import terms
+from implicit_dsl.translation.terms import Declaration, Form, Term
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Atom:
+    """A factor of an axis: a number above 1, or a size that is free, by its symbol."""
+
+    size: int | str
+
+
+BATCH = Atom("batch")
+Axis: TypeAlias = tuple[Atom, ...]
+Axes: TypeAlias = tuple[Axis, ...]
+
+
+class Misfit(Exception):
+    """Axes that do not fit for this operator, with the reason and what helps."""
+
+    def __init__(self, reason: str, help: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.help = reason, help
+
+
+MIXES = Misfit(
+    "it computes across the samples of a batch, and a program sees one sample at a time",
+    "leave the batch axis out of it, or name the right one by `batch_axis`",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What queries and keys make before softmax: scale · q kᵀ, and the places that are left out."""
+
+    query: Value
+    key: Value
+    scale: float
+    keep: Value | None = None  # 1 where a key counts
+    weights: bool = False  # behind softmax
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Value:
+    """A tensor: a term or numbers that are known, of the axes `stored`, seen with the axes `axes`."""
+
+    term: Term | None
+    stored: Axes
+    axes: Axes
+    constant: torch.Tensor | None = None  # its numbers, of the shape of `stored`
+    parameter: str | None = None  # its name in the state_dict, of a parameter as it is
+    parts: tuple[Value, ...] = ()  # of a stack along axis 0
+    scores: Scores | None = None
+    log: bool = False  # the tensor is the logarithm of this: 0 where it is 1, −∞ where it is 0
+
+    @property
+    def folded(self) -> bool:
+        """Whether its numbers are known and nothing else stands for it."""
+        return self.term is None
+
+    @property
+    def uniform(self) -> bool:
+        """Whether it is one known number everywhere."""
+        return self.folded and self.constant is not None and self.constant.ndim == 0
+
+    @property
+    def number(self) -> float:
+        assert self.constant is not None
+        return float(self.constant.item())
+
+
+def flat(axes: Iterable[Axis]) -> Axis:
+    return tuple(atom for axis in axes for atom in axis)
+
+
+def without_batch(axes: Iterable[Axis]) -> Axes:
+    """The axes without the batch, and without an axis that was nothing else."""
+    return tuple(tuple(a for a in axis if a is not BATCH) for axis in axes if axis != (BATCH,))
+
+
+def size(axis: Axis) -> int | str:
+    """The size as the program writes it; `_` for a free one."""
+    free = [atom for atom in axis if isinstance(atom.size, str)]
+    return "_" if free else prod(atom.size for atom in axis if isinstance(atom.size, int))
+
+
+def length(axis: Axis) -> int:
+    """The size, which must be known."""
+    known = size(axis)
+    if isinstance(known, str):
+        raise MIXES if BATCH in axis else Misfit("it needs to know the size of an axis that is free")
+    return known
+
+
+def atoms(*sizes: int | str) -> Axes:
+    """Axes of new atoms."""
+    return tuple(() if one == 1 else (Atom(one),) for one in sizes)
+
+
+def constant(tensor: torch.Tensor) -> Value:
+    """A tensor whose numbers are known."""
+    kept = atoms(*tensor.shape)
+    if tensor.numel() and bool((tensor == tensor.reshape(-1)[0]).all()):
+        return Value(None, (), kept, tensor.reshape(-1)[0])
+    return Value(None, kept, kept, tensor)
+
+
+def renamed(value: Value, names: Mapping[Atom, Axis]) -> Value:
+    """The same with some atoms replaced by others, or split into several."""
+
+    def axes(old: Axes) -> Axes:
+        return tuple(tuple(new for atom in axis for new in names.get(atom, (atom,))) for axis in old)
+
+    return replace(value, stored=axes(value.stored), axes=axes(value.axes), parts=())
+
+
+def fresh(value: Value) -> Value:
+    """The same with atoms of its own, so that it can meet itself."""
+    found = dict.fromkeys((*flat(value.stored), *flat(value.axes)))
+    return renamed(value, {atom: (Atom(atom.size),) for atom in found if atom is not BATCH})
+
+
+def seen(value: Value, axes: Axes) -> Value:
+    """The same numbers, seen with other axes."""
+    return replace(value, axes=axes, parts=(), parameter=None, scores=None)
+
+
+# --------------------------------------------------------------------------- moving
+
+
+def reshaped(value: Value, stored: Axes) -> Value:
+    """Grouped otherwise: the order of atoms is the same."""
+    if stored == value.stored:
+        return value
+    term, held = value.term, value.constant
+    before, after = [size(axis) for axis in value.stored], [size(axis) for axis in stored]
+    if term is not None and before != after:
+        if after.count("_") > 1:
+            raise Misfit("it needs axes of free sizes in another shape")
+        if len(after) == 1:
+            term = terms.call("flatten", term)
+        else:
+            term = terms.reshape(term, *after)
+    if held is not None:
+        held = held.reshape([length(axis) for axis in stored])
+    return replace(value, term=term, constant=held, stored=stored, parameter=None, parts=())
+
+
+def permuted(value: Value, order: Sequence[int]) -> Value:
+    """The axes of the program in another order."""
+    if list(order) == list(range(len(order))):
+        return value
+    term, held = value.term, value.constant
+    if term is not None:
+        if list(order) == [*range(len(order) - 2), len(order) - 1, len(order) - 2]:
+            term = terms.call("transpose", term)
+        else:
+            term = terms.call("permute", term, *(terms.number(one + 1) for one in order))
+    if held is not None:
+        held = held.permute(*order)
+    stored = tuple(value.stored[one] for one in order)
+    return replace(value, term=term, constant=held, stored=stored, parameter=None, parts=())
+
+
+def materialised(value: Value, wanted: Axes, like: Term | None = None) -> Value:
+    """The same with the axes `wanted` in the program. Atoms that it lacks are repeated, as in `like`.
+
+    `like` is a term whose axes are `wanted`. Raises Misfit where the sizes are free.
+    """
+    if value.stored == wanted:
+        return value
+    have, want = flat(value.stored), flat(wanted)
+    missing = tuple(atom for atom in want if atom not in have)
+    assert set(have) <= set(want), "an axis would be lost"
+    if missing:
+        return _repeated(value, wanted, missing, like)
+    if have == want:
+        return reshaped(value, wanted)
+    whole, target = tuple(filter(None, value.stored)), tuple(filter(None, wanted))
+    if set(whole) != set(target):  # axes are taken apart: move the longest runs
+        target = _runs(have, want)
+        whole = tuple(sorted(target, key=lambda run: have.index(run[0])))
+    moved = permuted(reshaped(value, whole), [whole.index(axis) for axis in target])
+    return reshaped(moved, wanted)
+
+
+def _runs(have: Axis, want: Axis) -> Axes:
+    """What follows one another in both, in the order of the second."""
+    runs: list[list[Atom]] = []
+    place = {atom: at for at, atom in enumerate(have)}
+    for atom in want:
+        if runs and place[atom] == place[runs[-1][-1]] + 1:
+            runs[-1].append(atom)
+        else:
+            runs.append([atom])
+    return tuple(map(tuple, runs))
+
+
+def _repeated(value: Value, wanted: Axes, missing: Axis, like: Term | None) -> Value:
+    kept = tuple(atom for atom in flat(wanted) if atom not in missing)
+    if value.term is None:
+        assert value.constant is not None
+        narrow = materialised(value, tuple((atom,) for atom in kept))
+        shape = [length((atom,)) if atom in kept else 1 for atom in flat(wanted)]
+        assert narrow.constant is not None
+        wide = narrow.constant.reshape(shape).expand([length((atom,)) for atom in flat(wanted)])
+        return replace(value, constant=wide.reshape([length(axis) for axis in wanted]), stored=wanted)
+    if like is not None and kept:
+        return _expanded(value, wanted, kept, missing, like)
+    total = prod(length((atom,)) for atom in missing)
+    narrow = materialised(value, (*((atom,) for atom in kept), ()))
+    ones = Declaration("param", f"repeat_{total}", f"[{total}, 1] = fixed(1)")
+    assert narrow.term is not None
+    wide = replace(
+        narrow,
+        term=terms.times(terms.name(ones), narrow.term),
+        stored=(*narrow.stored[:-1], missing),
+        constant=None,
+    )
+    return materialised(wide, wanted)
+
+
+def _expanded(value: Value, wanted: Axes, kept: Axis, missing: Axis, like: Term) -> Value:
+    """By `expand(s, x)`: s is repeated over the axes that x has behind those of s."""
+    model = Value(like, wanted, wanted)
+    if any(set(axis) & set(kept) and set(axis) & set(missing) for axis in wanted):
+        model = reshaped(model, tuple((atom,) for atom in flat(wanted)))
+    own = tuple(axis for axis in model.stored if set(axis) & set(kept))
+    rest = tuple(axis for axis in model.stored if axis not in own or not axis)
+    model = materialised(model, (*own, *rest))
+    narrow = materialised(value, own)
+    assert narrow.term is not None and model.term is not None
+    wide = replace(
+        narrow, term=terms.call("expand", narrow.term, model.term), stored=(*own, *rest), constant=None
+    )
+    return materialised(wide, wanted)
+
+
+# --------------------------------------------------------------------------- axes that operators need
+
+
+def canonical(value: Value) -> Axes:
+    """The axes of the tensor without the batch."""
+    return without_batch(value.axes)
+
+
+def whole(value: Value) -> Value:
+    """With the axes of the tensor, which are those of the program, the batch apart."""
+    return materialised(value, canonical(value))
+
+
+def isolated(value: Value, dims: Iterable[int]) -> tuple[Value, list[int]]:
+    """With each of these axes of the tensor as an axis of the program, and the places of these.
+
+    Raises Misfit if one of them holds the batch.
+    """
+    chosen = [dim % max(1, len(value.axes)) for dim in dims]
+    if any(BATCH in value.axes[dim] for dim in chosen):
+        raise MIXES
+    if all(value.axes[dim] and value.axes[dim] in value.stored for dim in chosen):
+        return value, [value.stored.index(value.axes[dim]) for dim in chosen]
+    moved = whole(value)
+    places = [sum(axis != (BATCH,) for axis in value.axes[:dim]) for dim in chosen]
+    return moved, places
+
+
+def samples_first(value: Value, rank: int) -> tuple[Value, Axis]:
+    """With the last `rank` axes of the tensor behind what else there is: `[items, …]`, or no items.
+
+    The axis before these holds the batch, maybe merged with others, which are the items.
+    """
+    inner, outer = value.axes[len(value.axes) - rank :], value.axes[: len(value.axes) - rank]
+    if any(BATCH in axis for axis in inner):
+        raise MIXES
+    items = tuple(atom for atom in flat(outer) if atom is not BATCH)
+    return materialised(value, (items, *inner) if items else inner), items
+
+
+# --------------------------------------------------------------------------- broadcasting
+
+
+def aligned(values: Sequence[Value]) -> tuple[list[Value], Axes]:
+    """Values that are broadcast to one shape, with the same atoms, and the axes of that shape."""
+    made: list[Value] = []
+    axes: Axes = ()
+    for value in values:
+        one = fresh(value)
+        rank = max(len(axes), len(one.axes))
+        axes = ((),) * (rank - len(axes)) + axes
+        one = replace(one, axes=((),) * (rank - len(one.axes)) + one.axes)
+        for place in range(rank):
+            made, axes, one = _matched(made, axes, one, place)
+        made.append(one)
+    return [replace(value, axes=axes) for value in made], axes
+
+
+def _matched(made: list[Value], axes: Axes, one: Value, place: int) -> tuple[list[Value], Axes, Value]:
+    """The same with one axis in common."""
+    mine, theirs = axes[place], one.axes[place]
+    if not mine or not theirs:
+        return made, (*axes[:place], mine or theirs, *axes[place + 1 :]), one
+    split = _refined(mine, theirs)
+    if split is None:
+        if BATCH in mine or BATCH in theirs:
+            raise MIXES
+        joined = (Atom(length(mine)),)
+        made = [_joined(value, mine, joined) for value in made]
+        axes = tuple(joined if axis == mine else axis for axis in axes)
+        return made, axes, _joined(one, theirs, joined)
+    ours, others = split
+    made = [renamed(value, ours) for value in made]
+    axes = tuple(tuple(new for atom in axis for new in ours.get(atom, (atom,))) for axis in axes)
+    return made, axes, renamed(one, others)
+
+
+def _refined(mine: Axis, theirs: Axis) -> tuple[dict[Atom, Axis], dict[Atom, Axis]] | None:
+    """How to split and rename atoms so that both axes have the same ones, if that can be."""
+    ours: dict[Atom, list[Atom]] = {}
+    others: dict[Atom, list[Atom]] = {}
+    a, b = [(atom, atom.size) for atom in mine], [(atom, atom.size) for atom in theirs]
+    while a and b:
+        (x, m), (y, n) = a.pop(0), b.pop(0)
+        if (x is BATCH) != (y is BATCH):
+            return None
+        if m == n:
+            common = x if x is BATCH else Atom(m)
+        elif isinstance(m, str) or isinstance(n, str):
+            return None
+        elif m % n == 0:
+            common = Atom(n)
+            a.insert(0, (x, m // n))
+        elif n % m == 0:
+            common = Atom(m)
+            b.insert(0, (y, n // m))
+        else:
+            return None
+        ours.setdefault(x, []).append(common)
+        others.setdefault(y, []).append(common)
+    if a or b:
+        return None
+    return {k: tuple(v) for k, v in ours.items()}, {k: tuple(v) for k, v in others.items()}
+
+
+def _joined(value: Value, old: Axis, new: Axis) -> Value:
+    """The same with the atoms of an axis as one."""
+    if not set(old) & set(flat(value.stored)):
+        return replace(value, axes=tuple(new if axis == old else axis for axis in value.axes))
+    rest = tuple((atom,) for atom in flat(value.stored) if atom not in old)
+    moved = materialised(value, (*rest, old))
+    return replace(
+        moved, stored=(*rest, new), axes=tuple(new if axis == old else axis for axis in moved.axes)
+    )
+
+
+def entrywise(values: Sequence[Value], make: Callable[..., Term], fold: Callable[..., torch.Tensor]) -> Value:
+    """An operation entry by entry on values that are broadcast, on terms or on known numbers."""
+    made, axes = aligned(values)
+    needed = {atom for value in made for atom in flat(value.stored)}
+    full = [value for value in made if value.stored and set(flat(value.stored)) == needed]
+    target = full[0].stored if full else tuple(tuple(a for a in axis if a in needed) for axis in axes)
+    target = target if needed else ()
+    if all(value.folded and not value.log for value in made):
+        held = [materialised(value, target if value.stored else ()).constant for value in made]
+        return Value(None, target, axes, fold(*held))
+    first = full[0].term if full else None
+    placed = [value if not value.stored else materialised(value, target, first) for value in made]
+    found = [term_of(value) for value in placed]
+    if all(term.is_param or term.form is Form.NUMBER for term in found):  # which would be a matrix
+        found = [network_term(value) for value in placed]
+    return Value(make(*found), target, axes)
+
+
+def network_term(value: Value) -> Term:
+    """The term that stands for a value, and not for a matrix, as a parameter does."""
+    term = term_of(value)
+    if not term.is_param or not value.stored:
+        return term
+    return terms.reshape(term, *map(size, value.stored))
+
+
+def term_of(value: Value) -> Term:
+    """The term that stands for a value; of known numbers, a number or a `fixed` parameter."""
+    if value.log:
+        raise Misfit("it reads -inf, which a program cannot have: only softmax of attention may")
+    if value.term is not None:
+        return value.term
+    held = value.constant
+    assert held is not None
+    if held.ndim == 0:
+        return terms.number(_real(held))
+    if held.numel() > LARGEST_LIST:
+        raise Misfit(
+            f"it needs {held.numel()} known numbers, and a program lists at most {LARGEST_LIST}",
+            "make them a buffer of the module",
+        )
+    shape = ", ".join(map(str, held.shape))
+    return terms.name(Declaration("param", "constant", f"[{shape}] = fixed({_listed(held)})"))
+
+
+LARGEST_LIST = 4096
+
+
+def _real(entry: torch.Tensor) -> float | int:
+    found = entry.item()
+    if isinstance(found, complex) or found != found or found in (float("inf"), float("-inf")):
+        raise Misfit(f"it needs the number {found}, which a program cannot have")
+    return float(found) if isinstance(found, float) else int(found)
+
+
+def _listed(tensor: torch.Tensor) -> str:
+    if tensor.ndim == 0:
+        return terms.number(_real(tensor)).text
+    return "[" + ", ".join(map(_listed, tensor)) + "]"

@@ -1,0 +1,235 @@
+"""From the traced graph to terms: each call by its rule, or by what PyTorch makes of it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.fx
+from torch._decomp import core_aten_decompositions
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from implicit_dsl.translation import naming
+from implicit_dsl.translation.declaring import Declaring
+from implicit_dsl.translation.mutation import is_written, names_of_written
+from implicit_dsl.translation.refusal import class_of, path_of, refusal
+from implicit_dsl.translation.rules import RULES
+from implicit_dsl.translation.site import Site
+from implicit_dsl.translation.terms import Declaration, Form, Term
+from implicit_dsl.translation.values import Misfit, Value, constant, flat
+
+_CHECKS = ("aten._assert", "aten.sym_constrain", "aten.sym_size", "aten._assert_tensor_metadata")
+_MOST_EXPANSIONS = 4
+
+
+@dataclass
+class Walk:
+    """The values of the nodes of a graph, made in order."""
+
+    batch: str
+    declaring: Declaring
+    calls: Mapping[str, set[str]]  # which operators each module calls
+    values: dict[torch.fx.Node, Any] = field(default_factory=dict)
+    hints: dict[Term, str] = field(default_factory=dict)
+    vocabularies: dict[Declaration, int] = field(default_factory=dict)
+
+    def run(self, graph: torch.fx.Graph, depth: int = 0) -> Any:
+        """What the graph gives, for the placeholders in `values`. Raises TranslationError."""
+        for node in graph.nodes:
+            if node.op == "output":
+                return pytree.tree_map_only(torch.fx.Node, self._value, node.args[0])
+            if node.op == "get_attr":
+                held = getattr(graph.owning_module, str(node.target), None)
+                if not isinstance(held, torch.Tensor):
+                    self.values[node] = held
+                    continue
+                self.values[node] = constant(held.detach().cpu())
+            elif node.op == "call_function":
+                self._call(node, depth)
+        raise AssertionError("a graph ends with its output")
+
+    def _value(self, node: torch.fx.Node) -> Any:
+        return self.values[node]
+
+    def _call(self, node: torch.fx.Node, depth: int) -> None:
+        made = node.meta.get("val")
+        if node.target is operator.getitem:
+            source, at = node.args
+            assert isinstance(source, torch.fx.Node)
+            self.values[node] = self.values[source][at]
+            return
+        if isinstance(made, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)):
+            self.values[node] = made  # sizes
+            return
+        if str(node.target).startswith(_CHECKS):
+            return
+        if not isinstance(node.target, torch._ops.OpOverload):
+            raise refusal(node, "it runs a part of the graph by itself", _WHOLE)
+        try:
+            result = self._made(node, depth)
+        except Misfit as misfit:
+            raise refusal(node, misfit.reason, misfit.help) from None
+        self._hint(node, result)
+        self.values[node] = result
+        if is_written(node):
+            for same in names_of_written(node):
+                self.values[same] = result
+
+    def _made(self, node: torch.fx.Node, depth: int) -> Any:
+        arguments, named = self._arguments(node)
+        target = node.target
+        assert isinstance(target, torch._ops.OpOverload)
+        if torch.Tag.nondeterministic_seeded in target.tags and not _off(str(target), arguments):
+            raise refusal(node, "it draws numbers at random, and a program gives the same each time")
+        known = self._known(target, arguments, named)
+        if known is not None:
+            return known
+        name = _plain(str(target))
+        if name in RULES:
+            site = Site(node, self.batch, self.declaring, self.vocabularies)
+            return RULES[name](site, *arguments, **named)
+        return self._expanded(node, depth)
+
+    def _arguments(self, node: torch.fx.Node) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments by their places, with what is not said filled in."""
+        target = node.target
+        assert isinstance(target, torch._ops.OpOverload)
+        given = [self._argument(one) for one in node.args]
+        named = {name: self._argument(one) for name, one in node.kwargs.items()}
+        for at, formal in enumerate(target._schema.arguments):
+            if at < len(given) or formal.name in _UNREAD:
+                continue
+            if formal.name in named:
+                given.append(named.pop(formal.name))
+            elif formal.has_default_value():
+                given.append(formal.default_value)
+        return given, {name: one for name, one in named.items() if name not in _UNREAD}
+
+    def _argument(self, one: Any) -> Any:
+        return pytree.tree_map_only(torch.fx.Node, self._value, one)
+
+    def _known(self, target: Any, arguments: list[Any], named: Mapping[str, Any]) -> Any:
+        """The result as known numbers, if everything that it is computed of is known."""
+        leaves = pytree.tree_leaves((arguments, dict(named)))
+        values = [one for one in leaves if isinstance(one, Value)]
+        if any(isinstance(one, (torch.SymInt, torch.SymFloat)) for one in leaves):
+            return None
+        if any(not one.folded or one.log or not _sized(one) for one in values):
+            return None
+        if not values and not any(word in str(target) for word in _MAKERS):
+            return None
+        dense = pytree.tree_map_only(Value, _dense, (arguments, dict(named)))
+        made = target(*dense[0], **dense[1])
+        return pytree.tree_map_only(torch.Tensor, lambda one: constant(one.detach().cpu()), made)
+
+    def _expanded(self, node: torch.fx.Node, depth: int) -> Any:
+        """A call without a rule, by the simpler ones that PyTorch has for it."""
+        target: Any = node.target
+        if depth >= _MOST_EXPANSIONS:
+            raise refusal(node, _MISSING, _OTHERWISE)
+        graph = _decomposed(node)
+        if graph is None:
+            raise refusal(node, _MISSING, _OTHERWISE)
+        arguments = [self._argument(one) for one in node.args]
+        named = {name: self._argument(one) for name, one in node.kwargs.items()}
+        leaves = [one for one in pytree.tree_leaves((arguments, named)) if isinstance(one, Value)]
+        places = [one for one in graph.nodes if one.op == "placeholder"]
+        for place, value in zip(places, leaves, strict=True):
+            self.values[place] = value
+        for one in graph.nodes:
+            one.meta = {**node.meta, "val": one.meta.get("val")}
+            if one.op == "call_function" and one.target == target:
+                raise refusal(node, _MISSING, _OTHERWISE)
+        return self.run(graph, depth + 1)
+
+    def _hint(self, node: torch.fx.Node, result: Any) -> None:
+        """What the new values may be called: their module, or the operator in its module."""
+        path = path_of(node)
+        called = str(node.target).split(".")[1].strip("_")
+        if path and len(self.calls.get(path, ())) == 1:
+            hint = naming.of_module(path, class_of(node))
+        else:
+            hint = f"{path}_{called}" if path else called
+        for one in pytree.tree_leaves(result):
+            if isinstance(one, Value) and one.term is not None:
+                layer = one.term.form in (Form.APPLY, Form.TIMES, Form.FIELD)
+                self.hints.setdefault(one.term, f"{hint}_out" if layer else hint)
+                if one.term.form is Form.FIELD:
+                    self.hints.setdefault(one.term.operands[0], f"{hint}_run")
+
+
+_UNREAD = ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy")
+_MAKERS = (
+    "arange",
+    "linspace",
+    "eye",
+    "zeros",
+    "ones",
+    "full",
+    "scalar_tensor",
+    "tril_indices",
+    "triu_indices",
+)
+_MISSING = "it has no counterpart in the language"
+_OTHERWISE = (
+    "write this part with operators of docs/translation.md, or leave it outside of the translated module"
+)
+_WHOLE = "leave `torch.no_grad`, `torch.autocast`, `torch.cond` and the like out of `forward`"
+
+
+def _plain(name: str) -> str:
+    """The operator that does not write in place: `aten.relu.default` of `aten.relu_.default`."""
+    space, operation, overload = name.split(".")
+    if operation.endswith("_") and not operation.startswith("_"):
+        operation = operation[:-1]
+    return f"{space}.{operation}.{overload}"
+
+
+def _off(name: str, arguments: list[Any]) -> bool:
+    """Whether something random is switched off, as in evaluation."""
+    kind = name.split(".")[1].strip("_")
+    if kind in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"):
+        return True  # their rule says so
+    if kind == "rrelu":
+        return not arguments[3]
+    return kind in ("lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention")
+
+
+def _sized(value: Value) -> bool:
+    return all(isinstance(atom.size, int) for atom in flat(value.axes))
+
+
+def _dense(value: Value) -> torch.Tensor:
+    """The tensor of known numbers."""
+    from implicit_dsl.translation.values import length, materialised
+
+    assert value.constant is not None
+    if not value.axes:
+        return value.constant.reshape(())
+    return materialised(value, value.axes).constant.expand([length(axis) for axis in value.axes])
+
+
+def _decomposed(node: torch.fx.Node) -> torch.fx.Graph | None:
+    """The simpler calls that one is made of, or None if it is one of the simplest."""
+    target: Any = node.target
+    composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    table = {target: one} if (one := core_aten_decompositions().get(target)) else {}
+    if not composite and not table:
+        return None
+    given = pytree.tree_map_only(torch.fx.Node, lambda one: one.meta["val"], (node.args, dict(node.kwargs)))
+    leaves, spec = pytree.tree_flatten(given)
+    at = [place for place, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+    def call(*tensors: torch.Tensor) -> Any:
+        filled = list(leaves)
+        for place, tensor in zip(at, tensors):
+            filled[place] = tensor
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        return target(*args, **kwargs)
+
+    with torch.no_grad():
+        return make_fx(call, decomposition_table=table)(*(leaves[place] for place in at)).graph
