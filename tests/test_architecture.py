@@ -26,7 +26,18 @@ NOUNS = {
     "header",
     "vocabulary",
 }
-STAGES = {"parse", "resolve", "certify", "assemble", "emit", "compiler", "loading", "cli", "formatting", "translation"}
+STAGES = {
+    "parse",
+    "resolve",
+    "certify",
+    "assemble",
+    "emit",
+    "compiler",
+    "loading",
+    "cli",
+    "formatting",
+    "translation",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -15,12 +15,12 @@ from implicit_dsl.source import Source
 from implicit_dsl.translation import Translated
 
 
-def randomised(module: nn.Module, seed: int = 0) -> nn.Module:
+def randomised(module: nn.Module, seed: int = 0, keep: Sequence[str] = ()) -> nn.Module:
     """The module with parameters and statistics that are all different, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.is_floating_point() and name not in keep:
                 tensor.copy_(0.5 * torch.randn(tensor.shape, generator=generator))
         for name, tensor in module.named_buffers():
             if name.endswith("running_var"):
@@ -54,13 +54,14 @@ def assert_same(
     solved: bool = True,
     seed: int = 0,
     slopes: float = 1e-10,
+    keep: Sequence[str] = (),
     **settings: Any,
 ) -> Translated:
     """Exact in float64 (values, matrices, gradients of inputs and weights) and to 1e-6 in float32.
 
-    `slopes` is how exact gradients are.
+    `slopes` is how exact gradients are, `keep` what is not drawn at random.
     """
-    randomised(module, seed)
+    randomised(module, seed, keep)
     single = from_torch(module, inputs, **settings)
     for a, b in zip(*given(module, single, inputs), strict=True):
         assert distance(a, b) < 1e-6

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.fx
@@ -95,15 +97,32 @@ def _used_whole(graph: torch.fx.Graph, held: Mapping[str, str]) -> set[str]:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
+        if _is_part(node):  # the rows of a parameter are used where they are read
+            continue
         places = LAYERS.get(str(node.target), ())
-        kept = [node.args[at] for at in places if at < len(node.args)]
+        kept = [_whole(node.args[at]) for at in places if at < len(node.args)]
         rest = (repr(one) for at, one in enumerate(node.args) if at and not isinstance(one, torch.fx.Node))
         layer = (str(node.target), str(kept), *rest)
-        for read in node.all_input_nodes:
+        for read in map(_whole, node.all_input_nodes):
             if read.name in held:
                 own = layer if read in kept else (node.name, None)
                 uses.setdefault(held[read.name], set()).add(own)
     return {key for key, found in uses.items() if len(found) == 1 and next(iter(found))[1] is not None}
+
+
+def _is_part(node: torch.fx.Node) -> bool:
+    return node.target is operator.getitem or str(node.target).startswith(_PARTS)
+
+
+def _whole(node: Any) -> Any:
+    """The placeholder that a node is some rows of, or else the node."""
+    base = node
+    while isinstance(base, torch.fx.Node) and _is_part(base):
+        base = base.args[0]
+    return base if isinstance(base, torch.fx.Node) and base.op == "placeholder" else node
+
+
+_PARTS = ("aten.split", "aten.chunk", "aten.slice.")
 
 
 def _layer_name(node: torch.fx.Node, keys: list[str]) -> str:

@@ -59,8 +59,9 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
     args, kwargs = pytree.tree_map(lambda one: _example(one, batch_axis), (args, kwargs))
     examples = tuple(pytree.tree_leaves((args, kwargs)))
     _check_batches(examples, batch_axis)
-    shapes = ShapesCollection()
     batch = Dim("batch")
+    collected: Any = ShapesCollection
+    shapes = collected()
     for one in examples:
         shapes[one] = {batch_axis % one.ndim: batch}
     try:
@@ -89,9 +90,8 @@ def _example(one: Any, batch_axis: int) -> torch.Tensor:
     if one.layout is not torch.strided or one.is_complex():
         raise TranslationError(f"an input is {one.dtype}, {one.layout}: it must be dense and real")
     one = one.detach()
-    if one.shape[batch_axis] == 1:
-        one = one.repeat_interleave(2, batch_axis)
-    return one.clone()  # each input is a tensor of its own, also if one was given twice
+    repeated: torch.Tensor = one.repeat_interleave(2 if one.shape[batch_axis] == 1 else 1, batch_axis)
+    return repeated  # each input is a tensor of its own, also if one was given twice
 
 
 def _check_batches(examples: Sequence[torch.Tensor], batch_axis: int) -> None:

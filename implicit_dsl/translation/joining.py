@@ -80,14 +80,12 @@ def ranged(x: Value, dim: int, first: int, last: int, step: int = 1) -> Value:
     axes = with_axis(x.axes, dim, new)
     if not set(x.axes[dim]) & set(flat(x.stored)):
         return seen(x, axes)
+    place, rest = _in_front(x, dim) if step == 1 else (None, ())
+    if place is not None:  # of an axis [3, 8] that is one, the second of 3 are the places 9 to 16
+        inner = length(rest)
+        return _cut(x, place, range(first * inner, last * inner), (*new, *rest), axes)
     moved, (place,) = isolated(x, [dim])
-    term, held = moved.term, moved.constant
-    if term is not None:
-        ends = (chosen[0] + 1, chosen[-1] + 1) if step == 1 else (chosen[0] + 1, step, chosen[-1] + 1)
-        term = terms.index(term, [ends if at == place else None for at in range(len(moved.stored))])
-    if held is not None:
-        held = held.index_select(place, torch.tensor(list(chosen), device=held.device))
-    return Value(term, with_axis(moved.stored, place, new), axes, held)
+    return _cut(moved, place, chosen, new, axes)
 
 
 def selected(x: Value, dim: int, at: int) -> Value:
@@ -99,6 +97,9 @@ def selected(x: Value, dim: int, at: int) -> Value:
         raise MIXES
     if not set(x.axes[dim]) & set(flat(x.stored)):  # of size 1, or the same everywhere
         return seen(x, rest)
+    if _in_front(x, dim)[0] is not None:
+        at %= length(x.axes[dim])
+        return seen(ranged(x, dim, at, at + 1), rest)
     moved, (place,) = isolated(x, [dim])
     chosen = at % length(moved.stored[place])
     term, held = moved.term, moved.constant
@@ -106,6 +107,27 @@ def selected(x: Value, dim: int, at: int) -> Value:
         term = terms.index(term, [chosen + 1 if k == place else None for k in range(len(moved.stored))])
     stored = moved.stored[:place] + moved.stored[place + 1 :]
     return Value(term, stored, rest, None if held is None else held.select(place, chosen))
+
+
+def _in_front(x: Value, dim: int) -> tuple[int | None, Axis]:
+    """The axis of the program that begins with this axis of the tensor, and what follows in it."""
+    wanted = x.axes[dim]
+    for place, axis in enumerate(x.stored):
+        if wanted and len(axis) > len(wanted) and axis[: len(wanted)] == wanted:
+            return place, axis[len(wanted) :]
+    return None, ()
+
+
+def _cut(x: Value, place: int, chosen: range, new: Axis, axes: Axes) -> Value:
+    """Some places of an axis of the program."""
+    term, held = x.term, x.constant
+    if term is not None:
+        first, last, step = chosen[0] + 1, chosen[-1] + 1, chosen.step
+        ends = (first, last) if step == 1 else (first, step, last)
+        term = terms.index(term, [ends if at == place else None for at in range(len(x.stored))])
+    if held is not None:
+        held = held.index_select(place, torch.tensor(list(chosen), device=held.device))
+    return Value(term, with_axis(x.stored, place, new), axes, held)
 
 
 def picked(x: Value, dim: int, places: Sequence[int], most: int = 256) -> Value:

@@ -1,4 +1,4 @@
-"""What is written in place: `relu_`, `x += 1`. A program has no places, so that a written tensor is a new one.
+"""What is written in place: `relu_`, `x += 1`. A program has no places, so what is written is a new tensor.
 
 That is the same unless the old tensor is read under another name, as a part or a view of it.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 
@@ -24,6 +25,7 @@ from implicit_dsl.translation.values import (
     seen,
     size,
     term_of,
+    without_batch,
 )
 
 _MOST_PRODUCTS = 64  # products that are written out one by one
@@ -36,6 +38,10 @@ def turned(x: Value) -> Value:
 
 def product(site: Site, a: Value, b: Value) -> Value:
     """The product of two values, one by one for the axes in front, with a note of it."""
+    if len(b.axes) == 2 and len(a.axes) > 2 and BATCH not in flat(b.axes):  # all rows at once
+        every = flat(without_batch(a.axes[:-1]))
+        made = product(site, replace(a, axes=((BATCH,), every, a.axes[-1])), b)
+        return replace(made, axes=(*a.axes[:-1], made.axes[-1]), scores=None)
     if BATCH in a.axes[-1] or BATCH in b.axes[-2] or BATCH in a.axes[-2] or BATCH in b.axes[-1]:
         raise Misfit(
             "it multiplies samples of the batch with one another", "name the batch axis by `batch_axis`"
@@ -118,8 +124,8 @@ def _mask(site: Site, keep: Value, queries: Axis, keys: Axis, settings: list[str
         else materialised(keep, (keys,))
     )
     held = whole.constant if whole.folded else None
-    if held is not None and held.ndim == 2 and held.shape[0] == held.shape[1]:
-        if torch.equal(held, torch.ones_like(held).tril()):
-            settings.append("causal = true")
-            return ()
+    square = held is not None and held.ndim == 2 and held.shape[0] == held.shape[1]
+    if held is not None and square and torch.equal(held, torch.ones_like(held).tril()):
+        settings.append("causal = true")
+        return ()
     return (term_of(whole),)

@@ -93,6 +93,7 @@ def _statements(
     """The definitions and equations, in order. What is read once is written where it is read."""
     uses = Counter(operand for term in order for operand in term.operands)
     ends = Counter(outputs)
+    blocks = {term.operands[0] for term in order if term.form is Form.FIELD}
     lines = []
     depth: dict[Term, int] = {}
     for term in order:
@@ -101,16 +102,22 @@ def _statements(
             continue
         if term.form is Form.FIELD:  # of a block that is called: the call has the name
             continue
-        several = uses[term] + ends[term] > 1 or any(_is_field(user, term) for user in order if uses[term])
+        several = uses[term] + ends[term] > 1 or term in blocks
         if several or term.is_state or depth[term] >= _DEEPEST:
             text = written.text(term)
             sign = "~" if term.is_state else "="
-            name = names.take(hints.get(term, "part"))
+            name = names.take(hints.get(term) or _unhinted(term, written))
             lines.append(f"{name} {sign} {text}")
             written.named(term, name)
             depth[term] = 0
     return lines
 
 
-def _is_field(user: Term, term: Term) -> bool:
-    return user.form is Form.FIELD and term in user.operands
+def _unhinted(term: Term, written: Written) -> str:
+    """A name for what no call gives as it is: after its layer, or its function."""
+    if term.form in (Form.APPLY, Form.TIMES):
+        return f"{written.text(term.operands[0]).strip(_PRIME)}_out"
+    return term.text.split("(")[0] if term.form is Form.CALL else "part"
+
+
+_PRIME = "'"

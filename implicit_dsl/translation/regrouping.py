@@ -66,7 +66,8 @@ def regrouped(value: Value, sizes: Sequence[Size]) -> Value:
     """The tensor reshaped to these sizes, row by row. Raises Misfit where that would tear the batch apart."""
     if [measure(axis) for axis in value.axes] == list(sizes):
         return value
-    remaining, axes = list(flat(value.axes)), []
+    remaining = list(flat(value.axes))
+    axes: list[Axis] = []
     names: dict[Atom, Axis] = {}
     pending = list(sizes)
     while pending:

@@ -34,9 +34,11 @@ class Site:
 
     @property
     def operator(self) -> Callable[..., Any]:
-        """What is called."""
-        assert callable(self.node.target)
-        return self.node.target
+        """What is called, with whichever overload fits."""
+        target = self.node.target
+        assert isinstance(target, torch._ops.OpOverload)
+        packet: Callable[..., Any] = target.overloadpacket
+        return packet
 
     @property
     def sizes(self) -> tuple[Size, ...]:

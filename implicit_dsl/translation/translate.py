@@ -20,7 +20,7 @@ from implicit_dsl.translation.exporting import Exported, evaluating, export
 from implicit_dsl.translation.program import program
 from implicit_dsl.translation.refusal import TranslationError, path_of, refusal
 from implicit_dsl.translation.regrouping import axis_of, size_of
-from implicit_dsl.translation.terms import Declaration, Term, name
+from implicit_dsl.translation.terms import Declaration, Term, multiply, name
 from implicit_dsl.translation.values import (
     BATCH,
     Misfit,
@@ -146,7 +146,10 @@ def _input(node: torch.fx.Node, batch: str) -> tuple[Value, Declaration]:
     shape = ", ".join(str(size(axis)) for axis in stored)
     called = "x" if node.name == "input" else node.name  # a keyword, and what nn.Sequential calls it
     declaration = Declaration("input", called, f"[{shape}]")
-    return Value(name(declaration), stored, axes), declaration
+    term = name(declaration)
+    if node.meta["val"].dtype is torch.bool:  # products with numbers are numbers
+        term = multiply(term, name(Declaration("param", "one", f"[{shape}] = fixed(1)")))
+    return Value(term, stored, axes), declaration
 
 
 def _output(value: Value, node: torch.fx.Node) -> tuple[Term, int]:

@@ -33,7 +33,7 @@ Axis: TypeAlias = tuple[Atom, ...]
 Axes: TypeAlias = tuple[Axis, ...]
 
 
-class Misfit(Exception):
+class Misfit(Exception):  # noqa: N818 (it is no error yet: the place is not known)
     """Axes that do not fit for this operator, with the reason and what helps."""
 
     def __init__(self, reason: str, help: str = "") -> None:
@@ -221,8 +221,8 @@ def _repeated(value: Value, wanted: Axes, missing: Axis, like: Term | None) -> V
         narrow = materialised(value, tuple((atom,) for atom in kept))
         shape = [length((atom,)) if atom in kept else 1 for atom in flat(wanted)]
         assert narrow.constant is not None
-        wide = narrow.constant.reshape(shape).expand([length((atom,)) for atom in flat(wanted)])
-        return replace(value, constant=wide.reshape([length(axis) for axis in wanted]), stored=wanted)
+        held = narrow.constant.reshape(shape).expand([length((atom,)) for atom in flat(wanted)])
+        return replace(value, constant=held.reshape([length(axis) for axis in wanted]), stored=wanted)
     if like is not None and kept:
         return _expanded(value, wanted, kept, missing, like)
     total = prod(length((atom,)) for atom in missing)

@@ -85,7 +85,7 @@ class Walk:
         assert isinstance(target, torch._ops.OpOverload)
         if torch.Tag.nondeterministic_seeded in target.tags and not _off(str(target), arguments):
             raise refusal(node, "it draws numbers at random, and a program gives the same each time")
-        known = self._known(target, arguments, named)
+        known = self._known(node)
         if known is not None:
             return known
         name = _plain(str(target))
@@ -112,9 +112,11 @@ class Walk:
     def _argument(self, one: Any) -> Any:
         return pytree.tree_map_only(torch.fx.Node, self._value, one)
 
-    def _known(self, target: Any, arguments: list[Any], named: Mapping[str, Any]) -> Any:
+    def _known(self, node: torch.fx.Node) -> Any:
         """The result as known numbers, if everything that it is computed of is known."""
-        leaves = pytree.tree_leaves((arguments, dict(named)))
+        target: Any = node.target
+        arguments, named = self._argument(node.args), self._argument(dict(node.kwargs))
+        leaves = pytree.tree_leaves((arguments, named))
         values = [one for one in leaves if isinstance(one, Value)]
         if any(isinstance(one, (torch.SymInt, torch.SymFloat)) for one in leaves):
             return None
@@ -122,7 +124,7 @@ class Walk:
             return None
         if not values and not any(word in str(target) for word in _MAKERS):
             return None
-        dense = pytree.tree_map_only(Value, _dense, (arguments, dict(named)))
+        dense = pytree.tree_map_only(Value, _dense, (arguments, named))
         made = target(*dense[0], **dense[1])
         return pytree.tree_map_only(torch.Tensor, lambda one: constant(one.detach().cpu()), made)
 
@@ -150,18 +152,18 @@ class Walk:
         """What the new values may be called: their module, or the operator in its module."""
         path = path_of(node)
         called = str(node.target).split(".")[1].strip("_")
+        called = _CALLED.get(called, called)
         if path and len(self.calls.get(path, ())) == 1:
             hint = naming.of_module(path, class_of(node))
         else:
             hint = f"{path}_{called}" if path else called
         for one in pytree.tree_leaves(result):
-            if isinstance(one, Value) and one.term is not None:
-                layer = one.term.form in (Form.APPLY, Form.TIMES, Form.FIELD)
-                self.hints.setdefault(one.term, f"{hint}_out" if layer else hint)
-                if one.term.form is Form.FIELD:
-                    self.hints.setdefault(one.term.operands[0], f"{hint}_run")
+            term = one.term if isinstance(one, Value) else None
+            if term is not None and term.form not in (Form.APPLY, Form.TIMES, Form.FIELD):
+                self.hints.setdefault(term, hint)  # these are called after their layers
 
 
+_CALLED = {"scaled_dot_product_attention": "attention", "matmul": "product", "bmm": "product"}
 _UNREAD = ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy")
 _MAKERS = (
     "arange",
@@ -210,7 +212,9 @@ def _dense(value: Value) -> torch.Tensor:
     assert value.constant is not None
     if not value.axes:
         return value.constant.reshape(())
-    return materialised(value, value.axes).constant.expand([length(axis) for axis in value.axes])
+    held = materialised(value, value.axes).constant
+    assert held is not None
+    return held.expand([length(axis) for axis in value.axes])
 
 
 def _decomposed(node: torch.fx.Node) -> torch.fx.Graph | None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import torch
+import torch.fx
 
 from implicit_dsl.translation import terms
 from implicit_dsl.translation.joining import axis_of_size
@@ -107,7 +108,8 @@ def attention(
         ones = torch.ones(length(q.axes[-2]), length(k.axes[-2]), dtype=torch.float64)
         scores = replace(scores, keep=constant(ones.tril()))
     if mask is not None:
-        keep = kept(mask)
+        read = site.node.args[3] if len(site.node.args) > 3 else site.node.kwargs.get("attn_mask")
+        keep = mask if is_boolean(read) and not mask.folded else kept(mask)
         if keep is None:
             return _written_out(site, scores, v, mask)
         scores = replace(scores, keep=keep if scores.keep is None else both(scores.keep, keep))
@@ -123,6 +125,12 @@ def _written_out(site: Site, scores: Scores, v: Value, bias: Value) -> Value:
         lambda x, b: terms.add(terms.scaled(scores.scale, x), b), replace(raw, scores=None), bias
     )
     return product(site, along(site, "softmax", made, -1), v)
+
+
+def is_boolean(node: object) -> bool:
+    """Whether this is a tensor of booleans."""
+    made = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    return isinstance(made, torch.Tensor) and made.dtype is torch.bool
 
 
 def _shared(x: Value, q: Value) -> Value:

@@ -221,6 +221,11 @@ def compared(site: Site, a: Value, b: Value | float) -> Value:
     return site.each(terms.add, *(replace(one, term=None) for one in taken))
 
 
+def negation(site: Site, x: Value) -> Value:
+    """Of a boolean that is an input, 1 − x."""
+    return site.each(lambda z: terms.subtract(terms.number(1), z), x)
+
+
 RULES: dict[str, Rule] = {
     **{
         f"aten.{operator}.default": _function(function)
@@ -293,6 +298,12 @@ RULES: dict[str, Rule] = {
     "aten.feature_dropout.default": feature_dropout,
     "aten.alpha_dropout.default": lambda site, x, p, train: _dropped(site, x, "", 0, train),
     "aten.feature_alpha_dropout.default": lambda site, x, p, train: _dropped(site, x, "", 0, train),
+    "aten.logical_not.default": negation,
+    "aten.bitwise_not.default": negation,
+    "aten.logical_and.default": lambda site, a, b: site.each(terms.multiply, a, b),
+    "aten.bitwise_and.Tensor": lambda site, a, b: site.each(terms.multiply, a, b),
+    "aten.logical_or.default": lambda site, a, b: site.each(partial(terms.call, "max"), a, b),
+    "aten.bitwise_or.Tensor": lambda site, a, b: site.each(partial(terms.call, "max"), a, b),
     "aten.where.self": where,
     "aten.where.ScalarSelf": where,
     "aten.where.ScalarOther": where,

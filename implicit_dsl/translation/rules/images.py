@@ -57,7 +57,7 @@ def listed(numbers: Sequence[int] | int) -> str:
 
 
 def _settings(**given: tuple[str, str]) -> str:
-    """Settings that are not what they are if nothing is said: by name, what is wanted and what is not said."""
+    """Settings by their names: what is wanted, and what need not be said."""
     said = [f"{name} = {wanted}" for name, (wanted, unsaid) in given.items() if wanted != unsaid]
     return "; " + ", ".join(said) if said else ""
 

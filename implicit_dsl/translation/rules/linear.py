@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from implicit_dsl.translation import terms
-from implicit_dsl.translation.joining import axis_of_size
+from implicit_dsl.translation.joining import axis_of_size, ranged
 from implicit_dsl.translation.products import attended, product, turned
 from implicit_dsl.translation.regrouping import axis_of
 from implicit_dsl.translation.rules.elementwise import add, mul
 from implicit_dsl.translation.site import Rule, Site
-from implicit_dsl.translation.terms import Term
+from implicit_dsl.translation.terms import Form, Term
 from implicit_dsl.translation.values import (
     BATCH,
     MIXES,
@@ -48,8 +48,34 @@ def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Va
         layer = site.layer(f"Dense({width.times}{settings})", weight=weight, bias=bias)
         if layer is not None:
             return applied(layer, x, axis_of(width))
+    base, rows = _rows(site, weight)
+    if base is not None and base.term is not None:
+        shared, same = _rows(site, bias) if bias is not None else (None, rows)
+        layer = _layer_of_all(site, base, shared) if same == rows else None
+        every = applied(layer or base.term, x, base.axes[0])
+        made = ranged(every, len(x.axes) - 1, rows.start, rows.stop)
+        return made if bias is None or layer is not None else add(site, made, bias)
     made = matmul(site, x, turned(weight))
     return made if bias is None else add(site, made, bias)
+
+
+def _layer_of_all(site: Site, weight: Value, bias: Value | None) -> Term | None:
+    """The layer of which some rows are wanted, as the projections of nn.MultiheadAttention are one."""
+    text = f"Dense({length(weight.axes[0])}{'' if bias is not None else '; bias = false'})"
+    return site.layer(text, weight=weight, bias=bias)
+
+
+def _rows(site: Site, x: Value) -> tuple[Value | None, range]:
+    """The parameter that this is some rows of, and which; none for others."""
+    term = x.term
+    if term is None or term.form is not Form.INDEX or x.stored != x.axes:
+        return None, range(0)
+    (base,), (rows, *others) = term.operands, term.text.split(", ")
+    if base.declaration is None or not base.is_param or rows.count(":") != 1 or set(others) > {":"}:
+        return None, range(0)
+    ((key, _),) = base.declaration.holds
+    first, last = map(int, rows.split(":"))
+    return site.declaring.value(key), range(first - 1, last)
 
 
 def _matrix(x: Value) -> Term | None:

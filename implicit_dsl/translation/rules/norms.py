@@ -29,9 +29,7 @@ from implicit_dsl.translation.values import (
 def _layer(site: Site, name: str, settings: Sequence[str], **held: Value | None) -> Term | None:
     """A layer with its parameters, `LayerNorm(; eps = 1e-06)`."""
     written = ", ".join(one for one in settings if one)
-    return site.layer(
-        f"{name}({written})" if not written or ";" in written else f"{name}(; {written})", **held
-    )
+    return site.layer(f"{name}(; {written})" if written else f"{name}()", None, **held)
 
 
 def _eps(eps: float) -> str:
@@ -248,9 +246,9 @@ def embedding(
 
 def _unflattened(rows: Value, tokens: Value, width: tuple[object, ...]) -> Value:
     """Rows, one for each token, in the shape of the tokens."""
-    count = flat(tokens.stored)
-    made = Value(rows.term, ((*count,), rows.stored[1]), (*tokens.axes, rows.axes[1]), rows.constant)
-    return made
+    return Value(
+        rows.term, (flat(tokens.stored), rows.stored[1]), (*tokens.axes, rows.axes[1]), rows.constant
+    )
 
 
 def _looked_up(site: Site, matrix: Term, tokens: Term, count: int) -> Term:

@@ -117,8 +117,8 @@ def channel_shuffle(site: Site, x: Value, groups: int) -> Value:
 
 _KEEPING = (
     "view.default _unsafe_view.default reshape.default flatten.using_ints unflatten.int squeeze.default "
-    "squeeze.dim squeeze.dims squeeze_.dim unsqueeze.default view_as.default reshape_as.default ravel.default "
-    "atleast_1d.default atleast_2d.default"
+    "squeeze.dim squeeze.dims unsqueeze.default view_as.default reshape_as.default "
+    "ravel.default atleast_1d.default atleast_2d.default"
 )
 
 RULES: dict[str, Rule] = {
