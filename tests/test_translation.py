@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -217,3 +219,75 @@ def test_tied_weights_stay_tied() -> None:
 
     assert made.keys["a.weight"] == made.keys["b.weight"]
     assert sum(p.numel() for p in made.model.parameters()) == sum(p.numel() for p in Tied().parameters())
+
+
+FUNCTIONS = {
+    "einsum": lambda x: torch.einsum("bij,bkj->bik", x, 2 * x),
+    "outer": lambda x: torch.einsum("bi,bj->bij", x[:, 0], x[:, 1]),
+    "decompositions": lambda x: torch.addcmul(x, x, x, value=0.3).lerp(x, 0.2) + torch.addcdiv(x, x, x.exp()),
+    "statistics": lambda x: (
+        (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1) + x.var(1, keepdim=True)
+    ),
+    "norms": lambda x: (
+        F.normalize(x, dim=-1) * x.norm(p=1, dim=1, keepdim=True)
+        + x.norm(p=torch.inf, dim=(1, 2))[:, None, None]
+    ),
+    "extremes": lambda x: x.amax(-1) + x.amin(dim=-1) + x.max(dim=-1).values - x.min(-1)[0] + x.logsumexp(-1),
+    "roots": lambda x: (
+        (x * x + 1).sqrt() + torch.rsqrt(x**2 + 2) + (x.exp() + 1).log() + torch.log1p(x.abs())
+    ),
+    "waves": lambda x: x.sin() + x.cos().tan() + torch.sinh(x) - torch.cosh(x) + torch.exp2(x) + 2.0**x,
+    "quotients": lambda x: 1 / (2 + x * x) + x / (1 + x.abs()) - (3 - x) / 4 + torch.reciprocal(x.exp()),
+    "powers": lambda x: x.pow(3) + x.square() + (x.abs() + 1) ** 0.5 + (x * x + 1) ** -1.5,
+    "clamps": lambda x: x.clamp(min=-0.1) + x.clamp(max=0.2) + torch.minimum(x, -x) + x.clip(-0.3, 0.3),
+    "transposes": lambda x: x.transpose(1, 2).reshape(-1, 3, 8).permute(0, 2, 1).movedim(1, 2).flatten(1),
+    "odd reshape": lambda x: x.reshape(-1, 6, 4).transpose(1, 2).reshape(-1, 3, 8) + 1,
+    "repeats": lambda x: x.repeat(1, 2, 1) * x.repeat_interleave(2, dim=1) + x[:, :1].expand(-1, 8, -1),
+    "rolls": lambda x: x.roll(1, 1) + x.flip(2) + x.roll((1, -2), (1, 2)),
+    "parts": lambda x: torch.stack([x[:, i, ::2] for i in range(3)], dim=1) + x[:, 1:4, [0, 2, 5]],
+    "pieces": lambda x: sum(x.chunk(3, dim=2)) + sum(x.split([2, 2, 2], 2)) + torch.stack(x.unbind(2)[:2], 2),
+    "broadcast": lambda x: x[:, :, None, :] * x[:, None, :, :] + x.mean(dim=(1, 2))[:, None, None, None],
+    "pads": lambda x: F.pad(x, (1, 2, 0, 1)) + F.pad(x, (1, 2, 1, 0), value=0.5) + F.pad(x, (-1, 4, 1, 0)),
+    "writes": lambda x: _written(x),
+    "writes twice": lambda x: _accumulated(x),
+    "masks": lambda x: x.masked_fill(torch.ones(4, 6).triu().bool(), 0.5) * torch.tril(torch.ones(4, 6)),
+    "choice": lambda x: torch.where(torch.arange(6) % 2 == 0, x, -x),
+    "products": lambda x: (
+        (x @ x.transpose(1, 2)) @ x + torch.bmm(x, x.new_ones(6, 6).expand(x.shape[0], 6, 6))
+    ),
+    "inner products": lambda x: (x[:, 0] * x[:, 1]).sum(-1, keepdim=True) + x @ torch.arange(6).to(x.dtype),
+    "upsampled": lambda x: F.interpolate(x, scale_factor=2, mode="linear") + F.interpolate(x, size=12),
+    "glu": lambda x: F.glu(x, dim=1) + F.glu(x, dim=2).repeat(1, 1, 2)[:, :2],
+    "a chain": lambda x: sum((x * i for i in range(1, 12)), start=x),
+    "nothing": lambda x: x,
+    "the same twice": lambda x: (x, x, x + 0),
+}
+
+
+def _written(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, 1:3] = x[:, 0:2]
+    y[:, 3] += 2 * x[:, 3]
+    y *= 2
+    return y.mul_(0.7).add_(x)
+
+
+def _accumulated(x: Tensor) -> Tensor:
+    y = x.clone()
+    z = y.view(-1, 24)
+    y += 1
+    return z.sum(1) + y.flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_tensors(name: str) -> None:
+    class Made(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(5, 6)
+
+        def forward(self, x: Tensor) -> Any:
+            made = FUNCTIONS[name](self.enter(x))
+            return made if isinstance(made, tuple) else made.tanh()
+
+    assert_same(Made(), torch.randn(3, 4, 5))

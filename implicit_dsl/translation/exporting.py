@@ -54,11 +54,20 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def prepared(
+    args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Copies of the example inputs, with a batch of at least two. Raises TranslationError."""
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(
+        lambda one: _example(one, batch_axis), (args, kwargs)
+    )
+    _check_batches(pytree.tree_leaves(found), batch_axis)
+    return found
+
+
 def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int) -> Exported:
     """The graph of a module in evaluation mode. Raises TranslationError where it cannot be captured."""
-    args, kwargs = pytree.tree_map(lambda one: _example(one, batch_axis), (args, kwargs))
-    examples = tuple(pytree.tree_leaves((args, kwargs)))
-    _check_batches(examples, batch_axis)
+    examples = pytree.tree_leaves((args, kwargs))
     batch = Dim("batch")
     collected: Any = ShapesCollection
     shapes = collected()
@@ -117,7 +126,7 @@ def _uncaptured(error: Exception) -> TranslationError:
         help = "write sizes with `x.shape[0]` or `-1` where the batch is, or name it by `batch_axis`"
     else:
         reason = "`torch.export` cannot capture this module"
-        help = "see the error above, which is that of torch.export"
+        help = "`torch.export.export(module.eval(), example_inputs)` shows where"
     return TranslationError(f"{reason} ({type(error).__name__}: {short})", help=help)
 
 

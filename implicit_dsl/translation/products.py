@@ -22,6 +22,7 @@ from implicit_dsl.translation.values import (
     length,
     materialised,
     network_term,
+    renamed,
     seen,
     size,
     term_of,
@@ -40,8 +41,9 @@ def product(site: Site, a: Value, b: Value) -> Value:
     """The product of two values, one by one for the axes in front, with a note of it."""
     if len(b.axes) == 2 and len(a.axes) > 2 and BATCH not in flat(b.axes):  # all rows at once
         every = flat(without_batch(a.axes[:-1]))
-        made = product(site, replace(a, axes=((BATCH,), every, a.axes[-1])), b)
-        return replace(made, axes=(*a.axes[:-1], made.axes[-1]), scores=None)
+        made = product(site, replace(a, axes=((BATCH,), every, a.axes[-1])), seen(b, ((), *b.axes)))
+        own = {new: (old,) for new, old in zip(made.axes[-2], every, strict=True)}
+        return replace(renamed(made, own), axes=(*a.axes[:-1], made.axes[-1]), scores=None)
     if BATCH in a.axes[-1] or BATCH in b.axes[-2] or BATCH in a.axes[-2] or BATCH in b.axes[-1]:
         raise Misfit(
             "it multiplies samples of the batch with one another", "name the batch axis by `batch_axis`"

@@ -30,6 +30,7 @@ class TranslationError(ValueError):
         help: str = "",
     ) -> None:
         self.operator, self.module, self.file, self.line = operator, module, file, line
+        self.reason, self.help = reason, help
         said = [f"`{operator}`: {reason}" if operator else reason]
         if module is not None:
             said.append(f"  in the module: {module or 'the outermost'}")
@@ -43,6 +44,7 @@ class TranslationError(ValueError):
 def refusal(node: torch.fx.Node, reason: str, help: str = "") -> TranslationError:
     """The error for a call in the traced graph."""
     file, line, code = _place(str(node.meta.get("stack_trace") or ""))
+    help = help or "write it with operators of docs/translation.md, or leave it outside of the module"
     return TranslationError(
         reason, operator=operator_of(node), module=path_of(node), file=file, line=line, code=code, help=help
     )
@@ -51,7 +53,7 @@ def refusal(node: torch.fx.Node, reason: str, help: str = "") -> TranslationErro
 def operator_of(node: torch.fx.Node) -> str:
     """PyTorch's name of what a node calls, `aten.topk.default`."""
     target = node.target
-    return target if isinstance(target, str) else str(getattr(target, "__name__", target) or target)
+    return str(target if isinstance(target, (str, torch._ops.OpOverload)) else node.name)
 
 
 def path_of(node: torch.fx.Node) -> str:

@@ -12,7 +12,7 @@ import torch.fx
 from implicit_dsl.translation.declaring import Declaring
 from implicit_dsl.translation.refusal import TranslationError, refusal
 from implicit_dsl.translation.regrouping import Size, axis_of, regrouped, size_of
-from implicit_dsl.translation.terms import Declaration, Term
+from implicit_dsl.translation.terms import Declaration, Term, refused
 from implicit_dsl.translation.values import Axes, Value, constant, entrywise
 
 Result: TypeAlias = "Value | tuple[Result, ...]"
@@ -72,3 +72,9 @@ def known(value: float) -> Value:
     """A number as a value."""
     whole = isinstance(value, int)
     return constant(torch.tensor(value, dtype=torch.int64 if whole else torch.float64))
+
+
+def unread(site: Site) -> Value:
+    """The places of maxima, which a program does not have; who reads them is refused."""
+    places = "it gives the places of maxima, and values of the language are real numbers"
+    return Value(refused(site.refuse(places)), (), tuple(axis_of(one) for one in site.sizes))

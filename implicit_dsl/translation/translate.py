@@ -16,7 +16,7 @@ from implicit_dsl.errors import ImplicitError
 from implicit_dsl.loading import loads
 from implicit_dsl.runtime.system import System
 from implicit_dsl.translation.declaring import Declaring
-from implicit_dsl.translation.exporting import Exported, evaluating, export
+from implicit_dsl.translation.exporting import Exported, evaluating, export, prepared
 from implicit_dsl.translation.program import program
 from implicit_dsl.translation.refusal import TranslationError, path_of, refusal
 from implicit_dsl.translation.regrouping import axis_of, size_of
@@ -68,12 +68,14 @@ def from_torch(
     is. Raises TranslationError with the operator, the module and the line of what cannot be translated.
     """
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    args, kwargs = prepared(args, dict(example_kwargs or {}), batch_axis)
     with evaluating(module):
-        exported = export(module, args, dict(example_kwargs or {}), batch_axis)
+        original = _called(module, args, kwargs)
+        exported = export(module, args, kwargs, batch_axis)
         written = _written(module, exported)
         model = _compiled(written)
         _load(model, module, written, exported)
-        _check(module, model, written, exported)
+        _check(original, model, written, exported)
     return Translated(
         written.source, model, MappingProxyType(written.public), MappingProxyType(written.batch_axes)
     )
@@ -192,11 +194,18 @@ def _load(model: nn.Module, module: nn.Module, written: _Written, exported: Expo
         parameter.requires_grad_(trained[key])
 
 
-def _check(module: nn.Module, model: nn.Module, written: _Written, exported: Exported) -> None:
+def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """What the module gives. Its own errors, as for inputs of a wrong shape, are those of the user."""
+    with torch.no_grad():
+        args, kwargs = pytree.tree_map_only(
+            torch.Tensor, torch.clone, (args, kwargs)
+        )  # it may write in place
+        return [one for one in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(one, torch.Tensor)]
+
+
+def _check(original: list[torch.Tensor], model: nn.Module, written: _Written, exported: Exported) -> None:
     """Both give the same for the example inputs, or the translation is wrong and not given."""
     with torch.no_grad():
-        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (exported.args, exported.kwargs))
-        original = [one for one in pytree.tree_leaves(module(*args, **kwargs)) if one is not None]
         axes = tuple(written.batch_axes.values())[: len(exported.examples)]
         made = model(*(one.clone().movedim(axis, 0) for one, axis in zip(exported.examples, axes)))
     made = (made,) if isinstance(made, torch.Tensor) else tuple(made)

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 import torch.fx
-from torch._decomp import core_aten_decompositions
+from torch._decomp import decomposition_table
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from implicit_dsl.translation import naming
 from implicit_dsl.translation.declaring import Declaring
 from implicit_dsl.translation.mutation import is_written, names_of_written
-from implicit_dsl.translation.refusal import class_of, path_of, refusal
+from implicit_dsl.translation.refusal import TranslationError, class_of, path_of, refusal
 from implicit_dsl.translation.rules import RULES
 from implicit_dsl.translation.site import Site
 from implicit_dsl.translation.terms import Declaration, Form, Term
@@ -132,10 +132,10 @@ class Walk:
         """A call without a rule, by the simpler ones that PyTorch has for it."""
         target: Any = node.target
         if depth >= _MOST_EXPANSIONS:
-            raise refusal(node, _MISSING, _OTHERWISE)
+            raise refusal(node, _MISSING)
         graph = _decomposed(node)
         if graph is None:
-            raise refusal(node, _MISSING, _OTHERWISE)
+            raise refusal(node, _MISSING)
         arguments = [self._argument(one) for one in node.args]
         named = {name: self._argument(one) for name, one in node.kwargs.items()}
         leaves = [one for one in pytree.tree_leaves((arguments, named)) if isinstance(one, Value)]
@@ -145,8 +145,11 @@ class Walk:
         for one in graph.nodes:
             one.meta = {**node.meta, "val": one.meta.get("val")}
             if one.op == "call_function" and one.target == target:
-                raise refusal(node, _MISSING, _OTHERWISE)
-        return self.run(graph, depth + 1)
+                raise refusal(node, _MISSING)
+        try:
+            return self.run(graph, depth + 1)
+        except TranslationError as inner:  # which speaks of a part of the call
+            raise refusal(node, inner.reason, inner.help) from inner
 
     def _hint(self, node: torch.fx.Node, result: Any) -> None:
         """What the new values may be called: their module, or the operator in its module."""
@@ -177,9 +180,6 @@ _MAKERS = (
     "triu_indices",
 )
 _MISSING = "it has no counterpart in the language"
-_OTHERWISE = (
-    "write this part with operators of docs/translation.md, or leave it outside of the translated module"
-)
 _WHOLE = "leave `torch.no_grad`, `torch.autocast`, `torch.cond` and the like out of `forward`"
 
 
@@ -221,7 +221,7 @@ def _decomposed(node: torch.fx.Node) -> torch.fx.Graph | None:
     """The simpler calls that one is made of, or None if it is one of the simplest."""
     target: Any = node.target
     composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-    table = {target: one} if (one := core_aten_decompositions().get(target)) else {}
+    table = {target: one} if (one := decomposition_table.get(target)) else {}
     if not composite and not table:
         return None
     given = pytree.tree_map_only(torch.fx.Node, lambda one: one.meta["val"], (node.args, dict(node.kwargs)))

@@ -7,7 +7,7 @@ from functools import partial
 
 from implicit_dsl.translation import terms
 from implicit_dsl.translation.regrouping import measure
-from implicit_dsl.translation.site import Result, Rule, Site
+from implicit_dsl.translation.site import Result, Rule, Site, unread
 from implicit_dsl.translation.terms import Term
 from implicit_dsl.translation.values import (
     BATCH,
@@ -167,13 +167,6 @@ def max_pool(rank: int, places: bool = False) -> Rule:
         return (made, unread(site)) if places else made
 
     return rule
-
-
-def unread(site: Site) -> Value:
-    """The places of maxima, which a program does not have."""
-    return Value(
-        terms.refused(site.refuse("it gives the places of maxima, and values are real numbers")), (), ()
-    )
 
 
 def avg_pool(rank: int) -> Rule:

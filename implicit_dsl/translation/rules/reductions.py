@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from implicit_dsl.translation import terms
-from implicit_dsl.translation.site import Result, Rule, Site
+from implicit_dsl.translation.site import Result, Rule, Site, unread
 from implicit_dsl.translation.values import (
     Axes,
     Misfit,
@@ -19,8 +19,6 @@ from implicit_dsl.translation.values import (
     network_term,
     seen,
 )
-
-_NO_INDEX = "it gives the places of maxima, and values of the language are real numbers"
 
 
 def _axes_of(value: Value, dims: Sequence[int] | int | None) -> list[int]:
@@ -84,15 +82,11 @@ def smallest(site: Site, x: Value, dims: Sequence[int] | int | None = None, keep
 
 
 def largest_with_places(site: Site, x: Value, dim: int, keep: bool) -> Result:
-    return largest(site, x, dim, keep), _places(site)
+    return largest(site, x, dim, keep), unread(site)
 
 
 def smallest_with_places(site: Site, x: Value, dim: int, keep: bool) -> Result:
-    return smallest(site, x, dim, keep), _places(site)
-
-
-def _places(site: Site) -> Value:
-    return Value(terms.refused(site.refuse(_NO_INDEX)), (), ())
+    return smallest(site, x, dim, keep), unread(site)
 
 
 def _unknown(*_: object) -> torch.Tensor:

@@ -55,6 +55,11 @@ def expand(site: Site, x: Value, *_: object, **__: object) -> Value:
     return seen(x, tuple(axis if axis or one == ONE else axis_of(one) for axis, one in zip(axes, wanted)))
 
 
+def copied(site: Site, x: Value, source: Value, *_: object) -> Value:
+    """What is written over x, in the shape of x."""
+    return expand(site, source)
+
+
 def repeat(site: Site, x: Value, times: Sequence[int]) -> Value:
     """The whole of each axis, some times."""
     wanted = site.sizes
@@ -138,6 +143,7 @@ RULES: dict[str, Rule] = {
     "aten.expand.default": expand,
     "aten.expand_as.default": expand,
     "aten.broadcast_to.default": expand,
+    "aten.copy.default": copied,
     "aten.repeat.default": repeat,
     "aten.tile.default": repeat,
     "aten.repeat_interleave.self_int": repeat_interleave,
