@@ -63,6 +63,8 @@ REFUSED = {
     ),
     "sums of a cumulated kind": (lambda x: x.cumprod(1), "aten.cumprod.default", "no counterpart"),
     "ceil": (nn.MaxPool1d(4, ceil_mode=True), "aten", "beyond the end"),
+    "single numbers": (lambda x: F.layer_norm(x[:, :1], (1,)), "aten.layer_norm.default", "single numbers"),
+    "single numbers in groups": (lambda x: F.group_norm(x, 6), "aten.group_norm.default", "single numbers"),
     "a gap": (nn.MaxPool1d(2, dilation=2), "aten", "gaps"),
     "no tensor": (lambda x: (x, 3), None, "no tensor"),
     "threshold": (nn.Threshold(0.1, 20), "aten.threshold.default", "jumps"),

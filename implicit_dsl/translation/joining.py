@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from implicit_dsl.translation import terms
+from implicit_dsl.translation.broadcasting import aligned
 from implicit_dsl.translation.values import (
     BATCH,
     MIXES,
@@ -16,7 +17,6 @@ from implicit_dsl.translation.values import (
     Axis,
     Misfit,
     Value,
-    aligned,
     flat,
     isolated,
     length,

@@ -20,6 +20,10 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
+    def is_free(self, wanted: str) -> bool:
+        """Whether nothing has this name yet."""
+        return spelled(wanted) not in self._taken and _free(spelled(wanted))
+
     def take(self, wanted: str) -> str:
         """`wanted` as a name of the language, with a number behind it if it is taken."""
         plain = spelled(wanted)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from implicit_dsl.translation import terms
+from implicit_dsl.translation.broadcasting import aligned
 from implicit_dsl.translation.site import Site, known
 from implicit_dsl.translation.terms import Term
 from implicit_dsl.translation.values import (
@@ -17,7 +18,6 @@ from implicit_dsl.translation.values import (
     Misfit,
     Scores,
     Value,
-    aligned,
     flat,
     length,
     materialised,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,10 @@ def program(
         if term.refused is not None:
             raise term.refused
     names = Names()
-    title = names.take(kind)
+    instances = [term.declaration for term in order if term.declaration is not None]
+    for block in dict.fromkeys(one.block for one in instances if one.block):
+        names.take(re.findall(r"^block (\w+)", block, re.MULTILINE)[0])
+    title = names.take(kind if names.is_free(kind) else f"{kind}Net")
     called = {declaration: names.take(declaration.wanted) for declaration in inputs}
     given = tuple(names.take(wanted) for wanted, _ in outputs)
     declared = _declared(order, called, names)

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 
 from implicit_dsl.translation import terms
-from implicit_dsl.translation.values import Value, entrywise
+from implicit_dsl.translation.broadcasting import entrywise
+from implicit_dsl.translation.values import Value
 
 
 def scaled(made: Value, a: Value, b: Value | float) -> Value:

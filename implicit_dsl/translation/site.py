@@ -9,11 +9,12 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 
+from implicit_dsl.translation.broadcasting import entrywise
 from implicit_dsl.translation.declaring import Declaring
 from implicit_dsl.translation.refusal import TranslationError, refusal
 from implicit_dsl.translation.regrouping import Size, axis_of, regrouped, size_of
 from implicit_dsl.translation.terms import Declaration, Term, refused
-from implicit_dsl.translation.values import Axes, Value, constant, entrywise
+from implicit_dsl.translation.values import Axes, Value, constant
 
 Result: TypeAlias = "Value | tuple[Result, ...]"
 Rule: TypeAlias = Callable[..., Result]

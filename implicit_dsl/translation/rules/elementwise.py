@@ -139,6 +139,17 @@ def divided(site: Site, a: Value, b: Value | float, rounding_mode: str | None) -
     return div(site, a, b)
 
 
+def lerp(site: Site, a: Value, b: Value, weight: Value | float) -> Value:
+    """a + weight · (b − a)."""
+    return site.each(
+        lambda x, y, w: terms.add(x, terms.multiply(w, terms.subtract(y, x))),
+        a,
+        b,
+        weight,
+        fold=lambda x, y, w: x + w * (y - x),
+    )
+
+
 def power(site: Site, a: Value, exponent: float | Value) -> Value:
     if isinstance(exponent, Value) and not exponent.uniform:
         raise site.refuse("the exponent is not one number", "write it as exp(b * log(a)), for a positive a")
@@ -195,11 +206,10 @@ def _dropped(site: Site, x: Value, layer: str, p: float, train: bool) -> Value:
 
 
 def where(site: Site, condition: Value, a: Value | float, b: Value | float) -> Value:
-    """a where a known condition holds, and b elsewhere."""
-    if not condition.folded or condition.constant is None:
-        raise site.refuse("its condition depends on the inputs", _NO_CHOICE)
-    yes = replace(condition, constant=condition.constant.double())
-    no = replace(condition, constant=1 - condition.constant.double())
+    """a where a condition holds that is known or a mask of the inputs, and b elsewhere."""
+    yes, no = condition, negation(site, condition)
+    if condition.folded and condition.constant is not None:
+        yes = replace(condition, constant=condition.constant.double())
     return site.each(
         lambda m, n, x, y: terms.add(terms.multiply(m, x), terms.multiply(n, y)),
         yes,
@@ -223,7 +233,7 @@ def compared(site: Site, a: Value, b: Value | float) -> Value:
 
 def negation(site: Site, x: Value) -> Value:
     """Of a boolean that is an input, 1 − x."""
-    return site.each(lambda z: terms.subtract(terms.number(1), z), x)
+    return site.each(lambda z: terms.subtract(terms.number(1), z), x, fold=lambda z: 1 - z.double())
 
 
 RULES: dict[str, Rule] = {
@@ -279,6 +289,8 @@ RULES: dict[str, Rule] = {
     "aten.div.Scalar": div,
     "aten.true_divide.Tensor": div,
     "aten.div.Tensor_mode": divided,
+    "aten.lerp.Scalar": lerp,
+    "aten.lerp.Tensor": lerp,
     "aten.neg.default": _composed(terms.minus),
     "aten.square.default": _composed(lambda z: terms.power(z, terms.number(2))),
     "aten.reciprocal.default": _composed(_inverse),

@@ -75,6 +75,8 @@ def _of_last(
     inner = x.axes[len(x.axes) - count :]
     if any(BATCH in axis for axis in inner):
         raise MIXES
+    if name == "LayerNorm" and not any(inner):
+        raise site.refuse(_SINGLE, _ZERO)
     if x.stored[len(x.stored) - count :] != inner:
         here = {*flat(x.stored), *flat(inner)}
         outer = without_batch(x.axes[: len(x.axes) - count])
@@ -173,6 +175,11 @@ def _of_sample(
 ) -> Value:
     """A normalisation of the channels of one sample."""
     outer, inner = x.axes[0], x.axes[1:]
+    several = name == "GroupNorm" and any(
+        isinstance(one.size, str) or one.size > int(first) for one in inner[0]
+    )
+    if not several and not any(inner[1:]):
+        raise site.refuse(_SINGLE, _ZERO)
     if outer != (BATCH,):
         raise site.refuse("the axis before the channels holds more than the batch")
     given = "affine = false" if weight is None else "affine = true"
@@ -190,6 +197,10 @@ def _of_sample(
     )
     made = _placed(x, inner, terms.call(f"{name}({first}{'; ' + said if said else ''})", moved))
     return _affine(site, made, weight, bias, len(inner) - 1)
+
+
+_SINGLE = "it normalises single numbers, and a number less its mean is 0"
+_ZERO = "leave it out: what it gives is its bias, whatever the input"
 
 
 def prelu(site: Site, x: Value, slope: Value) -> Value:

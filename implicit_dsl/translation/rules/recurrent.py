@@ -247,15 +247,15 @@ def _direction(
     said = ", ".join([str(inner), *([str(width)] if projected else [])])
     text = f"{cell.name}({said}{'; ' + ', '.join(settings) if settings else ''})"
     held = dict(zip(roles, map(str, keys)))
-    instance = site.declaring.block(cell.text, text, _called(str(keys[0])), held)
+    instance = site.declaring.block(cell.text, text, _called(str(keys[0]), cell.name), held)
     return _run(instance, x, start if begins else (), len(start), width, inner, back, batch_first)
 
 
-def _called(key: str) -> str:
+def _called(key: str, cell: str) -> str:
     """`encoder.weight_ih_l1_reverse` is a weight of `encoder_l1_reverse`."""
     owner, _, last = key.rpartition(".")
     rest = last.removeprefix("weight_ih").strip("_")
-    return "_".join(filter(None, (owner or "recurrent", rest)))
+    return "_".join(filter(None, (owner or cell.lower(), rest)))
 
 
 def _run(
