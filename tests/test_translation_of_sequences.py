@@ -287,3 +287,32 @@ def test_embeddings_and_means() -> None:
             return self.head(self.table(t[:, 1:]).mean(dim=1)) + self.table(t[:, 0])[:, :2]
 
     assert_same(Bag(), torch.randint(0, 9, (3, 5)))
+
+
+def test_a_vector_of_padding_is_not_trained() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 4, padding_idx=2), nn.Linear(4, 2)
+
+        def forward(self, t: Tensor) -> Tensor:
+            return self.head(self.table(t).mean(dim=1))
+
+    made = assert_same(Padded(), torch.tensor([[2, 2, 3], [4, 0, 2]]))
+
+    assert "vector 2 is not trained" in made.source
+
+
+def test_masks_that_are_inputs_choose() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor, here: Tensor, there: Tensor) -> Tensor:
+            h = torch.where((here & ~there)[..., None], x, -x).masked_fill(there[..., None], 0.5)
+            return self.head(h).sum(1) / here.to(x.dtype).sum(1, keepdim=True)
+
+    here = torch.tensor([[True, True, False], [True, False, True]])
+
+    assert_same(Masked(), torch.randn(2, 3, 4), here, ~here)

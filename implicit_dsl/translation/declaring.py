@@ -48,12 +48,15 @@ class Declaring:
         self._whole = _used_whole(graph, held)
 
     def layer(
-        self, node: torch.fx.Node, text: str, held: Mapping[str, Value | None], more: Mapping[str, str]
+        self,
+        node: torch.fx.Node,
+        text: str,
+        held: Mapping[str, Value | None],
+        more: Mapping[str, str],
+        note: str = "",
+        sets: tuple[tuple[str, int], ...] = (),
     ) -> Term | None:
-        """The layer `text` with these tensors, by their names in the layer; see `Site.layer`.
-
-        `more` are further keys that go into it, of what is no argument of the call.
-        """
+        """The layer `text` with these tensors, by their names in the layer; see `Site.layer`."""
         keys = {role: value.parameter for role, value in held.items() if value is not None}
         if any(key is None or key not in self._whole for key in keys.values()):
             return None
@@ -65,7 +68,9 @@ class Declaring:
                 (str(key), f".{role}") for role, key in (*keys.items(), *((r, k) for r, k in more.items()))
             ]
             wanted = _layer_name(node, [str(key) for key in keys.values()])
-            self._layers[same] = terms.name(Declaration("layer", wanted, f"= {text}", tuple(holds)))
+            self._layers[same] = terms.name(
+                Declaration("layer", wanted, f"= {text}", tuple(holds), note=note, sets=sets)
+            )
         return self._layers[same]
 
     def block(self, text: str, instance: str, wanted: str, held: Mapping[str, str]) -> Term:

@@ -83,7 +83,8 @@ def _declared(order: Sequence[Term], called: dict[Declaration, str], names: Name
             called[one] = called[same]
             continue
         called[one] = names.take(one.wanted)
-        lines[one] = f"{one.kind} {called[one]}{one.text if one.kind == 'param' else ' ' + one.text}"
+        line = f"{one.kind} {called[one]}{one.text if one.kind == 'param' else ' ' + one.text}"
+        lines[one] = f"{line}  # {one.note}" if one.note else line
     return lines
 
 

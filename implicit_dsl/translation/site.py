@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -56,12 +56,20 @@ class Site:
         """The value in the shape of the result, or another one."""
         return regrouped(value, self.sizes if sizes is None else sizes)
 
-    def layer(self, text: str, more: dict[str, str] | None = None, **held: Value | None) -> Term | None:
+    def layer(
+        self,
+        text: str,
+        held: Mapping[str, Value | None],
+        more: dict[str, str] | None = None,
+        note: str = "",
+        sets: tuple[tuple[str, int], ...] = (),
+    ) -> Term | None:
         """A layer that holds these parameters, the same one for each call that has the same.
 
+        `more` are further keys that it holds, `note` is a comment, and `sets` are attributes of the layer.
         None if one of them is not a parameter as it is, or is used in another way elsewhere.
         """
-        return self.declaring.layer(self.node, text, held, more or {})
+        return self.declaring.layer(self.node, text, held, more or {}, note, sets)
 
     def each(self, make: Callable[..., Term], *values: Value | float, fold: Any = None) -> Value:
         """An operation entry by entry; of known numbers, what PyTorch makes of them."""

@@ -36,6 +36,8 @@ class Declaration:
     text: str
     holds: tuple[tuple[str, str], ...] = ()  # key of the module -> what stands behind the name in the new key
     block: str = ""  # the text of the block that it is an instance of
+    note: str = ""  # a comment behind it
+    sets: tuple[tuple[str, int], ...] = ()  # attributes of the PyTorch layer that a program has no word for
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -88,6 +88,7 @@ class _Written:
     source: str
     title: str
     keys: dict[str, str]  # first key of each tensor -> key of the model
+    sets: tuple[tuple[str, str, int], ...]  # attributes of layers: name of the layer and attribute, value
     public: dict[str, str]  # each key of the state_dict of the module -> key of the model
     batch_axes: dict[str, int]
     outputs: tuple[int, ...]  # the batch axis of each output
@@ -120,7 +121,8 @@ def _written(module: nn.Module, exported: Exported) -> _Written:
     public = {key: keys[first[key]] for key in module.state_dict() if first.get(key) in keys}
     axes = {made.names[one]: axis for one, axis in zip(inputs, exported.inputs.values())}
     axes |= {one: place for one, (_, place) in zip(made.outputs, given)}
-    return _Written(made.text, made.title, keys, public, axes, tuple(place for _, place in given))
+    sets = tuple((called, *one) for declared, called in made.names.items() for one in declared.sets)
+    return _Written(made.text, made.title, keys, sets, public, axes, tuple(place for _, place in given))
 
 
 def _tensors(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -187,6 +189,8 @@ def _load(model: nn.Module, module: nn.Module, written: _Written, exported: Expo
     real = [one for one in (*tensors.values(), *exported.examples) if one.is_floating_point()]
     if real:
         model.to(device=real[0].device, dtype=real[0].dtype)
+    for layer, attribute, value in written.sets:
+        setattr(model.get_submodule(layer), attribute, value)
     state = {new: tensors[old].detach().clone() for old, new in written.keys.items()}
     model.load_state_dict(state)
     trained = {new: tensors[old].requires_grad for old, new in written.keys.items()}

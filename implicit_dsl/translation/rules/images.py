@@ -111,7 +111,7 @@ def transposed_convolution(
 
 
 def _held(site: Site, text: str, weight: Value, bias: Value | None) -> Term:
-    layer = site.layer(text, weight=weight, bias=bias)
+    layer = site.layer(text, {"weight": weight, "bias": bias})
     if layer is None:
         raise site.refuse(
             "its weight or bias is no parameter of its own: it is computed, or used in another way as well",

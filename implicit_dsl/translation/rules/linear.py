@@ -45,7 +45,7 @@ def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Va
     width = site.sizes[-1] if len(weight.axes) == 2 else None
     if width is not None and weight.parameter is not None:
         settings = "" if bias is not None else "; bias = false"
-        layer = site.layer(f"Dense({width.times}{settings})", weight=weight, bias=bias)
+        layer = site.layer(f"Dense({width.times}{settings})", {"weight": weight, "bias": bias})
         if layer is not None:
             return applied(layer, x, axis_of(width))
     base, rows = _rows(site, weight)
@@ -62,7 +62,7 @@ def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Va
 def _layer_of_all(site: Site, weight: Value, bias: Value | None) -> Term | None:
     """The layer of which some rows are wanted, as the projections of nn.MultiheadAttention are one."""
     text = f"Dense({length(weight.axes[0])}{'' if bias is not None else '; bias = false'})"
-    return site.layer(text, weight=weight, bias=bias)
+    return site.layer(text, {"weight": weight, "bias": bias})
 
 
 def _rows(site: Site, x: Value) -> tuple[Value | None, range]:

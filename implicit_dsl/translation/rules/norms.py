@@ -26,10 +26,10 @@ from implicit_dsl.translation.values import (
 )
 
 
-def _layer(site: Site, name: str, settings: Sequence[str], **held: Value | None) -> Term | None:
-    """A layer with its parameters, `LayerNorm(; eps = 1e-06)`."""
+def _said(name: str, settings: Sequence[str], first: str = "") -> str:
+    """A layer with the settings that have to be said, `LayerNorm(; eps = 1e-06)`."""
     written = ", ".join(one for one in settings if one)
-    return site.layer(f"{name}(; {written})" if written else f"{name}()", None, **held)
+    return f"{name}({first}{'; ' + written if written else ''})"
 
 
 def _eps(eps: float) -> str:
@@ -83,12 +83,10 @@ def _of_last(
         x = materialised(x, (*(tuple(a for a in axis if a in here) for axis in outer), *inner))
     axes = f"axes = {count}" if count > 1 else ""
     whole = weight is not None and (bias is not None or name == "RMSNorm")
-    layer = (
-        _layer(site, name, (eps, axes), weight=weight, **({"bias": bias} if bias else {})) if whole else None
-    )
+    layer = site.layer(_said(name, (eps, axes)), {"weight": weight, "bias": bias}) if whole else None
     if layer is not None:
         return _placed(x, x.stored, terms.apply(layer, network_term(x)))
-    text = f"{name}(; {', '.join(one for one in (eps, axes, 'affine = false') if one)})"
+    text = _said(name, (eps, axes, "affine = false"))
     return _affine(site, _placed(x, x.stored, terms.call(text, network_term(x))), weight, bias)
 
 
@@ -123,9 +121,8 @@ def batch_norm(
         owner = (mean.parameter or "").rpartition(".")[0]
         counted = f"{owner}.num_batches_tracked" if owner else "num_batches_tracked"
         more = {"num_batches_tracked": counted} if counted in site.declaring.tensors else {}
-        written = ", ".join(one for one in said if one)
         given = {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance}
-        layer = site.layer(f"BatchNorm({'; ' + written if written else ''})", more, **given)
+        layer = site.layer(_said("BatchNorm", said), given, more)
     if layer is not None:
         return _placed(x, stored, terms.apply(layer, network_term(materialised(x, stored))))
     behind = len(x.axes) - 2
@@ -182,20 +179,14 @@ def _of_sample(
         raise site.refuse(_SINGLE, _ZERO)
     if outer != (BATCH,):
         raise site.refuse("the axis before the channels holds more than the batch")
-    given = "affine = false" if weight is None else "affine = true"
-    unsaid = "affine = false" if name == "InstanceNorm" else "affine = true"
+    said = "" if name == "GroupNorm" else "affine = true", "affine = false" if name == "GroupNorm" else ""
     layer = None
-    if (weight is None) == (bias is None):
-        said = ", ".join(one for one in (_eps(eps), given if given != unsaid else "") if one)
-        text = f"{name}({first}{'; ' + said if said else ''})"
-        layer = site.layer(text, weight=weight, bias=bias) if weight is not None else None
+    if weight is not None and bias is not None:
+        layer = site.layer(_said(name, (_eps(eps), said[0]), first), {"weight": weight, "bias": bias})
     moved = network_term(materialised(x, inner))
     if layer is not None:
         return _placed(x, inner, terms.apply(layer, moved))
-    said = ", ".join(
-        one for one in (_eps(eps), "affine = false" if unsaid != "affine = false" else "") if one
-    )
-    made = _placed(x, inner, terms.call(f"{name}({first}{'; ' + said if said else ''})", moved))
+    made = _placed(x, inner, terms.call(_said(name, (_eps(eps), said[1]), first), moved))
     return _affine(site, made, weight, bias, len(inner) - 1)
 
 
@@ -206,7 +197,7 @@ _ZERO = "leave it out: what it gives is its bias, whatever the input"
 def prelu(site: Site, x: Value, slope: Value) -> Value:
     """max(x, 0) + slope · min(x, 0)."""
     several = slope.axes != () and slope.axes[0] != ()
-    layer = site.layer("PReLU(; per_channel = true)" if several else "PReLU()", weight=slope)
+    layer = site.layer("PReLU(; per_channel = true)" if several else "PReLU()", {"weight": slope})
     if layer is None or (several and x.axes[0] != (BATCH,)):
         wide = seen(slope, (*slope.axes, *((),) * (len(x.axes) - 2))) if several else seen(slope, ())
         return site.each(
@@ -232,19 +223,21 @@ def embedding(
     """A row of a table for each token; of tokens that are known, these rows of the parameter."""
     if by_frequency:
         raise site.refuse("it scales gradients by how often a token is there (`scale_grad_by_freq`)")
-    if padding >= 0:
+    count, width = length(table.axes[0]), table.axes[1]
+    note = f"vector {padding} is not trained (padding_idx)" if padding >= 0 else ""
+    sets = (("padding_idx", padding),) if padding >= 0 else ()
+    layer = site.layer(f"Embedding({count}, {length(width)})", {"weight": table}, None, note, sets)
+    if padding >= 0 and (layer is None or tokens.constant is not None):
         raise site.refuse(
-            "one of its vectors is not trained (`padding_idx`), and all of an Embedding of a program are",
+            "one of its vectors is not trained (`padding_idx`), and the table is read in another way as well",
             "build the table without `padding_idx`; the vector of the padding may be zero as before",
         )
-    count, width = length(table.axes[0]), table.axes[1]
     if tokens.constant is not None:
         listed = tokens.constant.expand([length(axis) for axis in tokens.stored]).reshape(-1).tolist()
         made = picked(table, 0, [int(one) for one in listed])
         flat_axis = made.axes[0]
         rows = materialised(made, (flat_axis, width))
         return _unflattened(rows, tokens, width)
-    layer = site.layer(f"Embedding({count}, {length(width)})", weight=table)
     matrix = layer
     if matrix is None:
         if table.term is None or not table.term.is_param:
