@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from translating import assert_same
 
+from implicit_dsl import from_torch
+
 
 class Classifier(nn.Module):
     """What is read of a recurrent network: the last step, or the states behind it."""
@@ -316,3 +318,66 @@ def test_masks_that_are_inputs_choose() -> None:
     here = torch.tensor([[True, True, False], [True, False, True]])
 
     assert_same(Masked(), torch.randn(2, 3, 4), here, ~here)
+
+
+class Reader(nn.Module):
+    """A transformer for sequences of any length, with padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        h = self.layer(x, src_key_padding_mask=padding)
+        return self.head(h[:, -1]) + self.head(h).mean(1)
+
+
+def test_sizes_that_are_free() -> None:
+    module = Reader().double().eval()
+    x, padding = torch.randn(2, 5, 8, dtype=torch.float64), torch.zeros(2, 5, dtype=torch.bool)
+
+    made = from_torch(module, (x, padding), free_axes={"x": 1, "padding": -1})
+
+    assert "x[_, 8], padding[size(x, 1)]" in made.source
+    for steps in (1, 3, 9):
+        x, padding = torch.randn(4, steps, 8, dtype=torch.float64), torch.rand(4, steps) < 0.3
+        padding[:, 0] = False
+        torch.testing.assert_close(made.model(x, padding), module(x, padding), rtol=1e-11, atol=1e-11)
+        if steps < 9:
+            found = made.system(x=(steps, 8), padding=(steps,)).solve(x, padding)
+            torch.testing.assert_close(found, module(x, padding), rtol=1e-10, atol=1e-10)
+
+
+def test_images_of_free_size() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
+
+    made = from_torch(module, torch.randn(2, 3, 8, 8), free_axes={"input": (2, 3)})
+
+    x = torch.randn(3, 3, 11, 6)
+    torch.testing.assert_close(made.model(x), module(x))
+
+
+def test_causal_attention_of_free_length() -> None:
+    class Causal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+
+    module = Causal().eval()
+
+    made = from_torch(module, torch.randn(2, 5, 8), free_axes={"x": 1})
+
+    x = torch.randn(2, 7, 8)
+    torch.testing.assert_close(made.model(x), module(x))

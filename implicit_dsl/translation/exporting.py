@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,14 +66,22 @@ def prepared(
     return found
 
 
-def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], batch_axis: int) -> Exported:
+def export(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch_axis: int,
+    free_axes: Mapping[str, int | Sequence[int]],
+) -> Exported:
     """The graph of a module in evaluation mode. Raises TranslationError where it cannot be captured."""
     examples = pytree.tree_leaves((args, kwargs))
     batch = Dim("batch")
+    free = _free(module, args, kwargs, batch_axis, free_axes)
     collected: Any = ShapesCollection
     shapes = collected()
     for one in examples:
-        shapes[one] = {batch_axis % one.ndim: batch}
+        axes = {axis: Dim.DYNAMIC for given, axis in free if given is one}
+        shapes[one] = {**axes, batch_axis % one.ndim: batch}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -80,8 +89,40 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], bat
             if writes_into_views(program.graph):
                 program = program.run_decompositions({})
     except (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError) as error:
-        raise _uncaptured(error) from error
+        raise _uncaptured(error, bool(free)) from error
     return _read(program, batch_axis, args, kwargs)
+
+
+def _free(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    batch_axis: int,
+    free_axes: Mapping[str, int | Sequence[int]],
+) -> list[tuple[torch.Tensor, int]]:
+    """The inputs with free axes, and each of these."""
+    named = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    found = []
+    for name, axes in free_axes.items():
+        one = named.get(name)
+        if not isinstance(one, torch.Tensor):
+            raise TranslationError(
+                f"`free_axes` names `{name}`, which is no tensor that `forward` takes",
+                help=f"it takes {', '.join(named)}",
+            )
+        for axis in (axes,) if isinstance(axes, int) else axes:
+            if not -one.ndim <= axis < one.ndim or axis % one.ndim == batch_axis % one.ndim:
+                raise TranslationError(
+                    f"`free_axes` names axis {axis} of `{name}` {list(one.shape)}",
+                    help="name axes that it has, beside that of the batch",
+                )
+            if one.shape[axis] < 2:
+                raise TranslationError(
+                    f"axis {axis} of `{name}` is free and of size {one.shape[axis]}",
+                    help="give an example of size 2 or more, as sizes of 1 are taken for fixed",
+                )
+            found.append((one, axis % one.ndim))
+    return found
 
 
 def _example(one: Any, batch_axis: int) -> torch.Tensor:
@@ -114,7 +155,7 @@ def _check_batches(examples: Sequence[torch.Tensor], batch_axis: int) -> None:
         )
 
 
-def _uncaptured(error: Exception) -> TranslationError:
+def _uncaptured(error: Exception, free: bool) -> TranslationError:
     """The failure of `torch.export`, with what it mostly means."""
     said = " ".join(str(error).split())
     short = said if len(said) <= 300 else said[:300] + " …"
@@ -124,6 +165,9 @@ def _uncaptured(error: Exception) -> TranslationError:
     elif "onstraint" in said or "specializ" in said or "batch" in said:
         reason = "`forward` needs a certain batch size"
         help = "write sizes with `x.shape[0]` or `-1` where the batch is, or name it by `batch_axis`"
+        if free:
+            reason = "`forward` needs certain sizes of the batch or of axes that are free"
+            help = "leave `free_axes` out: of recurrent networks, torch.export fixes the number of steps"
     else:
         reason = "`torch.export` cannot capture this module"
         help = "`torch.export.export(module.eval(), example_inputs)` shows where"

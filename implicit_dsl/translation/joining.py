@@ -23,6 +23,7 @@ from implicit_dsl.translation.values import (
     materialised,
     network_term,
     seen,
+    size,
     without_batch,
 )
 
@@ -97,6 +98,8 @@ def selected(x: Value, dim: int, at: int) -> Value:
         raise MIXES
     if not set(x.axes[dim]) & set(flat(x.stored)):  # of size 1, or the same everywhere
         return seen(x, rest)
+    if isinstance(size(x.axes[dim]), str):
+        return _last(x, dim, at, rest)
     if _in_front(x, dim)[0] is not None:
         at %= length(x.axes[dim])
         return seen(ranged(x, dim, at, at + 1), rest)
@@ -107,6 +110,16 @@ def selected(x: Value, dim: int, at: int) -> Value:
         term = terms.index(term, [chosen + 1 if k == place else None for k in range(len(moved.stored))])
     stored = moved.stored[:place] + moved.stored[place + 1 :]
     return Value(term, stored, rest, None if held is None else held.select(place, chosen))
+
+
+def _last(x: Value, dim: int, at: int, axes: Axes) -> Value:
+    """The last place of an axis of free size; others cannot be told."""
+    if at != -1:
+        raise Misfit("it takes a place of an axis that is free, and only the last one can be taken")
+    moved, (place,) = isolated(x, [dim])
+    others = moved.stored[:place] + moved.stored[place + 1 :]
+    first = materialised(moved, (moved.stored[place], *others))
+    return Value(terms.call("last", network_term(first)), others, axes)
 
 
 def _in_front(x: Value, dim: int) -> tuple[int | None, Axis]:

@@ -104,6 +104,7 @@ def attended(site: Site, scores: Scores, v: Value) -> Value:
     factor = scores.scale * math.sqrt(length(features))
     query = terms.scaled(1.0 if abs(factor - 1) < 1e-12 else factor, network_term(ours))
     settings = [f"heads = {length(heads)}"] if heads else []
+    settings += ["causal = true"] if scores.causal else []
     mask = _mask(site, matched[3], queries, keys, settings)
     inside = (query, network_term(theirs), network_term(values), *mask)
     term = terms.attend(inside, ", ".join(settings))

@@ -60,18 +60,21 @@ def from_torch(
     example_kwargs: Mapping[str, Any] | None = None,
     *,
     batch_axis: int = 0,
+    free_axes: Mapping[str, int | Sequence[int]] | None = None,
 ) -> Translated:
     """The module, as it is in evaluation mode, as a program of the language and a compiled model.
 
     `example_inputs` are what `forward` takes, with a batch of any size on `batch_axis`: one tensor
-    or several. Tensors of whole numbers are tokens, which an nn.Embedding reads. The module is left as it
-    is. Raises TranslationError with the operator, the module and the line of what cannot be translated.
+    or several. Axes in `free_axes`, `{"x": 1}`, may have another size at each call, as far as `torch.export`
+    and the language allow. Tensors of whole numbers are tokens, which an nn.Embedding reads. The module is
+    left as it is. Raises TranslationError with the operator, the module and the line of what cannot be
+    translated, and what the module itself raises for the inputs.
     """
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     args, kwargs = prepared(args, dict(example_kwargs or {}), batch_axis)
     with evaluating(module):
         original = _called(module, args, kwargs)
-        exported = export(module, args, kwargs, batch_axis)
+        exported = export(module, args, kwargs, batch_axis, free_axes or {})
         written = _written(module, exported)
         model = _compiled(written)
         _load(model, module, written, exported)
@@ -99,10 +102,11 @@ def _written(module: nn.Module, exported: Exported) -> _Written:
     tensors, first = _tensors(module)
     held = {place: first[key] for place, key in exported.held.items()}
     walk = Walk(exported.batch, Declaring(exported.graph, held, tensors), _calls(exported.graph))
-    inputs = []
+    inputs: list[Declaration] = []
+    free: dict[str, str] = {}
     for node in exported.graph.nodes:
         if node.name in exported.inputs:
-            walk.values[node], declaration = _input(node, exported.batch)
+            walk.values[node], declaration = _input(node, exported.batch, free)
             inputs.append(declaration)
         elif node.name in held:
             walk.values[node] = walk.declaring.value(held[node.name])
@@ -143,16 +147,22 @@ def _calls(graph: torch.fx.Graph) -> dict[str, set[str]]:
     return found
 
 
-def _input(node: torch.fx.Node, batch: str) -> tuple[Value, Declaration]:
-    """An input with axes of its own."""
+def _input(node: torch.fx.Node, batch: str, free: dict[str, str]) -> tuple[Value, Declaration]:
+    """An input with axes of its own. `free` has where free sizes were seen first, and is added to."""
     axes = tuple(axis_of(size_of(one, batch)) for one in node.meta["val"].shape)
     stored = without_batch(axes)
-    shape = ", ".join(str(size(axis)) for axis in stored)
     called = "x" if node.name == "input" else node.name  # a keyword, and what nn.Sequential calls it
+    written = []
+    for place, axis in enumerate(stored, 1):
+        symbol = axis[0].size if axis else 1
+        written.append(str(size(axis)) if isinstance(symbol, int) else free.get(symbol, "_"))
+        if isinstance(symbol, str):
+            free.setdefault(symbol, f"size({called}, {place})")
+    shape = ", ".join(written)
     declaration = Declaration("input", called, f"[{shape}]")
     term = name(declaration)
     if node.meta["val"].dtype is torch.bool:  # products with numbers are numbers
-        term = multiply(term, name(Declaration("param", "one", f"[{shape}] = fixed(1)")))
+        term = multiply(term, name(Declaration("param", "one", "[] = fixed(1)")))
     return Value(term, stored, axes), declaration
 
 

@@ -55,6 +55,7 @@ class Scores:
     key: Value
     scale: float
     keep: Value | None = None  # 1 where a key counts
+    causal: bool = False  # keys behind the query do not count
     weights: bool = False  # behind softmax
 
 
@@ -153,7 +154,7 @@ def reshaped(value: Value, stored: Axes) -> Value:
     term, held = value.term, value.constant
     before, after = [size(axis) for axis in value.stored], [size(axis) for axis in stored]
     if term is not None and before != after:
-        if after.count("_") > 1:
+        if "_" in after:
             raise Misfit("it needs axes of free sizes in another shape")
         if not after:
             term = terms.index(term, [1] * len(before))

@@ -21,6 +21,7 @@ from implicit_dsl.translation.values import (
     length,
     network_term,
     seen,
+    size,
 )
 
 
@@ -104,7 +105,9 @@ def attention(
     if grouped:
         k, v = (_shared(one, q) for one in (k, v))
     scores = Scores(q, k, 1 / math.sqrt(length(q.axes[-1])) if scale is None else scale, weights=True)
-    if causal:
+    if causal and isinstance(size(q.axes[-2]), str) and q.axes[-2] and size(k.axes[-2]) == "_":
+        scores = replace(scores, causal=True)
+    elif causal:
         ones = torch.ones(length(q.axes[-2]), length(k.axes[-2]), dtype=torch.float64)
         scores = replace(scores, keep=constant(ones.tril()))
     if mask is not None:
