@@ -10,11 +10,18 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1 << 16  # entries that are summed at once: in float64 they stay in the cache
+_LOST = 0.999  # of r, at least, is left where θ was not rounded by more than r
 _ROUNDS = 12  # over whole rows, at most: they find the entries that stay but for rounding
 
 
 def row_sums(rows: Tensor, weights: Tensor | None = None) -> Tensor:
     """Σⱼ wⱼ |aⱼ| [rows] of a [rows, entries], in float64. `weights`: [entries] or [rows, entries]."""
+    native = _native() if rows.is_cpu and (weights is None or weights.dtype == rows.dtype) else None
+    found = None if native is None else native.row_sums(rows, weights)
+    return found if found is not None else _sums_by_parts(rows, weights)
+
+
+def _sums_by_parts(rows: Tensor, weights: Tensor | None) -> Tensor:
     step = max(1, _CHUNK // max(1, rows.shape[1])) if rows.is_cpu else max(1, len(rows))
     sums = []
     for start in range(0, max(1, len(rows)), step):
@@ -35,16 +42,16 @@ def onto_balls(a: Tensor, radius: Tensor, weights: Tensor | None = None) -> Tens
     if a.dtype in (torch.float16, torch.bfloat16):
         return onto_balls(a.float(), radius, weights).to(a.dtype)
     cast = None if weights is None else weights.to(a.dtype)
-    kernel = _kernel() if a.is_cpu else None
-    found = None if kernel is None else kernel(a, radius.to(a.dtype), cast)
+    native = _native() if a.is_cpu else None
+    found = None if native is None else native.project_rows(a, radius, cast)
     return found if found is not None else _by_survivors(a, radius.double(), cast)
 
 
 @cache
-def _kernel() -> Any:
-    """`native.project_rows`; None in a standalone file where there is no package."""
+def _native() -> Any:
+    """The kernels; None in a standalone file where there is no package."""
     try:
-        return import_module("implicit_dsl.runtime.native").project_rows
+        return import_module("implicit_dsl.runtime.native")
     except ImportError:
         return None
 
@@ -70,9 +77,13 @@ def _by_survivors(a: Tensor, radius: Tensor, weights: Tensor | None) -> Tensor:
     factors = torch.ones_like(sizes) if w is None else w.flatten().index_select(0, flat).double()
     theta = _threshold(sizes, factors, row, row_lengths, r)
     left = (sizes - theta.index_select(0, row) * factors).clamp_min(0.0)
-    # θ is known to a rounding of the largest |a|, which may be far above r: what that adds is scaled off
+    # θ is known to a rounding of the largest |a|, which may be far above r: what that adds or takes is scaled
     total = torch.segment_reduce(left * factors, "sum", lengths=row_lengths)
-    left *= (r / torch.maximum(total, r)).index_select(0, row)
+    lost = total < _LOST * r
+    if bool(lost.any()):
+        left = torch.where(lost[row] & (total == 0)[row], _highest(sizes, factors, row, row_lengths), left)
+        total = torch.segment_reduce(left * factors, "sum", lengths=row_lengths)
+    left *= (r / torch.where(lost, total, torch.maximum(total, r))).index_select(0, row)
     spread = torch.zeros_like(size.flatten()).scatter_(0, flat, left.to(a.dtype))
     projected = spread.view_as(size).copysign(given)
     if len(outside) == len(a):
@@ -108,6 +119,13 @@ def _cut(size: Tensor, w: Tensor | None, radius: Tensor) -> Tensor:
         count = found
     lowered = (theta * down).to(size.dtype)[:, None]
     return lowered if w is None else lowered * w * down
+
+
+def _highest(sizes: Tensor, factors: Tensor, row: Tensor, lengths: Tensor) -> Tensor:
+    """The nearest point up to a factor, if r is below the rounding of θ: entries with the largest |a| ∕ w."""
+    ratios = sizes / factors
+    tops = torch.segment_reduce(ratios, "max", lengths=lengths)
+    return torch.where(ratios == tops.index_select(0, row), factors, 0.0)
 
 
 def _threshold(sizes: Tensor, factors: Tensor, row: Tensor, lengths: Tensor, radius: Tensor) -> Tensor:

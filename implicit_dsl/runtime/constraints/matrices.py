@@ -173,7 +173,8 @@ class MeasureBound(_OneMatrix):
     def groups(self, weights: Weights) -> list[Group]:
         """Its rows, with budgets a little inwards; diagonal entries count with their signs."""
         weight, axis = weights[self.tensor], self.blocks[0].axis
-        ones = torch.ones(self.square(weights).shape, dtype=torch.float64, device=weight.device)
+        one = torch.ones(1, 1, dtype=torch.float64, device=weight.device)
+        ones = one.expand(self.square(weights).shape)
         return [Group((Part(self.tensor, axis, ones),), ones[:, 0] * self._inward(weights))]
 
     def _inward(self, weights: Weights) -> float:

@@ -160,7 +160,7 @@ class PerronBound(Constraint):
         for block in self.blocks:
             weight = weights[block.tensor]
             start, size = places[block.column]
-            entries = _per_entry(v[start : start + size], weight, block) * abs(block.factor)
+            entries = _per_entry(v[start : start + size] * abs(block.factor), weight, block)
             parts = rows.setdefault(block.row, {})
             key = (block.tensor, block.axis)
             parts[key] = parts[key] + entries if key in parts else entries

@@ -22,19 +22,17 @@ from implicit_dsl.runtime.constraints.sharing import nearest_sharing
 
 
 def nearest_in_all(groups: list[Group], weights: Weights) -> dict[str, Tensor]:
-    """The nearest tensors in the sets of all groups, in float64.
+    """The nearest tensors in the sets of all groups, in their dtypes or in float64.
 
     Groups without a tensor in common are done one by one; those with are solved together.
     """
-    current = {id: weight.double() for id, weight in weights.items()}
     owners: dict[str, int] = {}
     for group in groups:
         for part in group.parts:
             owners[part.tensor] = owners.get(part.tensor, 0) + 1
     if all(count == 1 for count in owners.values()):
-        for group in groups:
-            current.update(group.nearest(current))
-        return current
+        return {**weights, **{id: found for group in groups for id, found in group.nearest(weights).items()}}
+    current = {id: weight.double() for id, weight in weights.items()}
     return _scaled_inside(groups, nearest_sharing(groups, current, {}))
 
 
@@ -89,7 +87,7 @@ class RowBound(Constraint):
         for _, group in self._groups(weights):
             sums = torch.stack(
                 [
-                    (matrix_rows(weights[p.tensor], p.axis).abs() * p.weights.to(weights[p.tensor])).sum(1)
+                    (matrix_rows(weights[p.tensor], p.axis).abs() * p.shared.to(weights[p.tensor])).sum(1)
                     for p in group.parts
                 ]
             ).sum(0)
@@ -159,9 +157,7 @@ class RowBound(Constraint):
                     else [max(top, 1e-300) for top in tops]
                 )
             for parts, share in zip(several, shares):
-                listed = tuple(
-                    Part(id, axis, _ones(weights[id], axis) * f) for (id, axis), f in parts.items()
-                )
+                listed = tuple(Part(id, axis, _all(f, weights[id], axis)) for (id, axis), f in parts.items())
                 rows, device = len(listed[0].weights), listed[0].weights.device
                 radius = torch.full((rows,), share, dtype=torch.float64, device=device)
                 found.append((row, Group(listed, radius)))
@@ -174,9 +170,11 @@ def _sums(parts: Parts, weights: Weights) -> Tensor:
     return torch.stack(listed).sum(0)
 
 
-def _ones(weight: Tensor, axis: int) -> Tensor:
+def _all(factor: float, weight: Tensor, axis: int) -> Tensor:
+    """The same weight [rows, entries] for all entries of the rows of a tensor."""
     rows = weight.shape[axis]
-    return torch.ones(rows, max(1, weight.numel() // max(1, rows)), dtype=torch.float64, device=weight.device)
+    one = torch.full((1, 1), factor, dtype=torch.float64, device=weight.device)
+    return one.expand(rows, max(1, weight.numel() // max(1, rows)))
 
 
 __all__ = ["Block", "Group", "Part", "RowBound", "nearest_in_all"]

@@ -10,6 +10,7 @@ from implicit_dsl.runtime.native.operations import (
     anderson_differences,
     project_rows,
     residuals,
+    row_sums,
 )
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "kernels",
     "project_rows",
     "residuals",
+    "row_sums",
     "status",
 ]

@@ -57,8 +57,12 @@ void implicitc_combine(const REAL* t, const REAL* dt, const double* gamma, REAL*
                        int64_t memory, int64_t used, int64_t threads) {
     combine(t, dt, gamma, out, batch, n, memory, used, threads);
 }
-int implicitc_project(const REAL* a, const REAL* radius, const REAL* weights, int64_t row_weights, REAL* out,
+int implicitc_project(const REAL* a, const double* radius, const REAL* weights, int64_t row_weights, REAL* out,
                       int64_t rows, int64_t n, int64_t threads) {
     return project(a, radius, weights, row_weights != 0, out, rows, n, threads) ? 0 : 1;
+}
+void implicitc_sums(const REAL* a, const REAL* weights, int64_t row_weights, double* out, int64_t rows, int64_t n,
+                    int64_t threads) {
+    sums(a, weights, row_weights != 0, out, rows, n, threads);
 }
 }

@@ -30,6 +30,7 @@ class Kernels:
     combine: Any
     residuals: Any
     project: Any
+    sums: Any
 
 
 def kernels(dtype: torch.dtype) -> Kernels | None:
@@ -56,7 +57,7 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
         library = ctypes.CDLL(os.fspath(built.path))
         solve, project = library.implicitc_solve, library.implicitc_project
         differences, combine = library.implicitc_differences, library.implicitc_combine
-        residuals = library.implicitc_residuals
+        residuals, sums = library.implicitc_residuals, library.implicitc_sums
     except (OSError, AttributeError) as error:
         return None, f"{built.path} cannot be loaded: {error}"
     solve.argtypes, solve.restype = (_POINTER,) * 6, ctypes.c_int
@@ -65,4 +66,5 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
     residuals.argtypes, residuals.restype = (_POINTER,) * 4 + (_COUNT,) * 4, None
     project.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT)
     project.restype = ctypes.c_int
-    return Kernels(dtype, solve, differences, combine, residuals, project), built.reason
+    sums.argtypes, sums.restype = (_POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT), None
+    return Kernels(dtype, solve, differences, combine, residuals, project, sums), built.reason

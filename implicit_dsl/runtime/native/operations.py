@@ -90,24 +90,45 @@ def project_rows(a: Tensor, radius: Tensor, weights: Tensor | None = None) -> Te
     `radius` (rows,) > 0; `weights` (n,) or (rows, n) > 0, None: ones. Rows inside, and those with
     numbers that are not finite, stay as they are.
     """
-    given = (a, radius) if weights is None else (a, radius, weights)
-    library = _library(given)
+    held = _held(a, weights)
+    if held is None or not radius.is_cpu:
+        return None
+    rows, n = a.shape
+    if radius.shape != (rows,):
+        raise ValueError(f"rows {tuple(a.shape)} have radii {tuple(radius.shape)}")
+    library, a, w = held
+    radius, found = radius.to(torch.float64).contiguous(), torch.empty_like(a)
+    failed = library.project(
+        a.data_ptr(), radius.data_ptr(), 0 if w is None else w.data_ptr(), w is not None and w.ndim == 2,
+        found.data_ptr(), rows, n, torch.get_num_threads(),
+    )  # fmt: skip
+    return None if failed else found
+
+
+def row_sums(a: Tensor, weights: Tensor | None = None) -> Tensor | None:
+    """Σⱼ wⱼ |aⱼ| (rows,) in float64 for a (rows, n) and `weights` as above."""
+    held = _held(a, weights)
+    if held is None:
+        return None
+    library, a, w = held
+    rows, n = a.shape
+    found = a.new_empty(rows, dtype=torch.float64)
+    library.sums(
+        a.data_ptr(), 0 if w is None else w.data_ptr(), w is not None and w.ndim == 2, found.data_ptr(),
+        rows, n, torch.get_num_threads(),
+    )  # fmt: skip
+    return found
+
+
+def _held(a: Tensor, weights: Tensor | None) -> tuple[Kernels, Tensor, Tensor | None] | None:
+    """The kernels for rows and their weights, and both contiguous."""
+    library = _library((a,) if weights is None else (a, weights))
     if library is None:
         return None
     rows, n = a.shape
-    if radius.shape != (rows,) or (weights is not None and weights.shape not in ((n,), (rows, n))):
-        raise ValueError(
-            f"rows {tuple(a.shape)} have radii {tuple(radius.shape)}"
-            + ("" if weights is None else f" and weights {tuple(weights.shape)}")
-        )
-    a, radius = a.contiguous(), radius.contiguous()
-    held = None if weights is None else weights.contiguous()
-    found = torch.empty_like(a)
-    failed = library.project(
-        a.data_ptr(), radius.data_ptr(), 0 if held is None else held.data_ptr(),
-        held is not None and held.ndim == 2, found.data_ptr(), rows, n, torch.get_num_threads(),
-    )  # fmt: skip
-    return None if failed else found
+    if weights is not None and weights.shape not in ((n,), (rows, n)):
+        raise ValueError(f"rows {tuple(a.shape)} have weights {tuple(weights.shape)}")
+    return library, a.contiguous(), None if weights is None else weights.contiguous()
 
 
 def _library(tensors: tuple[Tensor, ...]) -> Kernels | None:

@@ -4,7 +4,8 @@
 #include "problem.hpp"
 #include "threads.hpp"
 
-constexpr int kWholePasses = 12;  // over whole rows; most need six
+constexpr double kMostKept = 0.6;  // of the entries: to copy them together costs as much as a pass or two
+constexpr double kLost = 0.999;  // of r, at least, is left where θ was not rounded by more than r
 
 // Σ w |a|, Σ w² and the number of the entries with |a| > θ w.
 struct Above {
@@ -64,34 +65,48 @@ double threshold(const T* a, const T* w, int64_t n, double radius, T* size, T* w
     if (!(found.total > radius && std::isfinite(found.total))) return -1;
     double theta = std::max(0.0, (found.total - radius) / found.squares);
     if (!weighted) theta = std::max(theta, largest(a, n) - radius);  // of the largest entry alone
-    int64_t before = n;
-    for (int pass = 0; pass < kWholePasses; pass++) {
-        found = above<T, weighted>(a, w, n, theta);
+    int64_t before = n, length = n;
+    while (true) {
+        found = above<T, weighted>(a, w, length, theta);
         if (found.count > 0) theta = std::max(theta, (found.total - radius) / found.squares);
-        if (found.count == before) return theta;
+        if (found.count == before || found.count == 0) return theta;
         before = found.count;
-    }
-    int64_t count = 0;
-    for (int64_t j = 0; j < n; j++) {
-        size[count] = std::fabs(a[j]), weight[count] = weighted ? w[j] : T(1);
-        count += size[count] > theta * weight[count];
-    }
-    for (before = -1; count != before && count > 0;) {
-        found = Above(), before = count, count = 0;
-        for (int64_t j = 0; j < before; j++) found.enter(size[j], weight[j]);
-        theta = std::max(theta, (found.total - radius) / found.squares);
-        for (int64_t j = 0; j < before; j++) {
-            const T kept = size[j], v = weight[j];
-            size[count] = kept, weight[count] = v;
-            count += kept > theta * v;
+        if (before > length * kMostKept) continue;
+        int64_t kept = 0;
+        const T bound = T(theta);
+        for (int64_t j = 0; j < length; j++) {
+            const T value = std::fabs(a[j]), v = weighted ? w[j] : T(1);
+            size[kept] = value;
+            if (weighted) weight[kept] = v;
+            kept += !(value <= bound * v);
         }
+        a = size, w = weight, length = kept;
     }
-    return theta;
+}
+
+// The nearest point where r is below the rounding of θ: it shares r among the entries with the largest |a| / w.
+template <class T> void highest(const T* a, const T* w, int64_t n, double radius, T* to) {
+    double top = 0, squares = 0;
+    auto ratio = [&](int64_t j) { return w ? double(std::fabs(a[j])) / w[j] : double(std::fabs(a[j])); };
+    for (int64_t j = 0; j < n; j++) top = std::max(top, ratio(j));
+    for (int64_t j = 0; j < n; j++)
+        if (ratio(j) == top) squares += w ? double(w[j]) * w[j] : 1.0;
+    for (int64_t j = 0; j < n; j++)
+        if (ratio(j) == top) to[j] = std::copysign(T(radius / squares * (w ? w[j] : T(1))), a[j]);
+}
+
+// Σ w |a| of each row. `weights` as below.
+template <class T>
+void sums(const T* a, const T* weights, bool row_weights, double* out, int64_t rows, int64_t n, int64_t threads) {
+    share(rows, rows * n, threads, [&](int64_t row) {
+        const T *from = a + row * n, *w = weights ? weights + row_weights * row * n : nullptr;
+        out[row] = (w ? above<T, true>(from, w, n, -1) : above<T, false>(from, w, n, -1)).total;
+    });
 }
 
 // `weights` (n,) or, if they have a row each, (rows, n); null: ones. False: no memory.
 template <class T>
-bool project(const T* a, const T* radius, const T* weights, bool row_weights, T* out, int64_t rows, int64_t n,
+bool project(const T* a, const double* radius, const T* weights, bool row_weights, T* out, int64_t rows, int64_t n,
              int64_t threads) {
     std::atomic<bool> enough{true};
     share(rows, rows * n * 4, threads, [&](int64_t row) {
@@ -106,8 +121,8 @@ bool project(const T* a, const T* radius, const T* weights, bool row_weights, T*
         const T *from = a + row * n, *w = weights ? weights + row_weights * row * n : nullptr;
         T* to = out + row * n;
         T *size = room.get(), *weight = size + n + 1;
-        const double theta = w ? threshold<T, true>(from, w, n, double(radius[row]), size, weight)
-                               : threshold<T, false>(from, w, n, double(radius[row]), size, weight);
+        const double theta = w ? threshold<T, true>(from, w, n, radius[row], size, weight)
+                               : threshold<T, false>(from, w, n, radius[row], size, weight);
         if (theta < 0) {
             std::copy(from, from + n, to);
             return;
@@ -125,10 +140,12 @@ bool project(const T* a, const T* radius, const T* weights, bool row_weights, T*
             const double weight = w ? w[j] : 1;
             to[j] = std::copysign(T(std::max(std::fabs(from[j]) - theta * weight, 0.0)), from[j]);
         }
-        // θ is known to a rounding of the largest |a|, which may be far above r: what that adds is scaled off
+        // θ is known to a rounding of the largest |a|, which may be far above r: what that adds or takes is scaled
         const double total = (w ? above<T, true>(to, w, n, -1) : above<T, false>(to, w, n, -1)).total;
-        if (total > double(radius[row])) {
-            const T factor = T(double(radius[row]) / total);
+        if (total == 0) {
+            highest(from, w, n, radius[row], to);
+        } else if (total > radius[row] || total < kLost * radius[row]) {
+            const T factor = T(radius[row] / total);
             for (j = 0; j < n; j++) to[j] *= factor;
         }
     });
