@@ -4,7 +4,7 @@ from implicit_dsl.demands import Family, MatrixTerm, Measured, Piece, SystemPart
 from implicit_dsl.runtime.adjoints import JFB, Backward, Implicit, Neumann, Phantom, Unrolled
 from implicit_dsl.runtime.attention import masked_attention
 from implicit_dsl.runtime.block_operator import BlockOperator
-from implicit_dsl.runtime.certificates import Certificate, certify
+from implicit_dsl.runtime.certificates import Certificate, PerronBounds, certify, perron_bounds
 from implicit_dsl.runtime.constraints import (
     Block,
     ConstraintError,
@@ -109,6 +109,7 @@ __all__ = [
     "PeacemanRachford",
     "Penalty",
     "PerronBound",
+    "PerronBounds",
     "Phantom",
     "Picard",
     "Piece",
@@ -148,6 +149,7 @@ __all__ = [
     "or_zeros",
     "pad_transposed",
     "penalty",
+    "perron_bounds",
     "project_",
     "project_after",
     "prox_",

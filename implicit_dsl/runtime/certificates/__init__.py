@@ -11,6 +11,7 @@ from implicit_dsl.runtime.certificates.result import (
     Rule,
     Verdict,
 )
+from implicit_dsl.runtime.certificates.roots import PerronBounds, perron_bounds
 
 __all__ = [
     "Attempt",
@@ -18,6 +19,7 @@ __all__ = [
     "Certificate",
     "Cycle",
     "LoopCertificate",
+    "PerronBounds",
     "Proof",
     "Rescaled",
     "Rule",
@@ -25,6 +27,7 @@ __all__ = [
     "Way",
     "certify",
     "certify_system",
+    "perron_bounds",
     "rescaled",
     "same_in_all_steps",
 ]

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.runtime.certificates.roots import perron_bounds
 from implicit_dsl.runtime.certificates.rounding import TINY, greatest_ratio, in_units
 from implicit_dsl.runtime.certificates.sweep import Sweep, Vector
 from implicit_dsl.shapes import count, sizes
 
 if TYPE_CHECKING:
     import numpy as np
+    import scipy.sparse as sparse
 else:
     np = lazy_module("numpy")
 
@@ -28,6 +30,7 @@ _POLISH = 10  # of them if a given vector proves it
 _SPREAD = 1e-60  # least entry of v beside its largest: far above what underflow can falsify
 _CLOSE = 1e-3  # the root is known well enough: hi − lo beside 1 − hi
 _RESOLVED = 4e-9  # the two bounds come no closer: the lower one is rounded by so much
+_DECISIVE = 1e-9  # of the Perron root, beside its distance to 1
 _LARGEST_DENSE = 1500  # unknowns of a dense solve
 _LARGEST_EIGENVECTOR = 300
 
@@ -129,6 +132,20 @@ def _lower_bound(M: Map, v: np.ndarray, image: np.ndarray, thorough: bool) -> fl
 def _downwards(ratio: float) -> float:
     """A lower bound of a ratio that was rounded up: by far less than this, in parts of it and in all."""
     return max(0.0, ratio * (1 - 1e-9) - 1e-200)
+
+
+def proving(magnitude: sparse.csr_array, gains: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Vectors v > 0 that may prove G |A| v < v, for a matrix and the gains G of its rows.
+
+    The Perron vector decides, but within its gap of 1: there, as for A with cycles alone, others may.
+    """
+    scaled = magnitude * gains[:, None]
+    if not (scaled.shape[0] and np.isfinite(scaled.sum(1)).all()):
+        return ()
+    found = perron_bounds(scaled, gap=_DECISIVE)
+    first = () if found.vector is None else (found.vector,)
+    decided = found.lower >= 1 or (found.upper < 1 and found.vector is not None)
+    return first if decided else first + candidates(scaled.toarray())
 
 
 def candidates(N: np.ndarray) -> tuple[np.ndarray, ...]:

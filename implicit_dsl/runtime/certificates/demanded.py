@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.demands import Demand, Matrix
 from implicit_dsl.operators import activation_rule
-from implicit_dsl.runtime.certificates.contraction import Map, candidates, perron
+from implicit_dsl.runtime.certificates.contraction import Map, perron, proving
 from implicit_dsl.runtime.certificates.folded import Folded, linear_states
 from implicit_dsl.runtime.certificates.interval import Interval
 from implicit_dsl.runtime.certificates.magnitudes import Weights
@@ -171,7 +171,7 @@ def _value(criterion: str, A: Interval) -> float | str:
         return f"the matrix is {rows} × {size}, which is not square"
     if criterion == "pf":
         magnitude = A.magnitude
-        starts = candidates(magnitude.toarray())
+        starts = proving(magnitude, np.ones(size))
         return perron(lambda v: upwards(magnitude @ v, size), size, starts, close=0.0).upper
     if criterion == "nemon":
         return measure(A).measure

@@ -19,7 +19,7 @@ import torch
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import Block
 from implicit_dsl.operators import activation_rule
-from implicit_dsl.runtime.certificates.contraction import Map, candidates, perron
+from implicit_dsl.runtime.certificates.contraction import Map, perron, proving
 from implicit_dsl.runtime.certificates.rounding import upwards
 from implicit_dsl.runtime.system import System, Tensors, _columns
 from implicit_dsl.shapes import count, sizes
@@ -34,7 +34,6 @@ else:
 _SETTLED = 4e-16  # of the largest state: a step that is a matter of rounding
 _MOST_STEPS = 200_000
 _SUMMED = 4000  # steps of v ← 1 + M(v)
-_LARGEST_DENSE = 1500
 _SHIFTS = 16  # roundings of v to powers of two that are tried
 _MOST_SLOTS = 4096  # of one activation that is not elementwise
 
@@ -137,8 +136,8 @@ def _vectors(system: System, M: Map, magnitude: sparse.csr_array) -> Iterator[tu
     size = magnitude.shape[1]
     gains = _gains(system.states)
     found: list[np.ndarray] = []
-    if gains is not None and size <= _LARGEST_DENSE:
-        found += candidates(magnitude.toarray() * gains[:, None])
+    if gains is not None:
+        found += proving(magnitude, gains)
     found.append(perron(M, size).vector)
     v = np.ones(size)
     for _ in range(_SUMMED):  # v ← 1 + M(v), which grows to (I − M)⁻¹ 1

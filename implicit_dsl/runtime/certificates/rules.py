@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.runtime.certificates.boxes import needs_boxes
-from implicit_dsl.runtime.certificates.contraction import by_state, candidates, flat, perron
+from implicit_dsl.runtime.certificates.contraction import by_state, flat, perron, proving
 from implicit_dsl.runtime.certificates.folded import Folded, fold
 from implicit_dsl.runtime.certificates.interval import Interval
 from implicit_dsl.runtime.certificates.magnitudes import Weights
@@ -36,7 +36,6 @@ else:
     np = lazy_module("numpy")
 
 Outcome: TypeAlias = tuple[Proof | None, Attempt]
-_LARGEST_DENSE = 1500
 
 
 @dataclass(frozen=True)
@@ -146,10 +145,10 @@ def by_perron(case: Case) -> Outcome:
 
 def _starts(folded: Folded) -> tuple[np.ndarray, ...]:
     """Good vectors for the Perron root, where the majorant is a matrix."""
-    if folded.slopes is None or folded.size > _LARGEST_DENSE:
+    if folded.slopes is None:
         return ()
     gains = np.maximum(np.abs(folded.slopes[0]), np.abs(folded.slopes[1]))
-    return candidates(folded.A.magnitude.toarray() * gains[:, None])
+    return proving(folded.A.magnitude, gains)
 
 
 def by_measure(case: Case) -> Outcome:

@@ -22,6 +22,8 @@ from implicit_dsl.runtime.constraints.rows import dtype_of, nearest_in_all
 
 _POWER_STEPS = 2000  # of the power iteration
 _TIGHT = 1e-6  # relative distance of the two bounds of the Perron root at which it ends
+_SLOW = 0.9  # a gap that shrinks by less in a step
+_LOOKS, _STALLED = 25, 1e-8  # steps, and by how much the upper bound falls in so many, at least
 _ROOM = 1e-5  # by which a projection stays below κ, so that this iteration sees that it is
 _LEFT = 0.1  # of what constant operators leave of a row, at least for its parameters
 _NEARLY = 1.01  # so near to κ, an upper bound may be above it only as it is not sharp
@@ -248,20 +250,27 @@ def _perron(gains: _Gains, wanted: float) -> tuple[Tensor, float]:
     homogeneous. Where it says little, as loops that are nearly none make M, a linear system does.
     """
     v = torch.ones_like(gains.used)
-    best, upper = v, float("inf")
+    best, upper, gap, shift, seen = v, float("inf"), float("inf"), 0.0, float("inf")
     for step in range(_POWER_STEPS):
         image = gains(v)
         ratios = image / v
-        if float(ratios.max()) < upper:
-            best, upper = v, float(ratios.max())
-        lower = float(ratios.min())
-        if upper <= wanted or upper - lower <= _TIGHT * upper:
+        least, most = torch.stack((ratios.min(), ratios.max())).tolist()
+        if most < upper:
+            best, upper = v, most
+        if upper <= wanted or upper - least <= _TIGHT * upper:
             break
-        if step == _EARLY and lower < _LITTLE * upper:
+        if step == _EARLY and least < _LITTLE * upper:
             best, upper = _better(gains, wanted, best, upper)
             if upper <= wanted:
                 break
-        image = image + v  # shifted: periodic matrices converge too
+        if most - least > _SLOW * gap:
+            shift = most  # of v in M v + shift v: periodic matrices converge too
+        gap = most - least
+        if step % _LOOKS == _LOOKS - 1:  # with a part of 1 in v, the bounds may stay apart
+            if upper > (1 - _STALLED) * seen:
+                break
+            seen = upper
+        image = image + shift * v if shift else image
         v = image / image.max() + _UNIFORM
     if wanted < upper < _NEARLY * wanted:
         best, upper = _better(gains, wanted, best, upper)

@@ -8,6 +8,7 @@ from implicit_dsl.runtime.native.library import Kernels, kernels, status
 from implicit_dsl.runtime.native.operations import (
     anderson_combine,
     anderson_differences,
+    magnitude_product,
     project_rows,
     residuals,
     row_sums,
@@ -18,6 +19,7 @@ __all__ = [
     "anderson_combine",
     "anderson_differences",
     "kernels",
+    "magnitude_product",
     "project_rows",
     "residuals",
     "row_sums",

@@ -61,6 +61,9 @@ int implicitc_project(const REAL* a, const double* radius, const REAL* weights, 
                       int64_t rows, int64_t n, int64_t threads) {
     return project(a, radius, weights, row_weights != 0, out, rows, n, threads) ? 0 : 1;
 }
+void implicitc_magnitude(const REAL* a, const double* v, double* out, int64_t rows, int64_t n, int64_t threads) {
+    magnitude(a, v, out, rows, n, threads);
+}
 void implicitc_sums(const REAL* a, const REAL* weights, int64_t row_weights, double* out, int64_t rows, int64_t n,
                     int64_t threads) {
     sums(a, weights, row_weights != 0, out, rows, n, threads);

@@ -31,6 +31,7 @@ class Kernels:
     residuals: Any
     project: Any
     sums: Any
+    magnitude: Any
 
 
 def kernels(dtype: torch.dtype) -> Kernels | None:
@@ -58,6 +59,7 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
         solve, project = library.implicitc_solve, library.implicitc_project
         differences, combine = library.implicitc_differences, library.implicitc_combine
         residuals, sums = library.implicitc_residuals, library.implicitc_sums
+        magnitude = library.implicitc_magnitude
     except (OSError, AttributeError) as error:
         return None, f"{built.path} cannot be loaded: {error}"
     solve.argtypes, solve.restype = (_POINTER,) * 6, ctypes.c_int
@@ -67,4 +69,6 @@ def _load(dtype: torch.dtype) -> tuple[Kernels | None, str]:
     project.argtypes = (_POINTER, _POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT)
     project.restype = ctypes.c_int
     sums.argtypes, sums.restype = (_POINTER, _POINTER, _COUNT, _POINTER, _COUNT, _COUNT, _COUNT), None
-    return Kernels(dtype, solve, differences, combine, residuals, project, sums), built.reason
+    magnitude.argtypes, magnitude.restype = (_POINTER,) * 3 + (_COUNT,) * 3, None
+    made = Kernels(dtype, solve, differences, combine, residuals, project, sums, magnitude)
+    return made, built.reason

@@ -120,6 +120,19 @@ def row_sums(a: Tensor, weights: Tensor | None = None) -> Tensor | None:
     return found
 
 
+def magnitude_product(a: Tensor, v: Tensor) -> Tensor | None:
+    """|A| v (rows,) in float64, for A (rows, n) and v (n,) in float64, without a copy of A."""
+    library = _library((a,))
+    if library is None or not a.is_contiguous() or v.dtype != torch.float64 or not v.is_cpu:
+        return None
+    rows, n = a.shape
+    if v.shape != (n,):
+        raise ValueError(f"{tuple(a.shape)} takes no {tuple(v.shape)}")
+    v, found = v.contiguous(), a.new_empty(rows, dtype=torch.float64)
+    library.magnitude(a.data_ptr(), v.data_ptr(), found.data_ptr(), rows, n, torch.get_num_threads())
+    return found
+
+
 def _held(a: Tensor, weights: Tensor | None) -> tuple[Kernels, Tensor, Tensor | None] | None:
     """The kernels for rows and their weights, and both contiguous."""
     library = _library((a,) if weights is None else (a, weights))

@@ -55,6 +55,34 @@ template <class T> double largest(const T* a, int64_t n) {
     return found;
 }
 
+// Σ_j |a_rj| v_j of R rows at once, multiplied and summed in double: memory is read in as many streams.
+template <class T, int R> void weighted_sums(const T* a, const double* v, double* out, int64_t n) {
+    constexpr int L = Lanes<T>::count, D = Lanes<double>::count;
+    Wide<T> totals[R] = {};
+    int64_t j = 0;
+    for (; j + L <= n; j += L) {
+        UNROLL for (int r = 0; r < R; r++) {
+            const Wide<T> size = load_wide(a + r * n + j);
+            UNROLL for (int part = 0; part < Wide<T>::parts; part++)
+                totals[r].part[part] += absolute<double>(size.part[part]) * load(v + j + part * D);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        double found = 0;
+        for (int part = 0; part < Wide<T>::parts; part++) found += sum<double>(totals[r].part[part]);
+        for (int64_t k = j; k < n; k++) found += std::fabs(double(a[r * n + k])) * v[k];
+        out[r] = found;
+    }
+}
+
+// |A| v
+template <class T>
+void magnitude(const T* a, const double* v, double* out, int64_t rows, int64_t n, int64_t threads) {
+    constexpr int64_t R = 8;
+    share(rows / R, rows * n, threads, [&](int64_t k) { weighted_sums<T, R>(a + k * R * n, v, out + k * R, n); });
+    for (int64_t row = rows / R * R; row < rows; row++) weighted_sums<T, 1>(a + row * n, v, out + row, n);
+}
+
 // x_j = sign(a_j) max(|a_j| - θ w_j, 0). Every set S of entries gives a lower bound of θ,
 // (Σ_S w |a| - r) / Σ_S w²; with S = the entries above the last bound it rises to θ in finitely many
 // rounds (C. Michelot, J. Optim. Theory Appl. 50, 1986), and entries below it never come back: after

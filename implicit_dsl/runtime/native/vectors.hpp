@@ -75,6 +75,12 @@ template <class T> struct Wide {
     static constexpr int parts = sizeof(double) / sizeof(T);
     Vec<double> part[parts];
 };
+INLINE Wide<double> load_wide(const double* p) { return {{load(p)}}; }
+INLINE Wide<float> load_wide(const float* p) {
+    typedef float Half __attribute__((vector_size(kBytes / 2), aligned(4), may_alias));
+    const Half *low = (const Half*)p, *high = (const Half*)(p + kBytes / 8);
+    return {{__builtin_convertvector(*low, Vec<double>), __builtin_convertvector(*high, Vec<double>)}};
+}
 INLINE void add_wide(Wide<double>& to, Vec<double> v) { to.part[0] += v; }
 INLINE void add_wide(Wide<float>& to, Vec<float> v) {
     typedef float Half __attribute__((vector_size(kBytes / 2)));
