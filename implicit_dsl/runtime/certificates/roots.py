@@ -3,7 +3,8 @@
 For v > 0, min (M v)ᵢ ÷ vᵢ ≤ λ(M) ≤ max (M v)ᵢ ÷ vᵢ (Collatz 1942, Wielandt 1950); the lower bound holds over
 the support of any v ≥ 0. A matrix is taken apart into its strongly connected parts: λ is the largest of
 theirs, and each of these has a positive eigenvector. It is found by the power iteration and, where that is
-slow, by Noda's inverse iteration, (s I − M) v' = v with s above the upper bound: v' is positive, and the bounds close
+slow, by Noda's inverse iteration, (s I − M) v' = v with s above the upper bound: v' is positive, and
+the bounds close
 in quadratically (Noda 1971; Elsner 1976).
 """
 
