@@ -131,6 +131,7 @@ class _Zeros:
     def _region(self, opening: Opening) -> list[tuple[str, str]]:
         targets = self._all(opening, opening.rows, 0)
         sources = self._all(opening, opening.columns, 1)
+        self.context.step(opening.place, len(targets) * len(sources))
         found = []
         for target in targets:
             if opening.rows is None and target.name in self.given:
