@@ -323,6 +323,41 @@ def test_loaded_weights_stay_as_they_are_under_a_bound_of_the_perron_root(asked:
     assert_close(outputs(opened.system().solve(*given)), outputs(opened(*given)), 1e-6)  # type: ignore[operator]
 
 
+def test_gradients_of_opened_loops_are_those_of_the_adjoint_equations() -> None:
+    """Also in a base that has a loop, and in one that extends another: A is that of all of it."""
+    torch.manual_seed(4)
+    text = """
+model Root(n = 4)
+    input u[4], v[3]
+    param W[n, n]
+    state x[n] ~ tanh(W*x + Dense(n)*u)
+    state g[n] ~ relu(Dense(n)*x + Dense(n)*v)
+    output y = g
+    @wellposed spectral(abs(A)) <= 0.6
+end
+
+model Base() extends Root
+    state k[3] ~ tanh(Dense(3)*g)
+    output z = k
+    open A[k, x]
+end
+"""
+    _, opened, missing = pair(text, "open A[x, k] as LowRank(2)\nopen A[self]\nopen B")
+    assert "A_k_x" not in missing and {of[1:] for of in opened_blocks(opened).values()} == {
+        ("k", "x"), ("x", "k"), ("g", "g"), ("k", "k"), ("x", "v"), ("g", "u"), ("k", "u"), ("k", "v"),
+    }  # fmt: skip
+    fill(opened, 0.5)
+    opened.project_()  # type: ignore[operator]
+    given = inputs()
+    weights = [torch.randn_like(one) for one in outputs(opened(*given))]
+    sum((one * w).sum() for one, w in zip(outputs(opened(*given)), weights)).backward()  # type: ignore[union-attr]
+    adjoint = opened.system().parameter_gradients(given, tuple(weights))  # type: ignore[operator]
+    for id in (*opened_blocks(opened), "W", "g_dense.weight"):
+        gradient = opened.get_parameter(id).grad
+        assert gradient is not None
+        torch.testing.assert_close(gradient, torch.from_numpy(adjoint[id]), rtol=1e-6, atol=1e-8)
+
+
 def test_row_sums_of_an_opened_loop_are_kept_by_projection() -> None:
     _, opened, _ = pair(SQUARE, "open A[g, k]\nopen A[g, e]", "@wellposed norm(A, Inf) <= 0.9")
     fill(opened, 1.0)
