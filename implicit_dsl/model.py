@@ -359,7 +359,7 @@ def _recurrence_data(recurrence: Recurrence[ImplicitModel]) -> dict[str, Any]:
     step, clock, method = recurrence.step.as_data(), recurrence.clock, recurrence.method
     return {
         "name": recurrence.name,
-        "step": {key: value for key, value in step.items() if key != "tensors"},
+        "step": {key: value for key, value in step.items() if key not in ("tensors", "opened")},
         "sequences": recurrence.sequences,
         "same": recurrence.same,
         "carried": tuple((carry.before, carry.now, carry.start) for carry in recurrence.carried),

@@ -247,6 +247,30 @@ def test_bounds_of_the_assembled_matrix_do_without_channels(body: str, bound: st
     assert 0.3 < verdict.value <= 0.9 + 1e-6  # nothing is made smaller that need not be
 
 
+@pytest.mark.parametrize("body", NO_CHANNELS.values(), ids=NO_CHANNELS)
+def test_the_perron_root_is_bounded_without_making_the_matrix(
+    body: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing cancels there, so that the bound is no lower than that of the matrix."""
+    from implicit_dsl.runtime.certificates import demanded
+
+    torch.manual_seed(5)
+    module = with_weights(body.format("pf(A) <= 0.9"))
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    module.project_()  # type: ignore[operator]
+    (made,) = module.certify().verdicts  # type: ignore[operator]
+    monkeypatch.setattr(demanded, "_LARGEST", 0)
+    (unmade,) = module.certify().verdicts  # type: ignore[operator]
+    assert made.satisfied and unmade.satisfied
+    assert made.value - 1e-6 <= unmade.value <= 0.9 + 1e-6
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(3)
+    (broken,) = module.certify().verdicts  # type: ignore[operator]
+    assert not broken.satisfied and broken.value > 0.95
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_loop_that_is_cut_is_none_whatever_else_is_there(apart: bool) -> None:
     """The Perron root of a nilpotent matrix is 0: weights of any size stay as they are."""

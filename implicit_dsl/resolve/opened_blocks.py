@@ -88,13 +88,22 @@ class _Zeros:
     held: set[tuple[str, str]] = field(init=False)  # blocks with an operator
     opened: dict[tuple[str, str], Span] = field(default_factory=dict)
     given: frozenset[str] = field(init=False)  # states that a recurrence gives, which have no equation
+    lengths: frozenset[str] = field(init=False)  # states that are lengths of sequences
+    cut: frozenset[str] = field(init=False)  # states whose equation reads one
+    padded: frozenset[str] = field(init=False)  # sequences that only these read: they go on behind the length
     _order: dict[str, int] | None = None
 
     def __post_init__(self) -> None:
         self.by_name = {node.name: node for node in self.nodes}
         self.names = set(self.by_name)
         self.held = {(edge.target, edge.source) for edge in self.lifted.edges if edge.source is not None}
+        counted = {e.target for e in self.lifted.edges if any(one.kind == "number" for one in e.chain)}
+        self.lengths = frozenset(name for name in counted if self.by_name[name].activation is None)
         self.given = frozenset(name for one in self.lifted.recurrences for name, *_ in one.gives)
+        reads = [(edge.source, edge.target) for edge in self.lifted.edges if edge.source is not None]
+        self.cut = frozenset((*counted, *(target for source, target in reads if source in self.lengths)))
+        whole = {source for source, target in reads if target not in self.cut}
+        self.padded = frozenset(source for source, _ in reads if source in self.given) - whole
 
     # ------------------------------------------------------------------ the blocks of one statement
 
@@ -134,9 +143,11 @@ class _Zeros:
         self.context.step(opening.place, len(targets) * len(sources))
         found = []
         for target in targets:
-            if opening.rows is None and target.name in self.given:
-                continue  # it has no equation, and is a column alone
+            if opening.rows is None and target.name in self.given | self.cut:
+                continue  # it has no equation that could be added to, and is a column alone
             for source in sources:
+                if opening.columns is None and source.name in self.lengths | self.padded:
+                    continue
                 pair = target.name, source.name
                 if pair in self.held or pair in self.opened or not self._inside(opening, *pair):
                     continue
@@ -234,6 +245,15 @@ class _Zeros:
                 at_target,
                 labels=(Label(target.span, "computed here"),),
                 help="write one more term in its equation, with a matrix that starts from zeros",
+            )
+        if target.name in self.cut or source.name in self.lengths:
+            node, at = (target, at_target) if target.name in self.cut else (source, at_source)
+            raise problem(
+                "E0506",
+                f"`{node.name}` is made with a length, which is no number to compute with",
+                at,
+                labels=(Label(node.span, "here"),),
+                help="open a block to what is computed of it",
             )
         if source.tokens:
             raise problem(

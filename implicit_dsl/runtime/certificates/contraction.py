@@ -76,10 +76,12 @@ def upper_bound(M: Map, v: np.ndarray) -> float:
     return greatest_ratio(M(v), v)
 
 
-def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = (), close: float = _CLOSE) -> Perron:
+def perron(
+    M: Map, size: int, starts: tuple[np.ndarray, ...] = (), close: float = _CLOSE, enough: float = 0.0
+) -> Perron:
     """Bounds of the Perron root of M by the power iteration from good vectors, if there are any.
 
-    It ends where the root is known to `close`, beside its distance to 1.
+    It ends where the root is known to `close`, beside its distance to 1, or to be at most `enough`.
     """
     best = Perron(np.ones(size), 0.0, float("inf"))
     for v in starts:
@@ -96,7 +98,8 @@ def perron(M: Map, size: int, starts: tuple[np.ndarray, ...] = (), close: float 
             best = Perron(v, best.lower, upper)
         lower = _lower_bound(M, v, image, thorough=sweep % 10 == 0)
         best = Perron(best.vector, max(best.lower, lower), best.upper)
-        if not np.isfinite(image).all() or _is_known(best, close) or (best.lower >= 1 and sweep > _ENOUGH):
+        known = best.upper <= enough or _is_known(best, close)
+        if not np.isfinite(image).all() or known or (best.lower >= 1 and sweep > _ENOUGH):
             break
         if best.upper >= 1 and sweep % 4 == 3:  # the other way: it needs no Perron vector
             power = M(power)

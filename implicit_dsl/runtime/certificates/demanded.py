@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.demands import Demand, Matrix
+from implicit_dsl.model import Block
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.runtime.certificates.contraction import Map, perron, proving
 from implicit_dsl.runtime.certificates.folded import Folded, linear_states
@@ -54,7 +55,7 @@ def verdict(demand: Demand, loops: Sequence[Certified], weights: Weights) -> Ver
         made = _matrix(demand.matrix, weights, demand.criterion)
         values = [made if isinstance(made, str) else _value(demand.criterion, Interval(made, 0 * made))]
     else:
-        values = [_of_loop(demand.criterion, loop) for loop in concerned if _has_parameters(loop)]
+        values = [_of_loop(demand, loop) for loop in concerned if _has_parameters(loop)]
     unknown = [value for value in values if isinstance(value, str)]
     if unknown:
         return Verdict(demand.text, demand.line, False, None, unknown[0])
@@ -76,8 +77,8 @@ def _has_parameters(loop: Certified) -> bool:
     return loop.case is None or any(_bounded(loop.case.sweep, ()).values())
 
 
-def _of_loop(criterion: str, loop: Certified) -> float | str:
-    case = loop.case
+def _of_loop(demand: Demand, loop: Certified) -> float | str:
+    case, criterion = loop.case, demand.criterion
     if case is None:
         return loop.certificate.attempts[0].why
     folded = case.folded
@@ -89,11 +90,61 @@ def _of_loop(criterion: str, loop: Certified) -> float | str:
         rows = np.concatenate([np.full(count(block.slots), bounded[block.name]) for block in folded.blocks])
         size = folded.A.mid.shape[1]
         return min(float(upwards(folded.A.magnitude.sum(1), size)[rows].max(initial=0.0)), sums)
+    if criterion == "pf" and (isinstance(folded, str) or folded.size > _LARGEST):
+        return _without_matrix(case.sweep, demand.bound)
     if isinstance(folded, str):
         return folded
     if criterion == "pf" and folded.slopes is None:
         return perron(_shared_out(folded), folded.size, close=0.0).upper
     return _value(criterion, folded.A)
+
+
+def _without_matrix(sweep: Sweep, bound: float) -> float:
+    """An upper bound of the Perron root of |A|, where that is too large to be made; `bound` is low enough.
+
+    Linear states are folded unless they are iterated, and nothing cancels.
+    """
+    linear = _folded_states(sweep)
+    kept = sweep.blocks(tuple(name for name in sweep.loop.states if name not in linear))
+
+    def moved(v: np.ndarray) -> np.ndarray:
+        known, start = {}, 0
+        for block in kept:
+            known[block.name] = v[start : start + count(block.shape)].reshape(sizes(block.shape))
+            start += count(block.shape)
+        made = dict(known)
+        for name in linear:
+            made[name] = _reads(sweep, name, made)
+        return np.concatenate([_of_slots(sweep, block, _reads(sweep, block.name, made)) for block in kept])
+
+    return perron(moved, sum(count(block.shape) for block in kept), close=0.0, enough=bound).upper
+
+
+def _folded_states(sweep: Sweep) -> tuple[str, ...]:
+    """The linear states of a loop that are not iterated, each behind those that it reads."""
+    model, loop = sweep.model, sweep.loop
+    found = linear_states(model, loop)
+    return tuple(n for n in found if n not in loop.iterated and model.blocks[n].activation is None)
+
+
+def _reads(sweep: Sweep, name: str, known: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Σ |A| v over what a state reads within the loop, by its slots, rounded up."""
+    terms = sweep.terms[name]
+    made = np.zeros(sizes(sweep.model.blocks[name].slots))
+    for term in terms:
+        assert term.source is not None
+        made = made + sweep.magnitudes.upper(term.chain, known[term.source])
+    return upwards(made, len(terms))
+
+
+def _of_slots(sweep: Sweep, block: Block, part: np.ndarray) -> np.ndarray:
+    """What changes of slots come to in a state, by an activation of gain 1, in a row."""
+    rule = None if block.activation is None else activation_rule(block.activation)
+    if rule is not None and not rule.elementwise:
+        assert block.activation is not None
+        gain = rule.gain(block.activation)
+        part = sweep.activated(block, part) / (1.0 if gain is None else gain)
+    return part.reshape(-1)
 
 
 def _shared_out(folded: Folded) -> Map:
@@ -103,15 +154,9 @@ def _shared_out(folded: Folded) -> Map:
         made, start = upwards(folded.A.magnitude @ v, folded.size), 0
         parts = []
         for block in folded.blocks:
-            part = made[start : start + count(block.slots)]
+            part = made[start : start + count(block.slots)].reshape(sizes(block.slots))
             start += count(block.slots)
-            rule = None if block.activation is None else activation_rule(block.activation)
-            if rule is not None and not rule.elementwise:
-                assert block.activation is not None
-                gain = rule.gain(block.activation)
-                part = folded.sweep.activated(block, part.reshape(sizes(block.slots))).reshape(-1)
-                part = part / (1.0 if gain is None else gain)
-            parts.append(part)
+            parts.append(_of_slots(folded.sweep, block, part))
         return np.concatenate(parts)
 
     return moved
@@ -137,20 +182,11 @@ def _row_sum(sweep: Sweep) -> float:
 
     Linear states are folded unless they are iterated, and nothing cancels.
     """
-    linear = tuple(
-        name
-        for name in linear_states(sweep.model, sweep.loop)
-        if name not in sweep.loop.iterated and sweep.model.blocks[name].activation is None
-    )
+    linear = _folded_states(sweep)
     bounded, largest = _bounded(sweep, linear), 0.0
     reached = {block.name: np.ones(sizes(block.shape)) for block in sweep.blocks(sweep.loop.states)}
     for name in (*linear, *(name for name in sweep.loop.states if name not in linear)):
-        terms = sweep.terms[name]
-        made = np.zeros(sizes(sweep.model.blocks[name].slots))
-        for term in terms:
-            assert term.source is not None
-            made = made + sweep.magnitudes.upper(term.chain, reached[term.source])
-        made = upwards(made, len(terms))
+        made = _reads(sweep, name, reached)
         if name in linear:
             reached[name] = made
         elif bounded[name]:
