@@ -7,7 +7,7 @@ from torch import Tensor
 
 from implicit_dsl.train.descent.blocks import WeightProblem
 
-_AT_REST = 1e-9  # relative change of θ at which steps end
+_AT_REST = 1e-6  # relative change of θ at which steps end
 _DOUBLINGS = 60
 
 

@@ -50,7 +50,47 @@ def bcd(
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> History:
-    """Fit a compiled model in place."""
+    """Fit a compiled model in place, by block-coordinate descent on a lifted problem; returns what it did.
+
+        minimise  mean loss(C x + D u + d) + mean Σ λ F(x, A x + B u + b) + ½ ridge ‖(C, D)‖² + penalties
+
+    over the weights and, for each sample, over the states x, which are free: the Fenchel divergences F ≥ 0
+    take the place of x = φ(A x + B u + b), which holds where they are 0 (Gu, Askari and El Ghaoui 2018 for
+    feed-forward networks; Travacca 2021 for implicit models). The blocks (C, D, d), X and (A, B, b) are
+    improved in turn, each by accelerated proximal gradient steps with a proved or tested step size; no block
+    raises the objective. Weights stay within the sets of the source (`@wellposed`, `@sparse`, by projection
+    in each step), and `@penalty` by its proximal operator. At the end of a sweep the states are solved for,
+    the outputs fitted to them, and the true loss is that.
+
+    Models: linear operators, and states with `relu`, `leaky_relu`, `tanh`, `sigmoid`, `hardtanh`, `relu6`
+    or no activation, with or without loops; tied weights count at each of their places. BatchNorm keeps its
+    statistics, and Dropout does nothing. Parameters without `requires_grad` stay.
+
+    inputs, targets  tensors [samples, *shape] of the inputs and outputs: one, a sequence, or by name
+    loss             "squared", ½ ‖y − target‖² summed over the entries of a sample; "cross_entropy" of
+                     classes, or probabilities, along the last axis of an output. Several outputs add up.
+    sweeps           passes over all blocks
+    continuation     λ of the first and the last sweep, geometric between: relative to the mean diagonal
+                     entry of CᵀC, times the curvature of the loss. Small: x serves the outputs; large: φ
+    ridge            see above
+    penalties        in place of those of the source (`model.penalties`): anything like `Penalty`
+    gauge            whether states get units with a root mean square of 1 in each sweep, where φ is
+                     positively homogeneous and nothing is tied; by default if there are penalties, whose
+                     meaning depends on units. Then the objective may rise between sweeps.
+    weight_steps, state_steps    proximal gradient steps in each block
+    batch            samples in a minibatch; by default all. Then `damping` holds weights back, as
+                     ½ damping L ‖θ − θ₀‖², and objectives fall within a minibatch only.
+    look_every       after how many sweeps the true loss is computed
+    keep             the weights of the "best" look, by true loss and penalties, or of the "last"
+    progress         True: a bar on stderr; None: on a terminal only; or a function of each `Sweep`
+    dtype            of the computation; float64, if the device has it
+    generator        draws minibatches
+
+    The model is written at the end, all of it or, on an error, nothing; after Ctrl-C it has what was kept so
+    far. Gradients and modes are left alone. Raises OutsideFamilyError for a model that cannot be lifted,
+    DataError for data that does not fit, ValueError for settings; warns of entries that never change
+    (ConstantWarning) and of penalties that leave nothing (NothingLeftWarning).
+    """
     system = _system(model, inputs)
     lifted = Lifted.of(model, system, _working(model) if dtype is None else dtype)
     like = next(iter(lifted.weights.values()))

@@ -76,9 +76,8 @@ class Proximal:
         """
         wide = {id: weight.double() for id, weight in weights.items()}
         like = next(iter(wide.values()))
-        steps = {
-            id: step / self.masses[id].to(like) if id in self.masses else like.new_tensor(step) for id in wide
-        }
+        alike = like.new_tensor(step)
+        steps = {id: alike / self.masses[id].to(like) if id in self.masses else alike for id in wide}
         if self._ordered is None:
             found = composed(self.atoms, wide, steps)
         else:
