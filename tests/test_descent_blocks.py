@@ -212,20 +212,26 @@ def test_lipschitz_constants_of_weights_are_sound(name: str, seed: int, loss: st
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 10_000), loss=st.sampled_from(LOSSES), size=st.sampled_from((0.01, 1.0, 30.0)))
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000), loss=st.sampled_from(LOSSES), size=st.sampled_from((0.1, 1.0, 10.0)))
 def test_curvatures_of_states_are_sound(name: str, seed: int, loss: str, size: float) -> None:
-    point = a_point(name, seed, loss=loss)
+    point = a_point(name, seed, samples=3, loss=loss)
     generator = torch.Generator().manual_seed(seed)
+    weights = {
+        id: size * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        for id, weight in point.weights.items()
+    }
+    point = Point(**{**vars(point), "weights": weights})
     for state in point.problem.lifted.rows:
         x = point.states[state]
         problem = state_problem(
-            point.problem.lifted, state, point.weights, point.states, point.pre_activations(), point.goals()
+            point.problem.lifted, state, weights, point.states, point.pre_activations(), point.goals()
         )
-        step = size * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        bend = ((problem.gradient(x + step) - problem.gradient(x)) * step).sum()
-        least, squares = problem.lipschitz(x.shape[1]), step.square().sum()
-        assert float(bend) <= least * float(squares) * (1 + 1e-9)
+        bound = problem.lipschitz(x.shape[1])
+        H = torch.autograd.functional.jacobian(lambda x, p=problem: p.gradient(x), x)
+        for sample in range(len(x)):
+            found = H[sample, :, sample]
+            assert float(torch.linalg.eigvalsh((found + found.mT) / 2)[-1]) <= bound * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -333,14 +339,18 @@ def test_what_cannot_take_other_units_keeps_its_own(name: str) -> None:
 
 
 def test_no_sample_is_made_worse() -> None:
-    point = a_point("implicit", samples=50)
-    problem = state_problem(
-        point.problem.lifted, "x", point.weights, point.states, point.pre_activations(), point.goals()
-    )
-    before = problem.value(point.states["x"])
-    after = problem.value(improved_states(problem, point.states["x"], 20))
-    assert bool((after <= before).all())
-    assert bool((after < before).any())
+    for seed in range(4):  # far from convex: what reads itself strongly, with accelerated steps
+        point = a_point("implicit", seed, samples=200)
+        weights = {**point.weights, "A": 30 * point.weights["A"], "C": 0.1 * point.weights["C"]}
+        problem = state_problem(
+            point.problem.lifted, "x", weights, point.states, point.pre_activations(), point.goals()
+        )
+        x = point.states["x"]
+        before = problem.value(x)
+        for steps in (1, 3, 5, 8, 12, 20, 30):
+            after = problem.value(improved_states(problem, x, steps))
+            assert bool((after <= before).all())
+            assert bool((after < before).any())
 
 
 def test_goals_are_convex_functions_with_their_gradients() -> None:
