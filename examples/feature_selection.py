@@ -252,6 +252,8 @@ def picture(task: Task, norms: Tensor) -> str:
     for sign, values, colour in ((-1, norms, "#3b6ea5"), (1, task.norms, "#8a8a8a")):
         longest = float(values.max().clamp_min(1e-300))
         for j, value in enumerate(values.tolist()):
+            if value == 0:
+                continue
             length = half * value / longest
             x = middle + 2 if sign > 0 else middle - 2 - length
             place = f'x="{x:.1f}" y="{top + row * j}" width="{length:.1f}" height="{row - 3}"'

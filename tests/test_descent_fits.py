@@ -439,8 +439,8 @@ def test_the_example_selects_the_true_columns(monkeypatch: pytest.MonkeyPatch) -
     found = example.result(task, 100, example.descend)
     assert found.exact and found.ranked and found.gap and found.error < 0.7
     even = example.a_task(100, even=True)
-    mirrored = torch.cat([even.inputs, -even.inputs])
-    assert float((even.targets - even.targets.mean(0)).mT.matmul(even.inputs).abs().mean()) < 40
-    assert len(mirrored) == 800
-    assert example.picture(task, found.norms).count("<rect") == 1 + 2 * example.INPUTS
+    covariance = (even.targets - even.targets.mean(0)).mT @ even.inputs / example.POINTS
+    plain = (task.targets - task.targets.mean(0)).mT @ task.inputs / example.POINTS
+    assert float(covariance[:, even.active].norm()) < 0.2 * float(plain[:, task.active].norm())
+    assert example.picture(task, found.norms).count("<rect") == 1 + 2 * example.ACTIVE  # the paper, and bars
     assert len(example.bars(task, found.norms).splitlines()) == 11
