@@ -1,7 +1,7 @@
 """Fenchel divergences of activations: F(x, z) = f(x) + f*(z) − x z, 0 where x = φ(z) and else positive.
 
 For a non-decreasing φ, f* is a primitive of φ, convex, and f its conjugate, with φ⁻¹ for a derivative
-(Gu, Askari and El Ghaoui 2018; Travacca 2021). A divergence is convex in x and in z, but not in both.
+(Gu, Askari and El Ghaoui 2018). A divergence is convex in x and in z, but not in both.
 """
 
 from __future__ import annotations
