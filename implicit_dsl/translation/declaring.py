@@ -43,6 +43,7 @@ class Declaring:
     def __init__(self, graph: torch.fx.Graph, held: Mapping[str, str], tensors: Mapping[str, torch.Tensor]):
         """`held`: from placeholders to keys of the module; `tensors`: its tensors by their keys."""
         self.tensors = tensors
+        self._held = held
         self._layers: dict[tuple[object, ...], Term] = {}
         self._params: dict[str, Term] = {}
         self._whole = _used_whole(graph, held)
@@ -72,6 +73,10 @@ class Declaring:
                 Declaration("layer", wanted, f"= {text}", tuple(holds), note=note, sets=sets)
             )
         return self._layers[same]
+
+    def key(self, node: torch.fx.Node) -> str | None:
+        """The key of the tensor that a placeholder stands for."""
+        return self._held.get(node.name)
 
     def block(self, text: str, instance: str, wanted: str, held: Mapping[str, str]) -> Term:
         """An instance of a block whose text is part of the program; `held` from its parameters to keys."""

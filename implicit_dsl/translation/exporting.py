@@ -41,18 +41,27 @@ class Exported:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode, and back in the mode of each of its parts afterwards."""
+    """The module in evaluation mode; mode, buffers and random numbers are as before afterwards."""
     modes = [(part, part.training) for part in module.modules()]
+    buffers = [
+        (part, name, buffer, buffer.detach().clone())
+        for part in module.modules()
+        for name, buffer in part.named_buffers(recurse=False)
+    ]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
         module.eval()
         torch.backends.mha.set_fastpath_enabled(False)  # the path taken in training, operator by operator
-        with torch.enable_grad():
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for part, training in modes:
             part.training = training
+        for part, name, buffer, before in buffers:
+            setattr(part, name, buffer)
+            if not torch.equal(buffer, before):
+                buffer.detach().copy_(before)
 
 
 def prepared(
@@ -202,15 +211,16 @@ def _read(
     return Exported(program.graph, inputs, held, constants, _outputs(program), batch, args, kwargs)
 
 
+STATELESS = "and a program keeps nothing from one call to the next"
+OUTSIDE = "give it to `forward` as an input, and take it back as an output"
+
+
 def _outputs(program: ExportedProgram) -> tuple[tuple[str, str], ...]:
     """The tensors that the module gives, by names that are made of the keys of dictionaries."""
     specs = program.graph_signature.output_specs
     for spec in specs:
         if spec.kind is OutputKind.BUFFER_MUTATION:
-            raise TranslationError(
-                f"`forward` changes the buffer `{spec.target}`, and a program keeps no state between calls",
-                help="update it outside of `forward`",
-            )
+            raise TranslationError(f"`forward` changes the buffer `{spec.target}`, {STATELESS}", help=OUTSIDE)
     given = [spec for spec in specs if spec.kind is OutputKind.USER_OUTPUT]
     spec = program.call_spec.out_spec
     assert spec is not None

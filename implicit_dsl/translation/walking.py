@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from implicit_dsl.translation import naming
 from implicit_dsl.translation.declaring import Declaring
+from implicit_dsl.translation.exporting import OUTSIDE, STATELESS
 from implicit_dsl.translation.mutation import is_written, names_of_written
 from implicit_dsl.translation.refusal import TranslationError, class_of, path_of, refusal
 from implicit_dsl.translation.rules import RULES
@@ -77,6 +78,9 @@ class Walk:
         self.values[node] = result
         if is_written(node):
             for same in names_of_written(node):
+                key = self.declaring.key(same)
+                if key is not None:
+                    raise refusal(node, f"it changes the buffer `{key}`, {STATELESS}", OUTSIDE)
                 self.values[same] = result
 
     def _made(self, node: torch.fx.Node, depth: int) -> Any:

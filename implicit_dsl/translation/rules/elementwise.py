@@ -282,7 +282,6 @@ RULES: dict[str, Rule] = {
     "aten.subtract.Tensor": sub,
     "aten.rsub.Tensor": rsub,
     "aten.rsub.Scalar": rsub,
-    "aten.mul.Tensor": mul,
     "aten.mul.Scalar": mul,
     "aten.multiply.Tensor": mul,
     "aten.div.Tensor": div,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch.fx
+
 from implicit_dsl.translation import terms
 from implicit_dsl.translation.joining import axis_of_size, ranged
 from implicit_dsl.translation.products import attended, product, turned
-from implicit_dsl.translation.regrouping import axis_of
+from implicit_dsl.translation.regrouping import ONE, axis_of, measure
 from implicit_dsl.translation.rules.elementwise import add, mul
 from implicit_dsl.translation.site import Rule, Site
-from implicit_dsl.translation.terms import Form, Term
+from implicit_dsl.translation.terms import Declaration, Form, Term
 from implicit_dsl.translation.values import (
     BATCH,
     MIXES,
@@ -39,6 +41,29 @@ def applied(matrix: Term, x: Value, new: Axis) -> Value:
     """A matrix or linear layer on the last axis."""
     moved = last_axis(x)
     return Value(terms.times(matrix, network_term(moved)), (*moved.stored[:-1], new), (*x.axes[:-1], new))
+
+
+def times(site: Site, a: Value, b: Value | float) -> Value:
+    """A product entry by entry; a parameter for the last of several axes is a diagonal matrix."""
+    for x, weight in ((a, b), (b, a)):
+        if isinstance(x, Value) and isinstance(weight, Value) and _is_diagonal(site, x, weight):
+            count = length(weight.axes[0])
+            held = ((str(weight.parameter), ""),)
+            text = f"[{count}, {count}] in Diagonal()"
+            matrix = terms.name(Declaration("param", str(weight.parameter), text, held))
+            return applied(matrix, x, axis_of_size(count))
+    return mul(site, a, b)
+
+
+def _is_diagonal(site: Site, x: Value, weight: Value) -> bool:
+    """Whether this parameter of one axis, read here alone, is for the last axis of a value of several."""
+    read = [one for one in site.node.args if isinstance(one, torch.fx.Node) and one.op == "placeholder"]
+    alone = any(
+        len(one.users) == 1 and site.declaring.key(one) == weight.parameter is not None for one in read
+    )
+    several = len(without_batch(x.axes)) > 1 and x.term is not None and not x.term.is_param
+    known = weight.constant is not None or weight.axes != weight.stored or len(weight.axes) != 1
+    return alone and several and not known and measure(x.axes[-1]) == measure(weight.axes[0]) != ONE
 
 
 def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Value:
@@ -126,6 +151,7 @@ def addmm(site: Site, bias: Value, a: Value, b: Value, beta: float = 1, alpha: f
 
 
 RULES: dict[str, Rule] = {
+    "aten.mul.Tensor": times,
     "aten.linear.default": linear,
     "aten.matmul.default": matmul,
     "aten.mm.default": matmul,
