@@ -258,6 +258,10 @@ FUNCTIONS = {
     "inner products": lambda x: (x[:, 0] * x[:, 1]).sum(-1, keepdim=True) + x @ torch.arange(6).to(x.dtype),
     "upsampled": lambda x: F.interpolate(x, scale_factor=2, mode="linear") + F.interpolate(x, size=12),
     "glu": lambda x: F.glu(x, dim=1) + F.glu(x, dim=2).repeat(1, 1, 2)[:, :2],
+    "sums so far": lambda x: x.cumsum(1) - x.cumsum(-1),
+    "directions": lambda x: (
+        F.cosine_similarity(x, x.flip(1), dim=-1) + F.pairwise_distance(x[:, 0], x[:, 1])[:, None]
+    ),
     "a chain": lambda x: sum((x * i for i in range(1, 12)), start=x),
     "nothing": lambda x: x,
     "the same twice": lambda x: (x, x, x + 0),
@@ -291,3 +295,11 @@ def test_functions_of_tensors(name: str) -> None:
             return made if isinstance(made, tuple) else made.tanh()
 
     assert_same(Made(), torch.randn(3, 4, 5))
+
+
+def test_a_weight_that_is_computed_is_a_product() -> None:
+    linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
+
+    made = assert_same(nn.Sequential(linear, nn.Tanh()), torch.randn(2, 4))
+
+    assert "matmul" in made.source

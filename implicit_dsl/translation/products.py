@@ -39,7 +39,7 @@ def turned(x: Value) -> Value:
 
 def product(site: Site, a: Value, b: Value) -> Value:
     """The product of two values, one by one for the axes in front, with a note of it."""
-    if len(b.axes) == 2 and len(a.axes) > 2 and BATCH not in flat(b.axes):  # all rows at once
+    if len(b.axes) == 2 and BATCH not in flat(b.axes):  # all rows at once
         every = flat(without_batch(a.axes[:-1]))
         made = product(site, replace(a, axes=((BATCH,), every, a.axes[-1])), seen(b, ((), *b.axes)))
         own = {new: (old,) for new, old in zip(made.axes[-2], every, strict=True)}

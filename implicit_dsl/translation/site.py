@@ -14,7 +14,7 @@ from implicit_dsl.translation.declaring import Declaring
 from implicit_dsl.translation.refusal import TranslationError, refusal
 from implicit_dsl.translation.regrouping import Size, axis_of, regrouped, size_of
 from implicit_dsl.translation.terms import Declaration, Term, refused
-from implicit_dsl.translation.values import Axes, Value, constant
+from implicit_dsl.translation.values import Axes, Misfit, Value, constant
 
 Result: TypeAlias = "Value | tuple[Result, ...]"
 Rule: TypeAlias = Callable[..., Result]
@@ -77,8 +77,13 @@ class Site:
         return entrywise(taken, make, fold or self.operator)
 
 
+UNKNOWN_SIZE = "it computes with a size that may differ from call to call, such as that of the batch"
+
+
 def known(value: float) -> Value:
-    """A number as a value."""
+    """A number as a value. Raises Misfit for a size that is not known."""
+    if not isinstance(value, (bool, int, float)):
+        raise Misfit(UNKNOWN_SIZE)
     whole = isinstance(value, int)
     return constant(torch.tensor(value, dtype=torch.int64 if whole else torch.float64))
 

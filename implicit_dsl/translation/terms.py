@@ -79,6 +79,7 @@ def name(declaration: Declaration) -> Term:
 
 def number(value: float | int | bool) -> Term:
     """Written so that it is read as the same number."""
+    assert isinstance(value, (bool, int, float)), "sizes that are not known are refused before"
     plain = int(value) if float(value).is_integer() and abs(value) < 1e15 else float(value)
     return Term(Form.NUMBER, repr(plain))
 

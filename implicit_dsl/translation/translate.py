@@ -168,6 +168,12 @@ def _input(node: torch.fx.Node, batch: str, free: dict[str, str]) -> tuple[Value
 
 def _output(value: Value, node: torch.fx.Node) -> tuple[Term, int]:
     """What the program gives, and where the batch was."""
+    if not node.meta["val"].dtype.is_floating_point:
+        raise refusal(
+            node,
+            f"the output is of {node.meta['val'].dtype}, and a program gives real numbers",
+            "leave it out",
+        )
     if (BATCH,) not in value.axes:
         raise refusal(
             node,

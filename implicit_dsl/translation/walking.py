@@ -19,7 +19,7 @@ from implicit_dsl.translation.exporting import OUTSIDE, STATELESS
 from implicit_dsl.translation.mutation import is_written, names_of_written
 from implicit_dsl.translation.refusal import TranslationError, class_of, path_of, refusal
 from implicit_dsl.translation.rules import RULES
-from implicit_dsl.translation.site import Site
+from implicit_dsl.translation.site import UNKNOWN_SIZE, Site
 from implicit_dsl.translation.terms import Declaration, Form, Term
 from implicit_dsl.translation.values import Misfit, Value, constant, flat
 
@@ -93,6 +93,11 @@ class Walk:
         if known is not None:
             return known
         name = _plain(str(target))
+        symbolic = any(
+            isinstance(one, (torch.SymInt, torch.SymFloat)) for one in pytree.tree_leaves((arguments, named))
+        )
+        if symbolic and not name.split(".")[1].startswith(_SIZED):
+            raise Misfit(UNKNOWN_SIZE)
         if name in RULES:
             site = Site(node, self.batch, self.declaring, self.vocabularies)
             return RULES[name](site, *arguments, **named)
@@ -171,6 +176,11 @@ class Walk:
 
 
 _CALLED = {"scaled_dot_product_attention": "attention", "matmul": "product", "bmm": "product"}
+# whose arguments may be sizes that are not known: their results say which
+_SIZED = (
+    "view", "_unsafe_view", "reshape", "expand", "broadcast_to", "unflatten", "repeat", "tile", "slice",
+    "zeros", "ones", "full", "new_zeros", "new_ones", "new_full",
+)  # fmt: skip
 _UNREAD = ("device", "pin_memory", "layout", "memory_format", "non_blocking", "copy")
 _MAKERS = (
     "arange",
@@ -239,5 +249,8 @@ def _decomposed(node: torch.fx.Node) -> torch.fx.Graph | None:
         args, kwargs = pytree.tree_unflatten(filled, spec)
         return target(*args, **kwargs)
 
-    with torch.no_grad():
-        return make_fx(call, decomposition_table=table)(*(leaves[place] for place in at)).graph
+    try:
+        with torch.no_grad():
+            return make_fx(call, decomposition_table=table)(*(leaves[place] for place in at)).graph
+    except RuntimeError:  # it needs sizes as numbers
+        return None

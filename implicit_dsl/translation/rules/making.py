@@ -28,7 +28,7 @@ def ones(site: Site, *_: object, **__: object) -> Value:
     return _filled(site, 1)
 
 
-def full(site: Site, size: object, value: float, **_: object) -> Value:
+def full(site: Site, size: object, value: float, *_: object, **__: object) -> Value:
     return _filled(site, value)
 
 

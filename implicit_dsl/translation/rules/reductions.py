@@ -9,8 +9,13 @@ from functools import partial
 import torch
 
 from implicit_dsl.translation import terms
+from implicit_dsl.translation.joining import axis_of_size
+from implicit_dsl.translation.rules.linear import applied
 from implicit_dsl.translation.site import Result, Rule, Site, unread
+from implicit_dsl.translation.terms import Declaration
 from implicit_dsl.translation.values import (
+    BATCH,
+    MIXES,
     Axes,
     Misfit,
     Value,
@@ -122,6 +127,30 @@ def norm(site: Site, x: Value, order: float, dims: Sequence[int] | None, keep: b
     return site.each(partial(terms.call, "sqrt"), _reduced(squares, chosen, keep, "sum"), fold=_unknown)
 
 
+def cumulated(site: Site, x: Value, dim: int, dtype: object = None) -> Value:
+    """Sums of all that stand before and at a place: a triangle of ones, applied."""
+    dim %= len(x.axes)
+    count = length(x.axes[dim])
+    if BATCH in x.axes[dim]:
+        raise MIXES
+    ones = f"fixed([[ifelse(j <= i, 1, 0) for j in 1:{count}] for i in 1:{count}])"
+    triangle = terms.name(Declaration("param", "triangle", f"[{count}, {count}] = {ones}"))
+    order = [*(at for at in range(len(x.axes)) if at != dim), dim]
+    made = applied(triangle, seen(x, tuple(x.axes[at] for at in order)), axis_of_size(count))
+    return seen(made, tuple(made.axes[order.index(at)] for at in range(len(order))))
+
+
+def cosine(site: Site, a: Value, b: Value, dim: int = 1, eps: float = 1e-8) -> Value:
+    """The product of two directions: Σ a b ÷ (max(|a|, eps) · max(|b|, eps))."""
+    parts = []
+    for one in (a, b):
+        long = norm(site, one, 2, [dim], True, None)
+        safe = site.each(lambda z: terms.call("max", z, terms.number(eps)), long, fold=_unknown)
+        parts.append(site.each(terms.divide, one, safe, fold=_unknown))
+    product = site.each(terms.multiply, *parts, fold=_unknown)
+    return _reduced(product, [dim % len(product.axes)], False, "sum")
+
+
 def log_of_sum(site: Site, x: Value, dims: Sequence[int], keep: bool) -> Value:
     """x₁ − log_softmax(x)₁, for one axis."""
     (dim,) = _axes_of(x, dims) if len(dims) == 1 else (None,)
@@ -155,4 +184,6 @@ RULES: dict[str, Rule] = {
     "aten.std.default": lambda site, x, unbiased: deviation(site, x, None, float(unbiased), False),
     "aten.linalg_vector_norm.default": norm,
     "aten.logsumexp.default": log_of_sum,
+    "aten.cumsum.default": cumulated,
+    "aten.cosine_similarity.default": cosine,
 }
