@@ -209,3 +209,19 @@ def test_errors_can_be_sent_to_other_processes() -> None:
         from_torch(nn.Sequential(nn.Flatten(0)), torch.randn(2, 3))
 
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_many_known_numbers_are_held_like_weights() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.rand(40, 40) < 0.5)
+            self.enter = nn.Linear(3, 40)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.enter(x).masked_fill(self.seen, 0.3)
+
+    made = assert_same(Masked(), torch.randn(2, 40, 3))
+
+    assert "known[40, 40]" in made.source and len(made.source) < 1000
+    assert not made.model.known.requires_grad

@@ -93,7 +93,8 @@ class Declaring:
             return constant(tensor.detach().cpu())
         if key not in self._params:
             shape = ", ".join(map(str, tensor.shape))
-            self._params[key] = terms.name(Declaration("param", key, f"[{shape}]", ((key, ""),)))
+            note = "" if isinstance(tensor, torch.nn.Parameter) else "not trained"
+            self._params[key] = terms.name(Declaration("param", key, f"[{shape}]", ((key, ""),), note=note))
         axes = atoms(*tensor.shape)
         known = None if isinstance(tensor, torch.nn.Parameter) else tensor.detach().cpu()
         if known is not None:

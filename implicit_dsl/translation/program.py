@@ -78,7 +78,11 @@ def _declared(order: Sequence[Term], called: dict[Declaration, str], names: Name
     for one in sorted(found, key=lambda one: one.kind != "param"):
         if one in called:
             continue
-        same = constants.setdefault(one.text, one) if not one.holds and one.kind == "param" else one
+        same = (
+            constants.setdefault(one.text, one)
+            if not one.holds and one.kind == "param" and one.numbers is None
+            else one
+        )
         if same in called:
             called[one] = called[same]
             continue

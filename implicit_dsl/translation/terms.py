@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
+import torch
+
 from implicit_dsl.operators import ACTIVATIONS
 from implicit_dsl.translation.refusal import TranslationError
 
@@ -37,6 +39,7 @@ class Declaration:
     holds: tuple[tuple[str, str], ...] = ()  # key of the module -> what stands behind the name in the new key
     block: str = ""  # the text of the block that it is an instance of
     note: str = ""  # a comment behind it
+    numbers: torch.Tensor | None = None  # what it holds, if that is no tensor of the module
     sets: tuple[tuple[str, int], ...] = ()  # attributes of the PyTorch layer that a program has no word for
 
 

@@ -73,12 +73,12 @@ def from_torch(
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     args, kwargs = prepared(args, dict(example_kwargs or {}), batch_axis)
     with evaluating(module):
-        original = _called(module, args, kwargs)
+        _called(module, args, kwargs)  # errors such as those of wrong shapes are the user's own
         exported = export(module, args, kwargs, batch_axis, free_axes or {})
         written = _written(module, exported)
         model = _compiled(written)
         _load(model, module, written, exported)
-        _check(original, model, written, exported)
+        _check(module, model, written, exported)
     return Translated(
         written.source, model, MappingProxyType(written.public), MappingProxyType(written.batch_axes)
     )
@@ -92,6 +92,7 @@ class _Written:
     title: str
     keys: dict[str, str]  # first key of each tensor -> key of the model
     sets: tuple[tuple[str, str, int], ...]  # attributes of layers: name of the layer and attribute, value
+    numbers: dict[str, torch.Tensor]  # key of the model -> what it holds that is no tensor of the module
     public: dict[str, str]  # each key of the state_dict of the module -> key of the model
     batch_axes: dict[str, int]
     outputs: tuple[int, ...]  # the batch axis of each output
@@ -122,11 +123,13 @@ def _written(module: nn.Module, exported: Exported) -> _Written:
     outputs = [(one, term) for one, (term, _) in zip(wanted, given)]
     made = program(kind, inputs, ends, outputs, walk.hints)
     keys = {key: called + rest for one, called in made.names.items() for key, rest in one.holds}
+    numbers = {called: one.numbers for one, called in made.names.items() if one.numbers is not None}
     public = {key: keys[first[key]] for key in module.state_dict() if first.get(key) in keys}
     axes = {made.names[one]: axis for one, axis in zip(inputs, exported.inputs.values())}
     axes |= {one: place for one, (_, place) in zip(made.outputs, given)}
     sets = tuple((called, *one) for declared, called in made.names.items() for one in declared.sets)
-    return _Written(made.text, made.title, keys, sets, public, axes, tuple(place for _, place in given))
+    places = tuple(place for _, place in given)
+    return _Written(made.text, made.title, keys, sets, numbers, public, axes, places)
 
 
 def _tensors(module: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -208,33 +211,39 @@ def _load(model: nn.Module, module: nn.Module, written: _Written, exported: Expo
     for layer, attribute, value in written.sets:
         setattr(model.get_submodule(layer), attribute, value)
     state = {new: tensors[old].detach().clone() for old, new in written.keys.items()}
-    model.load_state_dict(state)
-    trained = {new: tensors[old].requires_grad for old, new in written.keys.items()}
+    model.load_state_dict(state | written.numbers)
+    trained = dict.fromkeys(written.numbers, False)
+    trained |= {new: tensors[old].requires_grad for old, new in written.keys.items()}
     for key, parameter in model.named_parameters():
         parameter.requires_grad_(trained[key])
 
 
 def _called(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
-    """What the module gives. Its own errors, as for inputs of a wrong shape, are those of the user."""
+    """What the module gives; it may write into its inputs."""
     with torch.no_grad():
-        args, kwargs = pytree.tree_map_only(
-            torch.Tensor, torch.clone, (args, kwargs)
-        )  # it may write in place
+        args, kwargs = pytree.tree_map_only(torch.Tensor, torch.clone, (args, kwargs))
         return [one for one in pytree.tree_leaves(module(*args, **kwargs)) if isinstance(one, torch.Tensor)]
 
 
-def _check(original: list[torch.Tensor], model: nn.Module, written: _Written, exported: Exported) -> None:
-    """Both give the same for the example inputs, or the translation is wrong and not given."""
+def _check(module: nn.Module, model: nn.Module, written: _Written, exported: Exported) -> None:
+    """Both give the same for the examples and one sample more, or the translation is wrong and not given."""
+    places = {id(one): axis for one, axis in zip(exported.examples, written.batch_axes.values())}
+
+    def longer(one: torch.Tensor) -> torch.Tensor:
+        axis = places[id(one)]
+        return torch.cat([one, one.narrow(axis, 0, 1)], axis)
+
+    args, kwargs = pytree.tree_map(longer, (exported.args, exported.kwargs))
+    original = _called(module, args, kwargs)
+    inputs = (one.movedim(axis, 0) for one, axis in zip(pytree.tree_leaves((args, kwargs)), places.values()))
     with torch.no_grad():
-        axes = tuple(written.batch_axes.values())[: len(exported.examples)]
-        made = model(*(one.clone().movedim(axis, 0) for one, axis in zip(exported.examples, axes)))
+        made = model(*inputs)
     made = (made,) if isinstance(made, torch.Tensor) else tuple(made)
     for theirs, ours, axis in zip(original, made, written.outputs, strict=True):
         near = torch.finfo(ours.dtype).eps ** 0.5
         theirs = theirs.movedim(axis, 0).to(ours.dtype)
-        if theirs.shape != ours.shape or not torch.allclose(
-            ours, theirs, near, near * max(1.0, float(theirs.abs().max())), equal_nan=True
-        ):
+        far = near * max(1.0, float(theirs.abs().max()))
+        if theirs.shape != ours.shape or not torch.allclose(ours, theirs, near, far, equal_nan=True):
             raise TranslationError(
                 "the translation gives other numbers than the module for the example inputs",
                 help="this is a mistake of the translation: please report it, with the module",

@@ -318,16 +318,16 @@ def term_of(value: Value) -> Term:
     assert held is not None
     if held.ndim == 0:
         return terms.number(_real(held))
-    if held.numel() > LARGEST_LIST:
-        raise Misfit(
-            f"it needs {held.numel()} known numbers, and a program lists at most {LARGEST_LIST}",
-            "make them a buffer of the module",
-        )
     shape = ", ".join(map(str, held.shape))
-    return terms.name(Declaration("param", "constant", f"[{shape}] = fixed({_listed(held)})"))
+    if held.numel() > LARGEST_LIST:
+        if not bool(torch.isfinite(held.double()).all()):
+            raise Misfit("it needs numbers that are not finite, which a program cannot have")
+        kept = Declaration("param", "known", f"[{shape}]", note="not trained", numbers=held)
+        return terms.name(kept)
+    return terms.name(Declaration("param", "known", f"[{shape}] = fixed({_listed(held)})"))
 
 
-LARGEST_LIST = 4096
+LARGEST_LIST = 1024  # numbers that are written down; more are loaded as weights are
 
 
 def _real(entry: torch.Tensor) -> float | int:
