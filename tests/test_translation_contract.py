@@ -163,6 +163,10 @@ def test_what_is_the_users_mistake_is_said_as_such() -> None:
         from_torch(module, torch.randn(2, 3), free_axes={"y": 1})
     with pytest.raises(TranslationError, match="`free_axes` names axis 0"):
         from_torch(module, torch.randn(2, 3), free_axes={"input": 0})
+    with pytest.raises(TranslationError, match="has no shape yet"):
+        from_torch(nn.LazyLinear(2), torch.randn(2, 3))
+    with pytest.raises(TranslationError, match="meta device"):
+        from_torch(nn.Linear(3, 2, device="meta"), torch.randn(2, 3))
     assert issubclass(TranslationError, ValueError)
 
 

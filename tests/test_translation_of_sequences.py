@@ -381,3 +381,37 @@ def test_causal_attention_of_free_length() -> None:
 
     x = torch.randn(2, 7, 8)
     torch.testing.assert_close(made.model(x), module(x))
+
+
+def test_cells_in_a_loop_of_python() -> None:
+    class Cells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.gru = nn.LSTMCell(4, 3), nn.GRUCell(3, 3, bias=False)
+            self.tanh, self.relu = nn.RNNCell(3, 2), nn.RNNCell(2, 2, nonlinearity="relu")
+
+        def forward(self, x: Tensor, h: Tensor) -> Tensor:
+            c, g, z = torch.zeros_like(h), h, h[:, :2]
+            for i in range(x.shape[1]):
+                h, c = self.lstm(x[:, i], (h, c))
+                g = self.gru(h, g)
+                z = self.relu(self.tanh(g, z), z)
+            return z
+
+    assert_same(Cells(), torch.randn(2, 3, 4), torch.randn(2, 3))
+
+
+def test_known_positions_by_waves() -> None:
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = nn.Linear(4, 4)
+            self.register_buffer("frequency", torch.tensor([1.0, 0.1]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            angle = torch.outer(torch.arange(x.shape[1], dtype=x.dtype), self.frequency)
+            angle = torch.cat([angle, angle], dim=-1)
+            a, b = self.q(x).chunk(2, dim=-1)
+            return self.q(x) * angle.cos() + torch.cat([-b, a], dim=-1) * angle.sin()
+
+    assert_same(Rotary(), torch.randn(2, 5, 4))

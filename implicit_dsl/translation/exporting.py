@@ -14,6 +14,7 @@ import torch.fx
 from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
 from implicit_dsl.translation.mutation import writes_into_views
@@ -59,9 +60,23 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         for part, training in modes:
             part.training = training
         for part, name, buffer, before in buffers:
-            setattr(part, name, buffer)
+            if getattr(part, name) is not buffer:
+                setattr(part, name, buffer)
             if not torch.equal(buffer, before):
                 buffer.detach().copy_(before)
+
+
+def check_values(module: nn.Module) -> None:
+    """Raises TranslationError if a tensor of the module has no values to be copied."""
+    for key, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise TranslationError(
+                f"`{key}` has no shape yet", help="run the module once before translating it"
+            )
+        if tensor.is_meta:
+            raise TranslationError(
+                f"`{key}` is on the meta device and has no values", help="load its weights first"
+            )
 
 
 def prepared(

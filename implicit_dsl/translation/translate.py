@@ -16,7 +16,7 @@ from implicit_dsl.errors import ImplicitError
 from implicit_dsl.loading import loads
 from implicit_dsl.runtime.system import System
 from implicit_dsl.translation.declaring import Declaring
-from implicit_dsl.translation.exporting import Exported, evaluating, export, prepared
+from implicit_dsl.translation.exporting import Exported, check_values, evaluating, export, prepared
 from implicit_dsl.translation.program import program
 from implicit_dsl.translation.refusal import TranslationError, path_of, refusal
 from implicit_dsl.translation.regrouping import axis_of, size_of
@@ -71,6 +71,7 @@ def from_torch(
     translated, and what the module itself raises for the inputs.
     """
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    check_values(module)
     args, kwargs = prepared(args, dict(example_kwargs or {}), batch_axis)
     with evaluating(module):
         _called(module, args, kwargs)  # errors such as those of wrong shapes are the user's own

@@ -319,6 +319,9 @@ def term_of(value: Value) -> Term:
     if held.ndim == 0:
         return terms.number(_real(held))
     shape = ", ".join(map(str, held.shape))
+    if bool((held == held.reshape(-1)[0]).all()):
+        listed = _listed(held.reshape(-1)[0])
+        return terms.name(Declaration("param", "known", f"[{shape}] = fixed({listed})"))
     if held.numel() > LARGEST_LIST:
         if not bool(torch.isfinite(held.double()).all()):
             raise Misfit("it needs numbers that are not finite, which a program cannot have")

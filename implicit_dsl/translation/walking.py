@@ -63,8 +63,8 @@ class Walk:
             assert isinstance(source, torch.fx.Node)
             self.values[node] = self.values[source][at]
             return
-        if isinstance(made, (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)):
-            self.values[node] = made  # sizes
+        if made is not None and all(isinstance(one, _SIZES) for one in pytree.tree_leaves(made)):
+            self.values[node] = made
             return
         if str(node.target).startswith(_CHECKS):
             return
@@ -176,6 +176,7 @@ class Walk:
 
 
 _CALLED = {"scaled_dot_product_attention": "attention", "matmul": "product", "bmm": "product"}
+_SIZES = (int, float, bool, torch.SymInt, torch.SymFloat, torch.SymBool)
 # whose arguments may be sizes that are not known: their results say which
 _SIZED = (
     "view", "_unsafe_view", "reshape", "expand", "broadcast_to", "unflatten", "repeat", "tile", "slice",

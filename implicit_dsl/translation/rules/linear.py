@@ -7,7 +7,7 @@ import torch.fx
 from implicit_dsl.translation import terms
 from implicit_dsl.translation.joining import axis_of_size, ranged
 from implicit_dsl.translation.products import attended, product, turned
-from implicit_dsl.translation.regrouping import ONE, axis_of, measure
+from implicit_dsl.translation.regrouping import ONE, measure
 from implicit_dsl.translation.rules.elementwise import add, mul
 from implicit_dsl.translation.site import Rule, Site
 from implicit_dsl.translation.terms import Declaration, Form, Term
@@ -67,16 +67,14 @@ def _is_diagonal(site: Site, x: Value, weight: Value) -> bool:
 
 
 def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    width = site.sizes[-1] if len(weight.axes) == 2 else None
-    if width is not None and weight.parameter is not None:
-        settings = "" if bias is not None else "; bias = false"
-        layer = site.layer(f"Dense({width.times}{settings})", {"weight": weight, "bias": bias})
+    if len(weight.axes) == 2 and weight.parameter is not None:
+        layer = _dense(site, weight, bias)
         if layer is not None:
-            return applied(layer, x, axis_of(width))
+            return applied(layer, x, axis_of_size(length(weight.axes[0])))
     base, rows = _rows(site, weight)
     if base is not None and base.term is not None:
         shared, same = _rows(site, bias) if bias is not None else (None, rows)
-        layer = _layer_of_all(site, base, shared) if same == rows else None
+        layer = _dense(site, base, shared) if same == rows else None
         every = applied(layer or base.term, x, base.axes[0])
         made = ranged(every, len(x.axes) - 1, rows.start, rows.stop)
         return made if bias is None or layer is not None else add(site, made, bias)
@@ -84,8 +82,8 @@ def linear(site: Site, x: Value, weight: Value, bias: Value | None = None) -> Va
     return made if bias is None else add(site, made, bias)
 
 
-def _layer_of_all(site: Site, weight: Value, bias: Value | None) -> Term | None:
-    """The layer of which some rows are wanted, as the projections of nn.MultiheadAttention are one."""
+def _dense(site: Site, weight: Value, bias: Value | None) -> Term | None:
+    """The layer that holds these; of it, rows may be wanted, as in nn.MultiheadAttention."""
     text = f"Dense({length(weight.axes[0])}{'' if bias is not None else '; bias = false'})"
     return site.layer(text, {"weight": weight, "bias": bias})
 
