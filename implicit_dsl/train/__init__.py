@@ -6,4 +6,14 @@ from implicit_dsl.train.proximal import ProximalStep
 from implicit_dsl.train.reduction import expand_, reduce_
 from implicit_dsl.train.transfer import TransferError, opened_of, transfer_
 
-__all__ = ["History", "ProximalStep", "TransferError", "bcd", "discover", "expand_", "opened_of", "reduce_", "transfer_"]
+__all__ = [
+    "History",
+    "ProximalStep",
+    "TransferError",
+    "bcd",
+    "discover",
+    "expand_",
+    "opened_of",
+    "reduce_",
+    "transfer_",
+]

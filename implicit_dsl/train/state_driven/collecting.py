@@ -105,7 +105,9 @@ def _modules(network: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.M
             raise ValueError(f"the network has no module `{name}`")
         reason = why_not(modules[name])
         if reason:
-            raise ValueError(f"`{name}` ({type(modules[name]).__name__}) cannot be a layer of states: {reason}")
+            raise ValueError(
+                f"`{name}` ({type(modules[name]).__name__}) cannot be a layer of states: {reason}"
+            )
     if not layers:
         raise ValueError("no layers are named: there would be no states")
     return {name: modules[name] for name in layers}

@@ -40,7 +40,9 @@ def states_of_compiled(
         )
     block = system.inputs[0]
     if tuple(inputs.shape[1:]) != tuple(block.shape) or block.tokens:
-        raise ValueError(f"`{block.name}` has shape {list(block.shape)}, and {list(inputs.shape[1:])} was given")
+        raise ValueError(
+            f"`{block.name}` has shape {list(block.shape)}, and {list(inputs.shape[1:])} was given"
+        )
     U = inputs.detach().cpu().double().flatten(1).numpy().T
     layers = tuple(_layer(block) for block in system.model.states)
     order, parts = [layer.name for layer in layers], system.partition("states")
@@ -84,7 +86,9 @@ def _layer(block: Block) -> Layer:
     """The layer of a state. Raises ValueError if its activation is outside of the family."""
     kind = "identity" if block.activation is None else block.activation.kind
     if kind not in FAMILY.values():
-        raise ValueError(f"the state `{block.name}` has the activation {block.phi}, and the family is {NAMES}")
+        raise ValueError(
+            f"the state `{block.name}` has the activation {block.phi}, and the family is {NAMES}"
+        )
     slope = 0.0
     if kind == "leaky_relu":
         assert block.activation is not None

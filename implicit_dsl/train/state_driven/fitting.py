@@ -43,7 +43,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not 0 < self.kappa < 1:
-            raise ValueError(f"κ must lie between 0 and 1 for the model to be well posed, and {self.kappa:g} does not")
+            raise ValueError(
+                f"κ must lie between 0 and 1 for the model to be well posed, and {self.kappa:g} does not"
+            )
         if not 0 < self.tolerance < 1:
             raise ValueError(f"the tolerance must lie between 0 and 1, and {self.tolerance:g} does not")
         if self.max_steps < 1 or self.processes < 1:
@@ -119,7 +121,9 @@ def sim_path(
     )
     if isinstance(network, States):
         if inputs is not None or layers is not None:
-            raise ValueError("states are given: `inputs` and `layers` are those that they were collected with")
+            raise ValueError(
+                "states are given: `inputs` and `layers` are those that they were collected with"
+            )
         states = network
     else:
         if inputs is None:
@@ -171,7 +175,14 @@ class _Task:
             later = self.place[None, :] >= self.place[:, None]
             penalties[:, :n] = torch.where(later, math.inf, penalties[:, :n])
         solved = solve_in_processes(
-            self.moments, penalties, n, chosen.kappa, start, chosen.tolerance, chosen.max_steps, chosen.processes
+            self.moments,
+            penalties,
+            n,
+            chosen.kappa,
+            start,
+            chosen.tolerance,
+            chosen.max_steps,
+            chosen.processes,
         )
         _warn_of_rows(solved, self.moments, penalties, penalty, "A and B")
         return solved
@@ -244,7 +255,9 @@ def _warn_of_constants(moments: Moments, states: States) -> None:
             )
     still = int(((states.Y - states.Y[:1]) == 0).all(0).sum())
     if still:
-        warnings.warn(f"{still} of {states.Y.shape[1]} outputs are constant: they are offsets", SimWarning, stacklevel=4)
+        warnings.warn(
+            f"{still} of {states.Y.shape[1]} outputs are constant: they are offsets", SimWarning, stacklevel=4
+        )
 
 
 def _warn_of_rows(solved: Solved, moments: Moments, penalties: Tensor, penalty: float, what: str) -> None:
@@ -252,7 +265,9 @@ def _warn_of_rows(solved: Solved, moments: Moments, penalties: Tensor, penalty: 
         ratios = torch.where(penalties > 0, moments.Q.abs() / penalties, 0.0)
         least = penalty * float(ratios.max()) if ratios.numel() else 0.0
         warnings.warn(
-            f"λ = {penalty:g} makes all of {what} zero: for λ above {least:.4g} everything is", SimWarning, stacklevel=4
+            f"λ = {penalty:g} makes all of {what} zero: for λ above {least:.4g} everything is",
+            SimWarning,
+            stacklevel=4,
         )
     left = int((~solved.done).sum())
     if left:

@@ -10,9 +10,7 @@ _NUMBERS = 1 << 24  # of the matrices that are made at once
 _AT_BOUND = 1 - 1e-9
 
 
-def polished(
-    G: Tensor, Q: Tensor, thresholds: Tensor, weights: Tensor, bound: float, W: Tensor
-) -> Tensor:
+def polished(G: Tensor, Q: Tensor, thresholds: Tensor, weights: Tensor, bound: float, W: Tensor) -> Tensor:
     """W [rows, d] with each row solved on its support S with its signs σ: G_SS w + p_S σ + θ c = Q_S, c·w = κ.
 
     c = weights · σ over the ball where it is active, and no θ where it is not. Rows keep what they have where

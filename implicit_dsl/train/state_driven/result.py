@@ -38,7 +38,12 @@ class StateError:
         """
         A = matrices.A.double()
         residual = Z - X @ A.mT - U @ matrices.B.double().mT - matrices.b.double()
-        scale = X.abs() @ A.abs().mT + U.abs() @ matrices.B.double().abs().mT + Z.abs() + matrices.b.double().abs()
+        scale = (
+            X.abs() @ A.abs().mT
+            + U.abs() @ matrices.B.double().abs().mT
+            + Z.abs()
+            + matrices.b.double().abs()
+        )
         size = residual.abs() + _ROUNDING * scale
         system = torch.eye(len(A), dtype=A.dtype, device=A.device) - A.abs()
         E = torch.linalg.solve(system, size.mT).mT.clamp_min(0.0)
