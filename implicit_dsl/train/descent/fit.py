@@ -57,10 +57,10 @@ def bcd(
     over the weights and, for each sample, over the states x, which are free: the Fenchel divergences F ≥ 0
     take the place of x = φ(A x + B u + b), which holds where they are 0 (Gu, Askari and El Ghaoui 2018 for
     feed-forward networks, El Ghaoui et al. 2021 for implicit models). The blocks (C, D, d), X and (A, B, b)
-    are improved in turn, each by accelerated proximal gradient steps with a proved or tested step size; no block
-    raises the objective. Weights stay within the sets of the source (`@wellposed`, `@sparse`, by projection
-    in each step), and `@penalty` by its proximal operator. At the end of a sweep the states are solved for,
-    the outputs fitted to them, and the true loss is that.
+    are improved in turn, each by accelerated proximal gradient steps with a proved or tested step size; none
+    raises the objective. Weights stay within the sets of the source (`@wellposed`, `@sparse`), by projection
+    in each step, and `@penalty` acts by its proximal operator. At the end of a sweep the states are solved
+    for, the outputs fitted to them, and the true loss is that.
 
     Models: linear operators, and states with `relu`, `leaky_relu`, `tanh`, `sigmoid`, `hardtanh`, `relu6`
     or no activation, with or without loops; tied weights count at each of their places. BatchNorm keeps its
