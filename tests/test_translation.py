@@ -297,6 +297,38 @@ def test_functions_of_tensors(name: str) -> None:
     assert_same(Made(), torch.randn(3, 4, 5))
 
 
+def test_parameters_of_any_shape_are_broadcast() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 3, 1)
+            self.one, self.channel = nn.Parameter(torch.randn(1)), nn.Parameter(torch.randn(3, 1, 1))
+            self.place = nn.Parameter(torch.randn(1, 4, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.one * self.conv(x) * torch.sigmoid(self.channel) + self.place
+            return h / self.one.exp() + self.channel.exp() + (self.channel * self.place)[..., 0].sum()
+
+    assert_same(Scaled(), torch.randn(2, 2, 4, 5))
+
+
+def test_experts_graphs_and_queries() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+            self.gate, self.query = nn.Linear(4, 3), nn.Parameter(torch.randn(1, 2, 4))
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x: Tensor, graph: Tensor) -> Tensor:
+            weights = self.gate(x).softmax(-1)
+            h = torch.stack([expert(x) for expert in self.experts], 2).mul(weights[..., None]).sum(2)
+            query = self.query.expand(x.shape[0], -1, -1)
+            return self.attention(query, graph @ h, h, need_weights=False)[0]
+
+    assert_same(Mixed(), torch.randn(2, 5, 4), torch.randn(2, 5, 5))
+
+
 def test_a_weight_that_is_computed_is_a_product() -> None:
     linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
 

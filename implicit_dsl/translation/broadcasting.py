@@ -21,6 +21,7 @@ from implicit_dsl.translation.values import (
     materialised,
     network_term,
     renamed,
+    reshaped,
     term_of,
 )
 
@@ -109,8 +110,15 @@ def entrywise(values: Sequence[Value], make: Callable[..., Term], fold: Callable
         held = [materialised(value, target if value.stored else ()).constant for value in made]
         return Value(None, target, axes, fold(*held))
     first = full[0].term if full else None
-    placed = [value if not value.stored else materialised(value, target, first) for value in made]
+    placed = [_placed(value, target, first) for value in made]
     found = [term_of(value) for value in placed]
     if all(term.is_param or term.form is Form.NUMBER for term in found):  # which would be a matrix
         found = [network_term(value) for value in placed]
     return Value(make(*found), target, axes)
+
+
+def _placed(value: Value, target: Axes, like: Term | None) -> Value:
+    """With the axes of the others; one number is a number, which goes with any shape."""
+    if not flat(value.stored) and flat(target):
+        return reshaped(value, ())
+    return value if not value.stored else materialised(value, target, like)

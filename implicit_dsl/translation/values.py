@@ -231,10 +231,9 @@ def _repeated(value: Value, wanted: Axes, missing: Axis, like: Term | None) -> V
     total = prod(length((atom,)) for atom in missing)
     narrow = materialised(value, (*((atom,) for atom in kept), ()))
     ones = Declaration("param", f"repeat_{total}", f"[{total}, 1] = fixed(1)")
-    assert narrow.term is not None
     wide = replace(
         narrow,
-        term=terms.times(terms.name(ones), narrow.term),
+        term=terms.times(terms.name(ones), network_term(narrow)),
         stored=(*narrow.stored[:-1], missing),
         constant=None,
     )
