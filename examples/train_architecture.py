@@ -162,7 +162,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     options.epochs = options.epochs or {"digits": 40, "skip": 2000}[options.task]
-    options.price = options.price or {"digits": 1e-4, "skip": 5e-3}[options.task]
+    options.price = options.price or {"digits": 2e-3, "skip": 5e-3}[options.task]
     torch.set_num_threads(1)
     (train_digits if options.task == "digits" else train_skip)(options)
 
