@@ -18,6 +18,7 @@ from implicit_dsl.source import Source
 KEYWORDS = sorted(word for word in language().fixed if word.isidentifier() or word == "∞")
 ANNOTATIONS = [f"@{name}" for name in (*_READERS, "allow")]
 NAMES = [*dict.fromkeys((*BUILTINS, *KEYWORDS, *ANNOTATIONS, *SOLVERS, *BACKWARDS, *METHODS, TRUNCATED))]
+MEASURES = ["@sparse", "@penalty", "columns", "rows", "entries", "blocks", "nuclear", "maxabs"]
 BOUNDS = ["norm", "opnorm", "spectral", "pf", "monotone", "nemon", "unchecked"]
 
 
@@ -39,7 +40,7 @@ def test_examples_of_names_compile_and_use_them(section: object) -> None:
 
 
 def test_no_section_is_about_nothing() -> None:
-    assert set(sections()) <= {*NAMES, *BOUNDS}
+    assert set(sections()) <= {*NAMES, *BOUNDS, *MEASURES}
     assert not set(sections()) & set(_rules()), "told of in two places"
 
 
