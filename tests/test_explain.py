@@ -11,14 +11,14 @@ from implicit_dsl.compiler import check
 from implicit_dsl.demands import BACKWARDS, SOLVERS, TRUNCATED
 from implicit_dsl.integrators import METHODS
 from implicit_dsl.parse.tables import language
-from implicit_dsl.resolve.annotations import _READERS
+from implicit_dsl.resolve.annotations import _OF_WEIGHTS, _READERS
 from implicit_dsl.resolve.builtins import BUILTINS
 from implicit_dsl.source import Source
 
 KEYWORDS = sorted(word for word in language().fixed if word.isidentifier() or word == "∞")
-ANNOTATIONS = [f"@{name}" for name in (*_READERS, "allow")]
+ANNOTATIONS = [f"@{name}" for name in (*_READERS, *_OF_WEIGHTS, "allow")]
 NAMES = [*dict.fromkeys((*BUILTINS, *KEYWORDS, *ANNOTATIONS, *SOLVERS, *BACKWARDS, *METHODS, TRUNCATED))]
-MEASURES = ["@sparse", "@penalty", "columns", "rows", "entries", "blocks", "nuclear", "maxabs"]
+MEASURES = ["columns", "rows", "entries", "blocks", "nuclear", "maxabs"]
 BOUNDS = ["norm", "opnorm", "spectral", "pf", "monotone", "nemon", "unchecked"]
 
 
