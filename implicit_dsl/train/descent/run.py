@@ -119,8 +119,11 @@ class Run:
             if part is None:
                 self.states = point.states
             else:
-                for name in self.problem.lifted.rows:
-                    self.states[name].index_copy_(0, part, point.states[name])
+                moved = {
+                    name: self.states[name].index_copy(0, part, point.states[name])
+                    for name in self.problem.lifted.rows
+                }
+                self.states = {**self.states, **moved}
         weight = self._weight
         divergence = Point(self.problem, self.data, self.weights, self.states, weight).divergences()
         outputs, xs, ws = (_mean([step[i] for step in steps]) for i in range(3))
@@ -136,8 +139,6 @@ class Run:
         parts = list(torch.split(order, size))
         if len(parts) > 1 and len(parts[-1]) < size // 2:  # a small rest says little: it joins the one before
             parts[-2:] = [torch.cat(parts[-2:])]
-        if self.states is self.solved:
-            self.states = dict(self.states)
         return [*parts]
 
     def _pass(self, point: Point, at: int) -> tuple[Point, tuple[Step, Step, Step]]:
