@@ -354,3 +354,25 @@ def test_standalone_files_and_copies_have_the_same_penalties() -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, alone.state_dict()[name])
     pickle.dumps(model.penalties)
+
+
+def test_constants_of_an_assembled_matrix_stand_beside_what_is_trained() -> None:
+    text = """
+    model M
+        input u[1, 4, 4]
+        state c[2, 4, 4] ~ relu(Conv(1 => 2, 1)*u)
+        state s[2, 2, 2] ~ tanh(Conv(2 => 2, 1)*(AvgPool(2)*c))
+        output y[3] = Dense(3)*flatten(s) + Dense(3)*flatten(AvgPool(2)*c)
+        @penalty 0.1*entries(A) + 0.2*norm(A, Fro)
+    end
+    """
+    torch.manual_seed(0)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
+    A = model.system().A.to_numpy()
+    expected = 0.1 * np.abs(A).sum() + 0.2 * np.linalg.norm(A)
+    np.testing.assert_allclose(float(model.penalty().detach()), expected, rtol=1e-12)
+    # absolute entries are separate, and constants only add a number; in a norm they have a part
+    assert [one.text for one in by_gradient(model.penalties)] == ["norm(A, Fro)"]
+    before = model.s_conv.weight.detach().clone()
+    model.prox_(0.5)
+    torch.testing.assert_close(model.s_conv.weight.detach(), shrink_entries(before, torch.tensor(0.05 * 4)))

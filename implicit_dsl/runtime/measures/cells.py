@@ -105,9 +105,13 @@ class Separate:
 
 def separated(cells: Cells, ids: tuple[str, ...], counts: Mapping[str, int], measure: str) -> Separate | None:
     """The same as groups of numbers; None if a cell is a sum, or a number is in several groups."""
-    if any(one.id is None or one.id not in ids for one in cells.contributions):
-        return None
+    fixed = [one for one in cells.contributions if one.id is None or one.id not in ids]
+    if fixed and measure not in ("l1", "squares"):
+        return None  # a constant in a group has a part in its norm
     met = torch.zeros(len(cells.groups), dtype=torch.long)
+    constant = torch.zeros(len(cells.groups), dtype=torch.bool)
+    for one in fixed:
+        constant[one.cells] = True
     offsets = dict(zip(ids, accumulate((counts[id] for id in ids), initial=0)))
     total = sum(counts[id] for id in ids)
     owner = torch.full((total,), -1)
@@ -128,7 +132,7 @@ def separated(cells: Cells, ids: tuple[str, ...], counts: Mapping[str, int], mea
                 sizes.scatter_reduce_(0, slots, coefficients.abs(), "amax")
             case _:
                 sizes.index_add_(0, slots, coefficients.square())
-    if bool((met != 1).any()):
+    if bool((met != (~constant).long()).any()):
         return None
     if measure in ("l2", "squares"):
         sizes = sizes.sqrt()
@@ -137,7 +141,8 @@ def separated(cells: Cells, ids: tuple[str, ...], counts: Mapping[str, int], mea
 
 def _placed(cells: Cells, offsets: Mapping[str, int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     for one in cells.contributions:
-        assert one.id is not None and one.slots is not None
+        if one.id is None or one.id not in offsets or one.slots is None:
+            continue
         yield one.slots + offsets[one.id], one.coefficients, one.cells
 
 
