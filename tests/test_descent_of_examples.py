@@ -27,7 +27,6 @@ OUTSIDE = {
         ("ConvLSTM", "ConvGRU", "Flow", "GRUNet", "MGUNet", "LSTMNet", "LSTMStream"),
         "its activation `product`",
     ),
-    "OpenDigits": "has no proximal operator",
 }
 
 
