@@ -67,7 +67,9 @@ def test_runtime_and_nouns_know_no_stage() -> None:
     for path in sources():
         place = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if place in NOUNS | {"operators", "runtime", "pictures", "train"}:
-            known = {stage_of(module) for module in imports(path)} & STAGES
+            # what trains may load programs that it writes, as a user would
+            stages = STAGES - {"loading"} if place == "train" else STAGES
+            known = {stage_of(module) for module in imports(path)} & stages
             assert not known, f"{path.name} imports {known}"
 
 

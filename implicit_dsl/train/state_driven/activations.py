@@ -62,7 +62,9 @@ def why_not(module: nn.Module) -> str:
 
 
 def found_in(network: nn.Module) -> dict[str, nn.Module]:
-    """The activation modules of a network, by name. Raises ValueError if one is outside of the family, or none is there."""
+    """The activation modules of a network, by name. Raises ValueError if one is outside of the family, or
+    none is there.
+    """
     found: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Identity):
@@ -78,7 +80,7 @@ def found_in(network: nn.Module) -> dict[str, nn.Module]:
             found[name] = module
     if not found:
         raise ValueError(
-            f"no activation module is found in {type(network).__name__}: functions such as torch.relu cannot be "
-            "seen, so write them as modules (nn.ReLU), or name layers with `layers=[…]`"
+            f"no activation module is found in {type(network).__name__}: functions such as torch.relu "
+            "cannot be seen, so write them as modules (nn.ReLU), or name layers with `layers=[…]`"
         )
     return found

@@ -19,8 +19,8 @@ from implicit_dsl.train.state_driven.compiled import is_compiled, states_of_comp
 class States:
     """U [m, p], Z and X = φ(Z) [m, n], Y [m, q] of m samples; n = Σ layer.size, in the order of `layers`.
 
-    `layers` stand in the order in which the network computes them. `input_shape` and `output_shape` are without
-    batch, and `dtype` is that of the outputs.
+    `layers` stand in the order in which the network computes them. `input_shape` and `output_shape` are
+    without batch, and `dtype` is that of the outputs.
     """
 
     U: Tensor
@@ -54,12 +54,12 @@ def collect_states(
 ) -> States:
     """The states of a network on inputs [m, *shape], in evaluation mode and without gradients.
 
-    Of a PyTorch module they are taken by hooks on its activation modules (relu, leaky_relu, tanh, sigmoid): all
-    of them, or those that `layers` names as `named_modules()` does, among them nn.Identity, whose states are
-    linear. A module that is called k times counts k times. Functions such as `torch.relu` are no modules, and
-    cannot be seen. Of a compiled model they are the states of its matrices. Raises ValueError for inputs of a
-    wrong shape or with NaN, for a name that is no module, where no activation is found, and for an activation
-    outside of the family; TypeError if the network returns no tensor.
+    Of a PyTorch module they are taken by hooks on its activation modules (relu, leaky_relu, tanh, sigmoid):
+    all of them, or those that `layers` names as `named_modules()` does, among them nn.Identity, whose states
+    are linear. A module that is called k times counts k times. Functions such as `torch.relu` are no modules,
+    and cannot be seen. Of a compiled model they are the states of its matrices. Raises ValueError for inputs
+    of a wrong shape or with NaN, for a name that is no module, where no activation is found, and for an
+    activation outside of the family; TypeError if the network returns no tensor.
     """
     if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not inputs.dtype.is_floating_point:
         given = list(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
@@ -74,10 +74,8 @@ def collect_states(
         U, Z, X, Y, taken, shape, dtype = states_of_compiled(network, inputs)
         return States(U, Z, X, Y, taken, tuple(inputs.shape[1:]), shape, dtype)
     chosen = _modules(network, layers)
-    parts = []
     with _evaluated(network), torch.no_grad():
-        for start in range(0, len(inputs), batch):
-            parts.append(_observed(network, inputs[start : start + batch], chosen))
+        parts = [_observed(network, piece, chosen) for piece in inputs.split(batch)]  # type: ignore[no-untyped-call]
     taken = parts[0][2]
     if any(part[2] != taken for part in parts):
         raise ValueError("the network computes other layers for other batches: its states are not the same")
@@ -91,7 +89,7 @@ def collect_states(
 
 def _applied(Z: Tensor, layers: tuple[Layer, ...]) -> Tensor:
     """X = φ(Z), in float64: the network's own are rounded."""
-    parts = Z.split([layer.size for layer in layers], 1)
+    parts = torch.split(Z, [layer.size for layer in layers], 1)
     return torch.cat([layer.phi(part) for layer, part in zip(layers, parts)], 1)
 
 

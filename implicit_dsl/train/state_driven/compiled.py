@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from implicit_dsl.shapes import count
+from implicit_dsl.shapes import count, sizes
 from implicit_dsl.train.state_driven.activations import FAMILY, NAMES, Layer
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def states_of_compiled(
     Y = system.C.to_scipy() @ X + system.D.to_scipy() @ U + system.d[:, None]
     rows = np.concatenate([np.arange(parts[name].start, parts[name].stop) for name in order])
     made = [torch.from_numpy(np.ascontiguousarray(M.T)) for M in (U, Z[rows], phi(Z)[rows], Y)]
-    shape = tuple(int(size) for size in system.outputs[0].shape)
+    shape = sizes(system.outputs[0].shape)
     return (*(M.to(inputs.device) for M in made), layers, shape, inputs.dtype)  # type: ignore[return-value]
 
 

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ from implicit_dsl.train.state_driven.result import StateDriven, StateError
 from implicit_dsl.train.state_driven.rows import Solved
 from implicit_dsl.train.state_driven.scaling import units_of
 
-_SETTLED = 1e-10  # of the states: the equilibria that C and D are fitted on
+_SETTLED = 1e-7  # of the states: the equilibria that C and D are fitted on
+_LOST = 1e-2  # of the spread of a state collected: less is not read by the outputs
 _SHOWN = 3
+Reads: TypeAlias = Literal["all", "others", "before"]
 
 
 class SimWarning(UserWarning):
-    """What a fit to states found that will disappoint: constant columns, a penalty that kills all, gaps left."""
+    """What will disappoint in a fit to states: constant columns, a penalty that kills all, gaps left."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Settings:
 
     kappa: float
     output_penalty: float | None
-    feedback: bool
+    reads: Reads
     relative: bool
     rescale: bool
     regenerate: bool
@@ -46,6 +49,8 @@ class Settings:
             raise ValueError(
                 f"κ must lie between 0 and 1 for the model to be well posed, and {self.kappa:g} does not"
             )
+        if self.reads not in get_args(Reads):
+            raise ValueError(f'`reads` is "all", "others" or "before", and {self.reads!r} was given')
         if not 0 < self.tolerance < 1:
             raise ValueError(f"the tolerance must lie between 0 and 1, and {self.tolerance:g} does not")
         if self.max_steps < 1 or self.processes < 1:
@@ -61,7 +66,7 @@ def sim(
     penalty: float = 1e-2,
     kappa: float = 0.95,
     output_penalty: float | None = None,
-    feedback: bool = True,
+    reads: Reads = "others",
     relative: bool = True,
     rescale: bool = True,
     regenerate: bool = True,
@@ -73,22 +78,23 @@ def sim(
 ) -> StateDriven:
     """An implicit model with the states of a trained network, ‖A‖∞ ≤ κ, and sparse matrices.
 
-    `network` is a PyTorch module or a compiled model, with `inputs` [m, *shape], or `States` collected before.
-    For each row, over the m samples:
+    `network` is a PyTorch module or a compiled model, with `inputs` [m, *shape], or `States` collected
+    before. For each row, over the m samples:
 
         min ½ ‖z − Xᵀa − Uᵀb − c‖² ÷ m + λ (‖a‖₁ + ‖b‖₁)   subject to   ‖a‖₁ ≤ κ,
 
-    and the same for the outputs, without the ball, with `output_penalty` (`penalty` if None). With `relative`, λ
-    counts for rows and features of unit spread, so that it does not depend on units, and 1 kills everything
-    where there is nothing but noise; without, it is as written. `feedback = False` lets layers read the layers before
-    them only. `rescale` gives positively homogeneous states units in which the network itself has ‖A‖∞ < κ;
-    `regenerate` fits C and D to the equilibria of the fitted A and B, not to the states collected. The rows
-    are solved until their duality gaps are below `tolerance` of ½ var(z), in float64, on the device of the states,
-    by so many `processes` (on CPUs). Raises ValueError and TypeError as `collect_states` does, and for settings
-    that cannot be; warns with SimWarning.
+    and the same for the outputs, without the ball, with `output_penalty` (`penalty` if None). With
+    `relative`, λ counts for rows and features of unit spread, so that it does not depend on units, and 1
+    kills everything where there is nothing but noise; without, it is as written. A state may read the
+    `others`, `all` states and so itself, or those of layers `before` its own. `rescale` gives positively
+    homogeneous states units in which the network itself has ‖A‖∞ < κ; `regenerate` fits C and D to the
+    equilibria of the fitted A and B, not to the states collected. The rows are solved until their duality
+    gaps are below `tolerance` of ½ var(z), in float64, on the device of the states, by so many `processes`
+    (on CPUs). Raises ValueError and TypeError as `collect_states` does, and for settings that cannot be;
+    warns with SimWarning.
     """
     return sim_path(
-        network, inputs, [penalty], kappa=kappa, output_penalty=output_penalty, feedback=feedback,
+        network, inputs, [penalty], kappa=kappa, output_penalty=output_penalty, reads=reads,
         relative=relative, rescale=rescale, regenerate=regenerate, layers=layers, tolerance=tolerance,
         max_steps=max_steps, processes=processes, name=name,
     )[0]  # fmt: skip
@@ -101,7 +107,7 @@ def sim_path(
     *,
     kappa: float = 0.95,
     output_penalty: float | None = None,
-    feedback: bool = True,
+    reads: Reads = "others",
     relative: bool = True,
     rescale: bool = True,
     regenerate: bool = True,
@@ -111,13 +117,13 @@ def sim_path(
     processes: int = 1,
     name: str = "StateDriven",
 ) -> tuple[StateDriven, ...]:
-    """`sim` for several λ, in the order given: from large to small, each starts where the one before ended."""
+    """`sim` for several λ, best from large to small: each starts where the one before ended."""
     if not penalties or any(not 0 <= penalty < math.inf for penalty in penalties):
         raise ValueError(f"penalties are numbers, not negative and at least one; {list(penalties)} was given")
     if output_penalty is not None and not 0 <= output_penalty < math.inf:
         raise ValueError(f"the penalty of the outputs is {output_penalty:g}")
     settings = Settings(
-        kappa, output_penalty, feedback, relative, rescale, regenerate, tolerance, max_steps, processes, name
+        kappa, output_penalty, reads, relative, rescale, regenerate, tolerance, max_steps, processes, name
     )
     if isinstance(network, States):
         if inputs is not None or layers is not None:
@@ -157,7 +163,9 @@ class _Task:
             units = units_of(states, settings.kappa)
         kinds = list(dict.fromkeys(layer.group for layer in states.layers))
         chosen = sorted(range(len(states.layers)), key=lambda k: kinds.index(states.layers[k].group))
-        pieces = torch.arange(states.Z.shape[1], device=device).split([layer.size for layer in states.layers])
+        pieces = torch.split(
+            torch.arange(states.Z.shape[1], device=device), [layer.size for layer in states.layers]
+        )
         order = torch.cat([pieces[k] for k in chosen])
         place = torch.cat([torch.full_like(pieces[k], k) for k in chosen])
         layers, units = tuple(states.layers[k] for k in chosen), units[order]
@@ -171,7 +179,9 @@ class _Task:
         """The rows of (A, B)."""
         n, chosen = self.states.Z.shape[1], self.settings
         penalties = _penalties(self.moments, penalty, chosen.relative)
-        if not chosen.feedback:
+        if chosen.reads == "others":
+            penalties[:, :n].fill_diagonal_(math.inf)
+        elif chosen.reads == "before":
             later = self.place[None, :] >= self.place[:, None]
             penalties[:, :n] = torch.where(later, math.inf, penalties[:, :n])
         solved = solve_in_processes(
@@ -192,10 +202,13 @@ class _Task:
         n = states.Z.shape[1]
         A = _within(solved.W[:, :n].to(states.dtype), chosen.kappa)
         B, b = solved.W[:, n:].to(states.dtype), self.moments.offsets(solved.W).to(states.dtype)
-        X = _equilibria(A, B, b, states, chosen.kappa) if chosen.regenerate else states.X
+        X = _equilibria(A, B, b, states, self.units, chosen.kappa) if chosen.regenerate else states.X
         moments = Moments.of(torch.cat((X, states.U), 1), states.Y)
         weight = penalty if chosen.output_penalty is None else chosen.output_penalty
         penalties = _penalties(moments, weight, chosen.relative)
+        # what is left of a state that does not move any more is no signal, and would be blown up
+        lost = moments.spreads[:n] < _LOST * self.moments.spreads[:n]
+        penalties[:, :n] = torch.where(lost, math.inf, penalties[:, :n])
         outputs = solve_in_processes(
             moments, penalties, 0, 1.0, None, chosen.tolerance, chosen.max_steps, chosen.processes
         )
@@ -227,15 +240,15 @@ def _within(A: Tensor, kappa: float) -> Tensor:
     return A if factor == 1.0 else (factor * A).to(A.dtype)
 
 
-def _equilibria(A: Tensor, B: Tensor, b: Tensor, states: States, kappa: float) -> Tensor:
+def _equilibria(A: Tensor, B: Tensor, b: Tensor, states: States, units: Tensor, kappa: float) -> Tensor:
     """X̂ = φ(A X̂ + B U + b) [m, n] from the states collected, by Picard's iteration: it contracts with κ."""
     incoming = states.U @ B.double().mT + b.double()
     wide, sizes, X = A.double().mT, [layer.size for layer in states.layers], states.X
-    for _ in range(math.ceil(math.log(_SETTLED) / math.log(kappa)) + 1):
-        parts = (X @ wide + incoming).split(sizes, 1)
+    for _ in range(math.ceil(math.log(_SETTLED * float(units.min())) / math.log(kappa)) + 1):
+        parts = torch.split(X @ wide + incoming, sizes, 1)
         following = torch.cat([layer.phi(part) for layer, part in zip(states.layers, parts)], 1)
-        moved, X = float((following - X).abs().max()), following
-        if moved <= _SETTLED * float(X.abs().max()):
+        moved, X = float(((following - X) / units).abs().max()), following
+        if moved <= _SETTLED * float((X / units).abs().max()):
             break
     return X
 

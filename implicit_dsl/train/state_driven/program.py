@@ -86,11 +86,11 @@ def model_of(source: str, name: str, layers: tuple[Layer, ...], matrices: Matric
     sizes = [size for _, size in groups_of(layers)]
     tags = [f"{k + 1}" for k in range(len(sizes))] if len(sizes) > 1 else [""]
     made = {"D": matrices.D, "d": matrices.d}
-    rows = zip(tags, matrices.A.split(sizes), matrices.B.split(sizes), matrices.b.split(sizes))
+    rows = zip(tags, *(torch.split(M, sizes) for M in (matrices.A, matrices.B, matrices.b)))
     for row, A, B, b in rows:
         made |= {f"B{row}": B, f"b{row}": b}
-        made |= {f"A{_pair(row, column)}": part for column, part in zip(tags, A.split(sizes, 1))}
-    made |= {f"C{tag}": part for tag, part in zip(tags, matrices.C.split(sizes, 1))}
+        made |= {f"A{_pair(row, column)}": part for column, part in zip(tags, torch.split(A, sizes, 1))}
+    made |= {f"C{tag}": part for tag, part in zip(tags, torch.split(matrices.C, sizes, 1))}
     with torch.no_grad():
         module.load_state_dict(made, strict=True)
     return module.eval()

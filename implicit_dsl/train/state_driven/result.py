@@ -17,8 +17,8 @@ _ROUNDING = 2.0**-40  # far above what float64 loses in the sums of a row
 class StateError:
     """How far the states of the implicit model are from those collected, at most, and from what.
 
-    `bound` [n]: |x̂ − x| of each state, over all samples; `mean` [n]: its mean over the samples. `residual` [n]: the
-    root mean square of z − A x − B u − b. All in the units of the network that the states are from.
+    `bound` [n]: |x̂ − x| of each state, over all samples; `mean` [n]: its mean over the samples. `residual`
+    [n]: the root mean square of z − A x − B u − b. All in the units of the network that the states are from.
     """
 
     bound: Tensor
@@ -33,8 +33,9 @@ class StateError:
     def of(matrices: Matrices, U: Tensor, Z: Tensor, X: Tensor, units: Tensor, kappa: float) -> StateError:
         """|X̂ − X| ≤ (I − |A|)⁻¹ |R| with R = Z − A X − B U − b, for X = φ(Z) and slopes of φ up to one.
 
-        X̂ = φ(A X̂ + B U + b) has |X̂ − X| ≤ |A X̂ + B U + b − Z| ≤ |A| |X̂ − X| + |R|. What is computed, E, is made an
-        upper bound: with δ ≥ (|A| E + |R| − E) ÷ (1 − κ), E + δ has |A| (E + δ) + |R| ≤ E + δ, as ‖A‖∞ ≤ κ < 1.
+        X̂ = φ(A X̂ + B U + b) has |X̂ − X| ≤ |A X̂ + B U + b − Z| ≤ |A| |X̂ − X| + |R|. What is computed, E,
+        is made an upper bound: with δ ≥ (|A| E + |R| − E) ÷ (1 − κ), E + δ has |A| (E + δ) + |R| ≤ E + δ, as
+        ‖A‖∞ ≤ κ < 1.
         """
         A = matrices.A.double()
         residual = Z - X @ A.mT - U @ matrices.B.double().mT - matrices.b.double()
@@ -57,9 +58,9 @@ class StateError:
 class StateDriven:
     """An implicit model x = φ(A x + B u + b), y = C x + D u + d fitted to the states of a network.
 
-    Its states are those of the network times `units` [n], in the order of `layers`. ‖A‖∞ ≤ κ holds for the numbers
-    stored. For each row of (A, B), and of (C, D): `objective` and `gap`, by how much that is above the minimum at
-    most. `model` is the compiled program `source` with these weights.
+    Its states are those of the network times `units` [n], in the order of `layers`. ‖A‖∞ ≤ κ holds for the
+    numbers stored. For each row of (A, B), and of (C, D): `objective` and `gap`, by how much that is above
+    the minimum at most. `model` is the compiled program `source` with these weights.
     """
 
     A: Tensor
@@ -96,7 +97,8 @@ class StateDriven:
         kinds = ", ".join(dict.fromkeys(layer.kind for layer in self.layers))
         return (
             f"StateDriven: {len(self.A)} states ({kinds}), {self.B.shape[1]} inputs, {len(self.C)} outputs\n"
-            f"  ‖A‖∞ = {self.norm:.6g} ≤ {self.kappa:g}, {100 * self.zeros:.1f} % zeros, λ = {self.penalty:g}\n"
+            f"  ‖A‖∞ = {self.norm:.6g} ≤ {self.kappa:g}, {100 * self.zeros:.1f} % zeros, "
+            f"λ = {self.penalty:g}\n"
             f"  states within {self.error.largest:.3g} of those collected, proved; residuals "
             f"{float(self.error.residual.square().mean().sqrt()):.3g} (rms)"
         )

@@ -5,8 +5,9 @@ For each row, with covariances instead of data (`Moments`):
     min ½ var(t − w·f) + Σⱼ pⱼ |wⱼ|   subject to   Σ_{j < n} |wⱼ| ≤ κ
 
 FISTA (Beck and Teboulle 2009) on features with unit spread, with restarts (O'Donoghue and Candès 2015) row by
-row; the proximal step is exact: soft thresholding, and then the projection onto the ball. Once the support of
-a row stands still, its equations are solved on it. A row is done when its duality gap says so.
+row; the proximal step is exact: soft thresholding, and then the projection onto the ball. Between these
+steps, which find the supports, the equations of rows are solved on theirs. A row is done when its duality gap
+says so.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _INWARD = 1 - 2.0**-50
 class Solved:
     """W [rows, d] in float64, and for each row the objective, the duality gap and whether it is small enough.
 
-    `gap` is an upper bound of how far `objective` is above the minimum. `steps` is the largest number of any row.
+    `gap` is an upper bound of how far `objective` is above the minimum. `steps` is the largest number of any
+    row.
     """
 
     W: Tensor
@@ -43,8 +45,8 @@ class Solved:
 class Problem:
     """Rows in units in which features have spread one: w̃ⱼ = wⱼ · spreadⱼ.
 
-    `thresholds` [rows, d] are the penalties in these units, infinite where an entry is to be zero; `weights` [n]
-    count in the ball Σ weights |w̃| ≤ `bound`; no ball without features in it.
+    `thresholds` [rows, d] are the penalties in these units, infinite where an entry is to be zero; `weights`
+    [n] count in the ball Σ weights |w̃| ≤ `bound`; no ball without features in it.
     """
 
     G: Tensor
@@ -117,7 +119,7 @@ def solve_rows(
     W = torch.zeros_like(Q) if start is None else start * units
     if not bool((penalties > 0).any()):
         return _unpenalised(problem, W, units, tolerance, max_steps)
-    return _scaled_back(_fista(problem, W, tolerance, max_steps), units)
+    return _scaled_back(_fista(problem, W, tolerance * moments.power / 2, max_steps), units)
 
 
 def _scaled_back(solved: Solved, units: Tensor) -> Solved:
@@ -135,24 +137,22 @@ def _unpenalised(problem: Problem, W: Tensor, units: Tensor, tolerance: float, m
     if n:
         inner = G[:n, :n] - G[:n, n:] @ onto
         reduced = Problem(inner, left, power, torch.zeros_like(left), problem.weights, problem.bound)
-        solved = _fista(reduced, W[:, :n], tolerance, max_steps)
+        solved = _fista(reduced, W[:, :n], tolerance * problem.power / 2, max_steps)
     rest = Q[:, n:] @ inverse - solved.W @ onto.mT
     return _scaled_back(replace(solved, W=torch.cat((solved.W, rest), 1)), units)
 
 
-def _fista(problem: Problem, start: Tensor, tolerance: float, max_steps: int) -> Solved:
-    """All rows at once; those that are done leave."""
+def _fista(problem: Problem, start: Tensor, goal: Tensor, max_steps: int) -> Solved:
+    """All rows at once; those whose gaps are below the `goal` [rows] leave."""
     step = 1 / max(float(torch.linalg.eigvalsh(problem.G)[-1]), 1e-300) if len(problem.G) else 1.0
     rows = torch.arange(len(problem.Q), device=problem.Q.device)
     found = start.where(problem.thresholds < float("inf"), 0.0)
     if problem.bounded:
         found[:, : problem.bounded] = problem.onto_ball(found[:, : problem.bounded])
     objective, gap = problem.values(found)
-    goal = tolerance * problem.power / 2
     rows = rows[gap > goal]
     here, W = problem.part(rows), found[rows]
     ahead, momentum, steps = W, W.new_ones(len(W), 1), 0
-    support = torch.zeros_like(W, dtype=torch.bool)
     while len(rows) and steps < max_steps:
         for _ in range(_LOOK):
             moved = here.prox(ahead - step * (ahead @ here.G - here.Q), step)
@@ -162,31 +162,22 @@ def _fista(problem: Problem, start: Tensor, tolerance: float, max_steps: int) ->
             ahead = moved + pull * (moved - W)
             W, momentum = moved, torch.where(restarted, 1.0, following)
         steps += _LOOK
+        W, ahead, momentum = _polish(here, W, ahead, momentum)
         values, gaps = here.values(W)
-        same = ((W != 0) == support).all(1) & (gaps > goal[rows])
-        support = W != 0
-        better, values, gaps = _polish(here, W, values, gaps, same)
-        found[rows], objective[rows], gap[rows] = better, values, gaps
+        found[rows], objective[rows], gap[rows] = W, values, gaps
         left = gaps > goal[rows]
         if not bool(left.all()):
-            rows, here, W, ahead = rows[left], here.part(left), W[left], ahead[left]
-            momentum, support = momentum[left], support[left]
+            rows, here, W = rows[left], here.part(left), W[left]
+            ahead, momentum = ahead[left], momentum[left]
     return Solved(found, objective, gap, gap <= goal, steps)
 
 
-def _polish(
-    problem: Problem, W: Tensor, values: Tensor, gaps: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows whose supports stand still, solved on these, where that closes the gap further."""
-    at = rows.nonzero()[:, 0]
-    if not len(at):
-        return W, values, gaps
-    there = problem.part(at)
-    exact = polished(there.G, there.Q, there.thresholds, there.weights, there.bound, W[at])
-    if there.bounded:
-        exact[:, : there.bounded] = there.onto_ball(exact[:, : there.bounded])
-    reached, closer = there.values(exact)
-    taken = closer < gaps[at]
-    W, values, gaps, at = W.clone(), values.clone(), gaps.clone(), at[taken]
-    W[at], values[at], gaps[at] = exact[taken], reached[taken], closer[taken]
-    return W, values, gaps
+def _polish(problem: Problem, W: Tensor, ahead: Tensor, momentum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows moved on their supports where that lowers the objective; their acceleration starts afresh."""
+    work = float(_LOOK * W.numel() * W.shape[1])  # as much as the steps in between
+    exact = polished(problem.G, problem.Q, problem.thresholds, problem.weights, problem.bound, W, work)
+    if problem.bounded:
+        exact[:, : problem.bounded] = problem.onto_ball(exact[:, : problem.bounded])
+    taken = (problem.values(exact)[0] < problem.values(W)[0])[:, None]
+    W = torch.where(taken, exact, W)
+    return W, torch.where(taken, W, ahead), torch.where(taken, 1.0, momentum)

@@ -40,4 +40,5 @@ def _regressed(moments: Moments) -> Tensor:
     G = moments.G / (units[:, None] * units)
     damping = _RIDGE * float(torch.linalg.matrix_norm(G, 1))
     G = G + max(damping, 1e-300) * torch.eye(len(G), dtype=G.dtype, device=G.device)
-    return torch.linalg.solve(G, (moments.Q / units).mT).mT / units
+    W: Tensor = torch.linalg.solve(G, (moments.Q / units).mT).mT / units
+    return W
