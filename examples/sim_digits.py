@@ -3,8 +3,8 @@
     python examples/sim_digits.py [--epochs 60] [--seed 0] [--picture sim_digits.png] [--save sparse.impl]
 
 An MLP of plain PyTorch is trained on the digits of scikit-learn. Its states on the training images make an
-implicit model x = relu(A x + B u + b), y = C x + D u + d, for several penalties λ and bounds ‖A‖∞ ≤ κ; the test images
-tell what is left. `--save` writes the program of the sparsest model that loses no more than one percent.
+implicit model x = relu(A x + B u + b), y = C x + D u + d, for several penalties λ and bounds ‖A‖∞ ≤ κ; the
+test images tell what is left. `--save` writes the program of the sparsest model that loses no more than a percent.
 """
 
 from __future__ import annotations
@@ -74,13 +74,15 @@ def main() -> None:
     net = trained(u[:TRAINED], target[:TRAINED], options.epochs)
     dense = accuracy(net, u[TRAINED:], target[TRAINED:])
     print(
-        f"the network: {sum(p.numel() for p in net.parameters())} parameters, test accuracy {100 * dense:.1f} %"
+        f"the network: {sum(p.numel() for p in net.parameters())} parameters, "
+        f"test accuracy {100 * dense:.1f} %"
     )
 
     states = collect_states(net, u[:TRAINED])
     curves: dict[float, list[tuple[StateDriven, float]]] = {}
     print(
-        f"\n{'κ':>5} {'λ':>6} {'zeros':>8} {'numbers':>8} {'accuracy':>9} {'‖A‖∞':>7} {'states within':>14} {'residual':>9}"
+        f"\n{'κ':>5} {'λ':>6} {'zeros':>8} {'numbers':>8} {'accuracy':>9} {'‖A‖∞':>7} "
+        f"{'states within':>14} {'residual':>9}"
     )
     for kappa in KAPPAS:
         with warnings.catch_warnings():
@@ -91,7 +93,8 @@ def main() -> None:
             numbers = sum(int((M != 0).sum()) for M in (found.A, found.B, found.C, found.D, found.b, found.d))
             residual = float(found.error.residual.square().mean().sqrt())
             print(
-                f"{kappa:>5g} {found.penalty:>6g} {100 * found.zeros:>6.1f} % {numbers:>8} {100 * reached:>7.1f} %"
+                f"{kappa:>5g} {found.penalty:>6g} {100 * found.zeros:>6.1f} % {numbers:>8}"
+                f" {100 * reached:>7.1f} %"
                 f" {found.norm:>7.4f} {found.error.largest:>14.3g} {residual:>9.3g}"
             )
     good = [found for points in curves.values() for found, reached in points if reached >= dense - 0.01]
@@ -100,7 +103,8 @@ def main() -> None:
         Path(options.save).write_text(best.source, encoding="utf-8")
         torch.save(best.model.state_dict(), Path(options.save).with_suffix(".pt"))
         print(
-            f"\n{options.save} is written, with its weights in {Path(options.save).with_suffix('.pt')}:\n{best!r}"
+            f"\n{options.save} is written, with its weights in "
+            f"{Path(options.save).with_suffix('.pt')}:\n{best!r}"
         )
     if options.picture and importlib.util.find_spec("matplotlib"):
         picture(options.picture, curves, dense)

@@ -54,6 +54,8 @@ class Terms:
         shape = list(sizes(block.slots))
         if shape and block.name in self._chosen:
             shape[0] = len(self._chosen[block.name])
+        if written and all(_is_number(text) for text in written):
+            return self._filled(shape, sum(map(float, written)))
         return _sum(written) if written else self._zero(shape)
 
     def stacked(self, block: Block) -> list[str]:
@@ -68,12 +70,19 @@ class Terms:
     def _part(self, terms: Sequence[Term], block: Block | None) -> str:
         """The sum of some terms without their last operators, which put it in its place."""
         parts = [text for term in terms for text in self._written(term.source, term.chain[:-1], block)]
-        return _sum(parts) if parts else self._zero(sizes(terms[0].chain[-1].source))
+        shape = sizes(terms[0].chain[-1].source)
+        if parts and all(_is_number(text) for text in parts):
+            return self._filled(shape, sum(map(float, parts)))
+        return _sum(parts) if parts else self._zero(shape)
 
     def _zero(self, shape: Sequence[int]) -> str:
-        name = self._naming.beside("zero")
-        self.declarations.append(f"param {name}[{', '.join(map(str, shape))}] = zeros()")
-        self.tensors[name] = np.zeros(tuple(shape))
+        return self._filled(shape, 0.0)
+
+    def _filled(self, shape: Sequence[int], value: float) -> str:
+        """A parameter for a value that does not depend on any input."""
+        name = self._naming.beside("constant")
+        self.declarations.append(f"param {name}[{', '.join(map(str, shape))}] = constant({value!r})")
+        self.tensors[name] = np.full(tuple(shape), value)
         return name
 
     def _concatenation(self, terms: Sequence[Term]) -> str:
@@ -311,6 +320,14 @@ def _applied(op: Operator, x: np.ndarray, weights: Mapping[str, np.ndarray]) -> 
             given = given * weights[id].reshape(-1)[entries.slots]
         found += np.bincount(entries.rows, np.broadcast_to(given, entries.rows.shape), found.shape[1])
     return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_sparse(weight: np.ndarray) -> bool:
