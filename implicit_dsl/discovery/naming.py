@@ -9,7 +9,12 @@ from implicit_dsl.names import RESERVED, TAKEN_ATTRIBUTES, TAKEN_GLOBALS, identi
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.vocabulary import KEYWORDS
 
-_BUILTINS = {name for rule in OPERATORS.values() for name in rule.names}
+_FUNCTIONS = """
+    D I abs ceil chain constant cos div exp fixed floor glorot hcat ifelse inf kaiming last length
+    log max mean min mod normal ones orthogonal pi prev reverse round sin size sqrt sum uniform vcat
+    zeros
+"""  # of the language, beside operators
+_BUILTINS = {name for rule in OPERATORS.values() for name in rule.names} | set(_FUNCTIONS.split())
 
 
 class Naming:

@@ -80,7 +80,7 @@ class Terms:
 
     def _filled(self, shape: Sequence[int], value: float) -> str:
         """A parameter for a value that does not depend on any input."""
-        name = self._naming.beside("constant")
+        name = self._naming.beside("value")
         self.declarations.append(f"param {name}[{', '.join(map(str, shape))}] = constant({value!r})")
         self.tensors[name] = np.full(tuple(shape), value)
         return name
@@ -141,7 +141,7 @@ class Terms:
         if block is not None and block.name in self._chosen and values.ndim:
             alike = block.slots == chain[-1].target and block.slots[:1] == block.shape[:1]
             values = values[self._chosen[block.name]] if alike else values
-        name = self._naming.beside("constant")
+        name = self._naming.beside("value")
         self.declarations.append(f"param {name}[{', '.join(map(str, values.shape))}]")
         self.tensors[name] = values
         return [name]
