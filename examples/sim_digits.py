@@ -4,7 +4,7 @@
 
 An MLP of plain PyTorch is trained on the digits of scikit-learn. Its states on the training images make an
 implicit model x = relu(A x + B u + b), y = C x + D u + d, for several penalties λ and bounds ‖A‖∞ ≤ κ; the
-test images tell what is left. `--save` writes the program of the sparsest model that loses at most one percent.
+test images tell what is left. `--save` writes the sparsest program that loses one percent at most.
 """
 
 from __future__ import annotations

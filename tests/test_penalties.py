@@ -376,3 +376,30 @@ def test_constants_of_an_assembled_matrix_stand_beside_what_is_trained() -> None
     before = model.s_conv.weight.detach().clone()
     model.prox_(0.5)
     torch.testing.assert_close(model.s_conv.weight.detach(), shrink_entries(before, torch.tensor(0.05 * 4)))
+
+
+def test_regions_are_those_of_the_order_of_computation_and_of_what_is_opened() -> None:
+    text = """
+    model Base(n = 3)
+        input u[4]
+        state h[n] ~ relu(Dense(n)*g)
+        state g[n] ~ relu(Dense(n)*u)
+        output y = Dense(2)*h
+    end
+    model M() extends Base()
+        open A[g, h] as LowRank(1)
+        open D as LowRank(1)
+        @wellposed spectral(abs(A)) <= 0.9
+        @penalty entries(A[forward]) + 10*entries(A[feedback]) + 100*entries(D[y, u]) + 1000*entries(A[g, h])
+    end
+    """
+    torch.manual_seed(0)
+    model = implicit_dsl.loads(text).M(dtype=torch.float64)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    sizes = {name: float(value.abs().sum()) for name, value in model.state_dict().items()}
+    back = sizes["A_g_h_left"] + sizes["A_g_h_right"]
+    expected = sizes["h_dense.weight"] + 1010 * back
+    expected += 100 * (sizes["D_y_u_left"] + sizes["D_y_u_right"])
+
+    np.testing.assert_allclose(float(model.penalty().detach()), expected, rtol=1e-12)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from implicit_dsl import syntax as s
-from implicit_dsl.demands import Piece, SystemPart
+from implicit_dsl.demands import Piece
 from implicit_dsl.operators.base import LinearRule
 from implicit_dsl.resolve.annotations.forms import is_free
 from implicit_dsl.resolve.arithmetic import is_number
@@ -239,21 +239,10 @@ def _block_name(context: Context, form: s.Expression | s.Axis | s.Colon, environ
     return value.name
 
 
-def resolved(
-    found: Assembled, blocks: dict[str, list[tuple[str, str]]], places: dict[str, int]
-) -> tuple[tuple[str, str], ...]:
-    """The blocks (to, from) that hold something. Raises Problem if there is none of these names."""
-    chosen = []
-    for row, column in blocks[found.matrix]:
-        if (found.row and row != found.row) or (found.column and column != found.column):
-            continue
-        order = places.get(column, -1) - places.get(row, -1)
-        region = "forward" if order < 0 else "self" if order == 0 else "feedback"
-        if found.region in ("", region):
-            chosen.append((row, column))
-    return tuple(chosen)
-
-
-def part_of(found: Assembled, chosen: tuple[tuple[str, str], ...], tensors: tuple[str, ...]) -> SystemPart:
-    """The same as data."""
-    return SystemPart(found.matrix, chosen, tensors)
+def is_chosen(found: Assembled, pair: tuple[str, str], order: dict[str, int]) -> bool:
+    """Whether a block (to, from) is meant; `order` says when states are computed."""
+    row, column = pair
+    if (found.row and row != found.row) or (found.column and column != found.column):
+        return False
+    apart = order.get(row, 0) - order.get(column, 0)
+    return found.region in ("", "forward" if apart > 0 else "self" if apart == 0 else "feedback")

@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from implicit_dsl import syntax as s
-from implicit_dsl.demands import Family, Measured, MeasureName, PenaltyDemand, Piece, SparseDemand
+from implicit_dsl.demands import Family, Measured, MeasureName, PenaltyDemand, Piece, SparseDemand, SystemPart
 from implicit_dsl.errors import Diagnostic
-from implicit_dsl.graph import Edge, Node, Role
+from implicit_dsl.graph import Edge, Node, Role, SignalGraph
 from implicit_dsl.operators import linear_rule
 from implicit_dsl.resolve.annotations.forms import no_keywords, number, unknown_word
 from implicit_dsl.resolve.annotations.measures import Atom, atoms, is_measure, measures
-from implicit_dsl.resolve.annotations.selections import Assembled, Selection, part_of, resolved
+from implicit_dsl.resolve.annotations.selections import Assembled, Selection, is_chosen
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.scope import Noted
+from implicit_dsl.schedule import schedule
 from implicit_dsl.source import Span
 
 _FORMS = "`columns(X) <= κ`, `rows(X) <= κ`, `entries(X) <= κ` or `blocks(A) <= κ`"
@@ -174,29 +175,52 @@ def _of_system(
 ) -> Measured | None:
     """A measure of an assembled matrix, of its tensors alone where its blocks are these. Raises Problem."""
     roles = {node.name: node.role for node in nodes}
-    source, target = _ROLES[what.matrix]
-    held = [
-        edge
-        for edge in edges
-        if edge.source in roles and edge.target in roles
-        if (roles[edge.source], roles[edge.target]) == (source, target)
-    ]
-    pairs = list(dict.fromkeys((edge.target, edge.source) for edge in held if edge.source is not None))
-    places = {node.name: place for place, node in enumerate(nodes)}
-    chosen = resolved(what, {what.matrix: pairs}, places)
-    inside = [edge for edge in held if (edge.target, edge.source) in chosen]
+    named = bool(what.region or what.row or what.column)
+    opened = {tensor.id: tensor.opens for tensor in context.tensors if tensor.opens is not None}
+    order = _order(nodes, [edge for edge in edges if not opened.keys() & set(edge.parameters)])
+    inside: list[Edge] = []
+    for edge in edges:
+        matrix, pair = _place(edge, roles), (edge.target, edge.source or "")
+        opens = next((opened[id] for id in edge.parameters if id in opened), None)
+        if named and opens is not None:  # also what goes through a state of its own, as factors do
+            matrix, pair = opens.matrix, (opens.to, opens.source)
+        if matrix == what.matrix and is_chosen(what, pair, order):
+            inside.append(edge)
     trained = list(dict.fromkeys(id for edge in inside for id in edge.parameters if not _is_bias(edge, id)))
     if not trained:
         message = f"{_shown(what)} is zero, or of constants alone, so `{_text(atom.span)}` has no effect"
         context.report(Diagnostic("W0401", message, atom.span, help="remove it"))
         return None
-    if all(_is_matrix(edge, edges) for edge in inside) and len(chosen) == len(inside):
+    blocks = tuple(dict.fromkeys((edge.target, edge.source or "") for edge in inside))
+    if all(_is_matrix(edge, edges) for edge in inside) and len(blocks) == len(inside):
         families = _of_matrices(atom, inside)
         if families is not None:
             return Measured(atom.name, families)
+    if any(_place(edge, roles) != what.matrix for edge in inside):
+        raise problem(
+            "E0404",
+            f"{_shown(what)} is a product of factors, and no block of its own",
+            atom.span,
+            help="measure its factors by their names: `entries(…)`",
+        )
     _check_measurable(inside, nodes, atom.span)
-    part = part_of(what, chosen, tuple(trained))
+    part = SystemPart(what.matrix, blocks, tuple(trained))
     return Measured(atom.name, (Family(atom.axis, part=part),))  # type: ignore[arg-type]
+
+
+def _place(edge: Edge, roles: dict[str, Role]) -> str:
+    """The matrix in which an edge stands; "" for offsets, and for what is computed step by step."""
+    if edge.source not in roles or edge.target not in roles:
+        return ""
+    found = (roles[edge.source], roles[edge.target])
+    return next((name for name, held in _ROLES.items() if held == found), "")
+
+
+def _order(nodes: tuple[Node, ...], edges: list[Edge]) -> dict[str, int]:
+    """When each state is computed, without what is opened."""
+    graph = SignalGraph("", None, (), nodes, tuple(edges), (), (), nodes[0].span)
+    names = (name for component in schedule(graph) for name in component.states)
+    return {name: number for number, name in enumerate(names)}
 
 
 def _shown(what: Assembled) -> str:
