@@ -4,7 +4,8 @@
 
 An MLP of plain PyTorch is trained on the digits of scikit-learn. Its states on the training images make an
 implicit model x = relu(A x + B u + b), y = C x + D u + d, for several penalties λ and bounds ‖A‖∞ ≤ κ; the
-test images tell what is left. `--save` writes the sparsest program that loses one percent at most.
+test images tell what is left. `--save` writes the program of the sparsest model that loses no more than one
+percent.
 """
 
 from __future__ import annotations
@@ -73,17 +74,13 @@ def main() -> None:
     u, target = torch.tensor(digits.images).float()[order] / 16, torch.tensor(digits.target)[order]
     net = trained(u[:TRAINED], target[:TRAINED], options.epochs)
     dense = accuracy(net, u[TRAINED:], target[TRAINED:])
-    print(
-        f"the network: {sum(p.numel() for p in net.parameters())} parameters, "
-        f"test accuracy {100 * dense:.1f} %"
-    )
+    numbers = sum(p.numel() for p in net.parameters())
+    print(f"the network: {numbers} parameters, test accuracy {100 * dense:.1f} %")
 
     states = collect_states(net, u[:TRAINED])
     curves: dict[float, list[tuple[StateDriven, float]]] = {}
-    print(
-        f"\n{'κ':>5} {'λ':>6} {'zeros':>8} {'numbers':>8} {'accuracy':>9} {'‖A‖∞':>7} "
-        f"{'states within':>14} {'residual':>9}"
-    )
+    titles = f"{'κ':>5} {'λ':>6} {'zeros':>8} {'numbers':>8} {'accuracy':>9} {'‖A‖∞':>7}"
+    print(f"\n{titles} {'states within':>14} {'residual':>9}")
     for kappa in KAPPAS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SimWarning)  # dead states and pixels that are always white
@@ -94,18 +91,14 @@ def main() -> None:
             residual = float(found.error.residual.square().mean().sqrt())
             print(
                 f"{kappa:>5g} {found.penalty:>6g} {100 * found.zeros:>6.1f} % {numbers:>8}"
-                f" {100 * reached:>7.1f} %"
-                f" {found.norm:>7.4f} {found.error.largest:>14.3g} {residual:>9.3g}"
+                f" {100 * reached:>7.1f} % {found.norm:>7.4f} {found.error.largest:>14.3g} {residual:>9.3g}"
             )
     good = [found for points in curves.values() for found, reached in points if reached >= dense - 0.01]
     if options.save and good:
         best = max(good, key=lambda found: found.zeros)
         Path(options.save).write_text(best.source, encoding="utf-8")
         torch.save(best.model.state_dict(), Path(options.save).with_suffix(".pt"))
-        print(
-            f"\n{options.save} is written, with its weights in "
-            f"{Path(options.save).with_suffix('.pt')}:\n{best!r}"
-        )
+        print(f"\n{options.save} is written, with its weights beside it:\n{best!r}")
     if options.picture and importlib.util.find_spec("matplotlib"):
         picture(options.picture, curves, dense)
     elif options.picture:

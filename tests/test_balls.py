@@ -15,6 +15,7 @@ from implicit_dsl.runtime.constraints.budgets import Group, Part
 from implicit_dsl.runtime.native.library import SWITCH
 
 PATHS = ["0", "1"]
+FALLBACKS = {"transposed", "view"}  # rows that are not contiguous are copied
 ROUNDING = {torch.float32: 2.0**-22, torch.float64: 2.0**-50}
 
 
@@ -159,6 +160,41 @@ def test_projected_weights_are_within_the_bound_to_the_last_bit(
         np.testing.assert_allclose(
             made, expected, rtol=0, atol=8 * eps * max(bound, 1.0) / factor + 1e-14 * scale
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("form", ["plain", "kernel of a convolution", "vector", "transposed", "view"])
+def test_projecting_in_place_is_projecting(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, form: str
+) -> None:
+    torch.manual_seed(0)
+    shape = {"kernel of a convolution": (30, 4, 3, 3), "vector": (40,)}.get(form, (40, 50))
+    wild = (3 * torch.randn(shape)).to(dtype)
+    wild[0] = 0.0
+    if form == "transposed":
+        wild = wild.T.contiguous().T
+    if form == "view":
+        wild = torch.cat((wild, wild), 1)[:, :50]
+    found = []
+    for path in PATHS:
+        monkeypatch.setenv(SWITCH, path)
+        module = nn.Module()
+        module.A = nn.Parameter(wild.clone(memory_format=torch.preserve_format))
+        module.B = nn.Parameter(wild.clone() / 1000)
+        product = (module.A * module.A).sum()  # needs A as it is
+        place, version = module.A.data_ptr(), module.A._version
+        constraint = RowBound("bound", 1, 0.95, (Block("x", "x", "A"), Block("z", "x", "B", 0, 0.5)))
+        constraint.project_(module)
+        assert module.A.data_ptr() == place and module.A._version > version
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
+        assert float(module.A.detach().double().reshape(shape[0], -1).abs().sum(1).max()) <= 0.95
+        found.append((module.A.detach(), module.B.detach()))
+        version = module.A._version
+        constraint.project_(module)
+        assert module.A._version == version or dtype == torch.bfloat16 or path == "0" or form in FALLBACKS
+    for left, right in zip(*found):
+        torch.testing.assert_close(left, right)
 
 
 def test_weights_that_all_rows_share_take_no_memory_and_count() -> None:

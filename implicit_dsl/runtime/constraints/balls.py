@@ -47,6 +47,15 @@ def onto_balls(a: Tensor, radius: Tensor, weights: Tensor | None = None) -> Tens
     return found if found is not None else _by_survivors(a, radius.double(), cast)
 
 
+def onto_balls_(a: Tensor, radius: Tensor) -> bool:
+    """The same in place, without memory of its own; False where that cannot be, and nothing is done.
+
+    Whether it can is a matter of the tensor alone: the kernel, and contiguous rows on a CPU.
+    """
+    native = _native() if a.is_cpu and a.is_contiguous() else None
+    return native is not None and native.project_rows(a, radius, None, a) is not None
+
+
 @cache
 def _native() -> Any:
     """The kernels; None in a standalone file where there is no package."""

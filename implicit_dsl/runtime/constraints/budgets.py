@@ -30,8 +30,8 @@ class Part:
     @property
     def factor(self) -> float | None:
         """The weight, if all entries have the same."""
-        plain = self.weights.numel() > 0 and self.weights.stride() == (0, 0)
-        return float(self.weights[0, 0]) if plain else None
+        same = [size == 1 or step == 0 for size, step in zip(self.weights.shape, self.weights.stride())]
+        return float(self.weights[0, 0]) if self.weights.numel() and all(same) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from implicit_dsl.runtime.constraints.balls import onto_balls_
 from implicit_dsl.runtime.constraints.base import (
     Block,
     Constraint,
@@ -16,6 +17,7 @@ from implicit_dsl.runtime.constraints.base import (
     inward,
     like_rows,
     matrix_rows,
+    tensor_of,
 )
 from implicit_dsl.runtime.constraints.budgets import Group, Part
 from implicit_dsl.runtime.constraints.sharing import nearest_sharing
@@ -81,6 +83,34 @@ class RowBound(Constraint):
             return dict(weights)
         found = nearest_in_all(groups, weights)
         return {id: found[id].to(weights[id].dtype) for id in weights}
+
+    def project_(self, module: nn.Module) -> None:
+        if not (self.method == "project" and self.within is None and self._project_in_place(module)):
+            super().project_(module)
+
+    @torch.no_grad()
+    def _project_in_place(self, module: nn.Module) -> bool:
+        """The projection without copies, where each tensor stands alone in its rows."""
+        weights = {id: tensor_of(module, id) for id in self.tensors}
+        plain = all(type(w) in (Tensor, nn.Parameter) and not w.is_meta for w in weights.values())
+        if not plain or self._split(weights):
+            return False
+        groups = [group for _, group in self._groups(weights)]
+        parts = [part for group in groups for part in group.parts]
+        if len(parts) != len(groups) or len({part.tensor for part in parts}) != len(parts):
+            return False
+        if any(part.axis != 0 or part.factor is None for part in parts):
+            return False
+        if all(bool((group.sums(weights) <= self._whole(group, weights)).all()) for group in groups):
+            return True
+        for group, part in zip(groups, parts):
+            weight = weights[part.tensor].detach()
+            rows = matrix_rows(weight, 0)
+            shared = rows.data_ptr() == weight.data_ptr()  # a view, as of all contiguous tensors
+            if not (part.factor and shared and onto_balls_(rows, group.radius / part.factor)):
+                return False
+            torch.autograd.graph.increment_version(weights[part.tensor])
+        return True
 
     def made(self, weights: Weights) -> dict[str, Tensor]:
         factors: dict[tuple[str, int], Tensor] = {}

@@ -84,20 +84,24 @@ def anderson_combine(target: Tensor, dt: Tensor, gamma: Tensor) -> Tensor | None
     return mixed
 
 
-def project_rows(a: Tensor, radius: Tensor, weights: Tensor | None = None) -> Tensor | None:
+def project_rows(
+    a: Tensor, radius: Tensor, weights: Tensor | None = None, out: Tensor | None = None
+) -> Tensor | None:
     """argmin ‖x − a‖₂ subject to Σⱼ wⱼ |xⱼ| ≤ r for each row of a (rows, n).
 
     `radius` (rows,) > 0; `weights` (n,) or (rows, n) > 0, None: ones. Rows inside, and those with
-    numbers that are not finite, stay as they are.
+    numbers that are not finite, stay as they are. `out`: where to write, contiguous, which may be `a` itself.
     """
     held = _held(a, weights)
     if held is None or not radius.is_cpu:
         return None
+    if out is not None and (out.shape != a.shape or out.dtype != a.dtype or not out.is_contiguous()):
+        raise ValueError(f"rows {tuple(a.shape)} are not written into {tuple(out.shape)}, or it has gaps")
     rows, n = a.shape
     if radius.shape != (rows,):
         raise ValueError(f"rows {tuple(a.shape)} have radii {tuple(radius.shape)}")
     library, a, w = held
-    radius, found = radius.to(torch.float64).contiguous(), torch.empty_like(a)
+    radius, found = radius.to(torch.float64).contiguous(), torch.empty_like(a) if out is None else out
     failed = library.project(
         a.data_ptr(), radius.data_ptr(), 0 if w is None else w.data_ptr(), w is not None and w.ndim == 2,
         found.data_ptr(), rows, n, torch.get_num_threads(),

@@ -132,7 +132,7 @@ void sums(const T* a, const T* weights, bool row_weights, double* out, int64_t r
     });
 }
 
-// `weights` (n,) or, if they have a row each, (rows, n); null: ones. False: no memory.
+// `weights` (n,) or, if they have a row each, (rows, n); null: ones. `out` may be `a`. False: no memory.
 template <class T>
 bool project(const T* a, const double* radius, const T* weights, bool row_weights, T* out, int64_t rows, int64_t n,
              int64_t threads) {
@@ -149,12 +149,14 @@ bool project(const T* a, const double* radius, const T* weights, bool row_weight
         const T *from = a + row * n, *w = weights ? weights + row_weights * row * n : nullptr;
         T* to = out + row * n;
         T *size = room.get(), *weight = size + n + 1;
+        const bool in_place = from == to;
         const double theta = w ? threshold<T, true>(from, w, n, radius[row], size, weight)
                                : threshold<T, false>(from, w, n, radius[row], size, weight);
         if (theta < 0) {
-            std::copy(from, from + n, to);
+            if (!in_place) std::copy(from, from + n, to);
             return;
         }
+        if (in_place) std::copy(from, from + n, size), from = size;
         // θ in two parts: |a| - θ w cancels, and is exact to the rounding of the result where it is fused
         const T high = T(theta), low = T(theta - high);
         int64_t j = 0;
