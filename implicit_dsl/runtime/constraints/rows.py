@@ -93,9 +93,9 @@ class RowBound(Constraint):
         """The projection without copies, where each tensor stands alone in its rows."""
         weights = {id: tensor_of(module, id) for id in self.tensors}
         plain = all(type(w) in (Tensor, nn.Parameter) and not w.is_meta for w in weights.values())
-        if not plain or self._split(weights):
+        groups = self.groups(weights) if plain else None
+        if groups is None:
             return False
-        groups = [group for _, group in self._groups(weights)]
         parts = [part for group in groups for part in group.parts]
         if len(parts) != len(groups) or len({part.tensor for part in parts}) != len(parts):
             return False
