@@ -28,7 +28,7 @@ else:
     sparse = lazy_module("scipy.sparse")
     torch = lazy_module("torch")
 
-Matrix: TypeAlias = "np.ndarray | sparse.csr_array"
+NonNegative: TypeAlias = "np.ndarray | sparse.csr_array"
 Product: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
 _STEPS = 400  # of the power iteration
 _SETTLING = 3  # of them before their rate is judged
@@ -136,7 +136,7 @@ class _Magnitude:
         return lambda v: (wide @ torch.from_numpy(v).to(wide.device)).cpu().numpy()
 
     @cached_property
-    def whole(self) -> Matrix:
+    def whole(self) -> NonNegative:
         """The matrix itself."""
         if sparse.issparse(self.given):
             return self.given
@@ -149,7 +149,7 @@ class _Magnitude:
     def sparse(self) -> sparse.csr_array:
         return sparse.csr_array(self.whole)
 
-    def part(self, states: np.ndarray) -> Matrix:
+    def part(self, states: np.ndarray) -> NonNegative:
         inner = self.sparse[states][:, states]
         return inner if inner.nnz < 0.3 * inner.shape[0] ** 2 else inner.toarray()
 
@@ -251,7 +251,7 @@ def _by_inverse(M: _Magnitude, best: _Part, gap: float) -> _Part:
     return best
 
 
-def _solver(M: Matrix, shift: float) -> Callable[[np.ndarray], np.ndarray] | None:
+def _solver(M: NonNegative, shift: float) -> Callable[[np.ndarray], np.ndarray] | None:
     """b ↦ (s I − M)⁻¹ b; None if the factors are singular."""
     from scipy.linalg import LinAlgError, lu_factor, lu_solve
     from scipy.sparse.linalg import splu
