@@ -231,7 +231,7 @@ def test_renaming_reaches_all_that_means_the_top_level_and_nothing_else() -> Non
 
 def test_one_file_can_hold_all_of_the_runtime_that_programs_use(monkeypatch: pytest.MonkeyPatch) -> None:
     of_the_package = {"System", "BlockOperator", "certify", "Certificate", "DenseEquilibrium"}
-    of_the_package |= {"prune_", "Pruned"}
+    of_the_package |= {"prune_", "Pruned", "perron_bounds", "PerronBounds"}
 
     carried = inlined(set(runtime.__all__) - of_the_package, "implicitc_test", Names(standalone=True))
     module = types.ModuleType("carried")

@@ -39,7 +39,7 @@ _SPARSE_SOLVE, _DENSE_SOLVE = (
     100.0,
     0.05,
 )  # products that a solve costs as much as; of a dense one, for each unknown
-_STALLED = 0.9  # a gap that shrinks by less in a step
+_STUCK = 0.9  # a gap that shrinks by less in a step
 _SHIFT = 0.3  # of v in M v + shift v, where M turns vectors around in cycles
 _FLOOR, _CUTS = 1e-12, (1e-12, 1e-9, 1e-6)  # of the largest entry: what is added to v, and taken from it
 _SPREAD = 1e280  # of the entries of v, at most
@@ -200,7 +200,7 @@ def _connected(M: _Magnitude, gap: float, image: np.ndarray) -> _Part:
             best, solve = _by_inverse(M, best, wanted), float("inf")
             v, image = best.vector, M @ best.vector
             continue
-        if step >= _SETTLING and gaps[-1] > _STALLED * gaps[-2]:
+        if step >= _SETTLING and gaps[-1] > _STUCK * gaps[-2]:
             shift = _SHIFT * best.upper  # |λ₂| is about λ₁: as in cycles
         v = image + shift * v if shift else image
         largest = float(v.max())
