@@ -39,7 +39,7 @@ def assert_same(model: nn.Module, other: nn.Module, inputs: tuple[Tensor, ...]) 
 
 
 @given(program=programs(), share=st.sampled_from((0.0, 0.3, 0.8, 0.97)), seed=st.integers(0, 1000))
-@settings(QUIET, max_examples=40)
+@settings(QUIET, max_examples=12)
 def test_random_programs_are_written_back(program: RandomProgram, share: float, seed: int) -> None:
     module, _, inputs = twins(program)
     generator = torch.Generator().manual_seed(seed)

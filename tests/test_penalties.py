@@ -235,7 +235,12 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+QUICK = ("momentum", "adam")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_features_that_are_not_needed_become_exactly_zero(name: str) -> None:
     text = """
     model M(n = 6, p = 8)
