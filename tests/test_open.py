@@ -416,7 +416,7 @@ def test_the_tools_know_opened_models(tmp_path: Path, capsys: pytest.CaptureFixt
 # -- random programs ------------------------------------------------------------------------------------
 
 FEW = settings(
-    QUIET, max_examples=40, suppress_health_check=[*QUIET.suppress_health_check, HealthCheck.filter_too_much]
+    QUIET, max_examples=20, suppress_health_check=[*QUIET.suppress_health_check, HealthCheck.filter_too_much]
 )
 
 

@@ -104,7 +104,7 @@ def image_layers(draw: st.DrawFn) -> tuple[Layers, tuple[int, ...]]:
     return [*made, *behind], shape
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_stacks_for_vectors(data: st.DataObject) -> None:
     width = data.draw(st.integers(1, 5))
@@ -113,7 +113,7 @@ def test_stacks_for_vectors(data: st.DataObject) -> None:
     assert_same(nn.Sequential(*layers), torch.randn(3, width), slopes=1e-8)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 @given(image_layers())
 def test_stacks_for_images(drawn: tuple[Layers, tuple[int, ...]]) -> None:
     layers, shape = drawn
@@ -140,7 +140,7 @@ NAMES = [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.one_of(st.sampled_from(NAMES), st.text(min_size=1, max_size=8)),
