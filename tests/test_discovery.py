@@ -198,3 +198,20 @@ def test_wrong_calls_write_nothing(
     assert main(["discover", "net.impl", "--weights", "w.pt", "-o", "x.txt"]) == 2
     capsys.readouterr()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.impl", "w.pt"]
+
+
+def test_values_that_are_constant_are_no_parameters() -> None:
+    text = """
+    model M
+        input u[1, 4]
+        s = Dense(4)*relu(Dense(4)*u)
+        state x[1, 3] ~ tanh(Dense(3)*s)
+        output y[1, 3] = x
+    end
+    """
+    model = compiled(text)
+    with torch.no_grad():
+        model.s_dense.weight.zero_()  # type: ignore[union-attr]
+        model.s_dense2.weight.zero_()  # type: ignore[union-attr]
+    found, made = again(model)
+    assert_same(model, made, (torch.randn(4, 1, 4, dtype=torch.float64),))

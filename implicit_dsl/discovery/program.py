@@ -134,7 +134,8 @@ def _equation(
         value = stacked.join(f"({argument})" for argument in terms.stacked(block))
     else:
         value = activated(block, terms.total(block))
-    if block.activation is None and block.name not in looped:
+    # a name for a parameter would be that parameter, and a matrix is not what it is applied to
+    if block.activation is None and block.name not in looped and value not in terms.tensors:
         return f"{name} = {value}"
     return f"state {name}[{', '.join(map(str, shape))}] ~ {value}"
 
