@@ -213,5 +213,5 @@ def test_values_that_are_constant_are_no_parameters() -> None:
     with torch.no_grad():
         model.s_dense.weight.zero_()  # type: ignore[union-attr]
         model.s_dense2.weight.zero_()  # type: ignore[union-attr]
-    found, made = again(model)
+    _, made = again(model)
     assert_same(model, made, (torch.randn(4, 1, 4, dtype=torch.float64),))
