@@ -21,7 +21,7 @@ from implicit_dsl.runtime.constraints.balls import onto_balls
 from implicit_dsl.train.state_driven.moments import Moments
 from implicit_dsl.train.state_driven.polishing import polished
 
-_LOOK = 10  # steps between looks at the gaps
+_LOOK = 25  # steps between looks at the gaps
 _NULL = 1e-10  # of the largest eigenvalue: directions below have no information
 _INWARD = 1 - 2.0**-50
 
