@@ -74,7 +74,7 @@ def test_pedantic_remarks_are_warnings(tmp_path: Path, capsys: pytest.CaptureFix
     file = str(HERE / "programs" / "bad" / "pedantic.impl")
     assert main(["check", "-W", "error", file]) == 0
     assert main(["check", "--pedantic", file]) == 0
-    assert "6 warnings" in capsys.readouterr().err
+    assert "7 warnings" in capsys.readouterr().err
     assert main(["check", "--pedantic", "-W", "error", file]) == 1
     capsys.readouterr()
     assert len(as_json(capsys, "--pedantic", file)["diagnostics"]) == 6

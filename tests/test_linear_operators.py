@@ -660,11 +660,6 @@ def test_learned_factors_start_where_they_are_told_to() -> None:
         ('input u[2, 8]\noutput y = Conv(2, 3; mode = "mirror")*u', "E0205"),
         ('input u[2, 3]\noutput y = Conv(2, 3; pad = 3, mode = "reflect")*u', "E0201"),
         ('input u[2, 3]\noutput y = Conv(2, 3; pad = 4, mode = "circular")*u', "E0201"),
-        (  # factors along another axis than the channels of a kernel have no rows in common with it
-            "input u[4, 4]\nlayer K = Conv(4, 3; pad = 1, bias = false), s = Scale(axis = 2)\n"
-            "state x[4, 4] ~ tanh(K*x + s*x + u)\noutput y = x\n@wellposed norm(A, Inf) <= 0.9",
-            "E0404",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(body: str, code: str) -> None:

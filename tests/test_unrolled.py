@@ -14,7 +14,7 @@ from loop_programs import PROGRAMS
 import implicit_dsl
 from implicit_dsl import runtime
 
-PROVED = [one for one in citizens() if "norm(" in one.own_text and "unchecked" not in one.text]
+PROVED = [one for one in citizens() if "@wellposed norm(" in one.own_text and "unchecked" not in one.text]
 SPLIT = [one for one in citizens() if one.model in ("MonotoneDEQ", "NEMON")]
 named = {"ids": lambda citizen: citizen.model}
 
