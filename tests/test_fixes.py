@@ -77,7 +77,7 @@ def test_pedantic_remarks_are_warnings(tmp_path: Path, capsys: pytest.CaptureFix
     assert "7 warnings" in capsys.readouterr().err
     assert main(["check", "--pedantic", "-W", "error", file]) == 1
     capsys.readouterr()
-    assert len(as_json(capsys, "--pedantic", file)["diagnostics"]) == 6
+    assert len(as_json(capsys, "--pedantic", file)["diagnostics"]) == 7
 
 
 # --------------------------------------------------------------------------- fixes
