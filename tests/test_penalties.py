@@ -90,7 +90,7 @@ def test_sums_of_norms_are_what_they_say() -> None:
         @penalty 2*norm(b) + 3*norm(b, 1) + norm(b)^2 + maxabs(C) + abs(A[1, 2]) / 4
         @penalty sum(j*norm(vcat(B[:, j], B[:, 4 - j]), 1) for j in 1:3 if j != 2)
         @penalty nuclear(A) + norm(A, 1) + norm(A - A', Inf) + norm(A*A, Fro)^2 + norm(A[1:2, 2:3], Fro)
-        @penalty sum(norm(A[i, j:j + 1]) for i in 1:2, j in 1:3)
+        @penalty sum(norm(A[i, j:j + 1]) for i in 1:2, j in 1:3) + norm(b[2:2])
         """
     )
     A, B, C, b = (getattr(module, name).detach().numpy() for name in ("A", "B", "C", "b"))
@@ -99,7 +99,7 @@ def test_sums_of_norms_are_what_they_say() -> None:
     expected += 2 * norm(b) + 3 * abs(b).sum() + (b**2).sum() + abs(C).max() + abs(A[0, 1]) / 4
     expected += abs(B[:, [0, 2]]).sum() + 3 * abs(B[:, [2, 0]]).sum()
     expected += norm(A, "nuc") + norm(A, 1) + norm(A - A.T, np.inf) + (norm(A @ A) ** 2) + norm(A[:2, 1:3])
-    expected += sum(norm(A[i, j : j + 2]) for i in range(2) for j in range(3))
+    expected += sum(norm(A[i, j : j + 2]) for i in range(2) for j in range(3)) + abs(b[1])
 
     value = module.penalty()  # type: ignore[operator]
 

@@ -11,31 +11,18 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from implicit_dsl.errors import Label
-from implicit_dsl.graph import Edge, Node, Role, SignalGraph
+from implicit_dsl.graph import Edge, Node, Role
 from implicit_dsl.resolve.annotations.loops import loops_of
 from implicit_dsl.resolve.context import CALL, Context
 from implicit_dsl.resolve.lift import Lifted
 from implicit_dsl.resolve.opened_parameters import Placed, place
-from implicit_dsl.resolve.openings import Named, Opening
+from implicit_dsl.resolve.openings import Opening
 from implicit_dsl.resolve.problem import Problem, problem
-from implicit_dsl.schedule import schedule
+from implicit_dsl.resolve.subscripts import SIDES, Named, check_side, no_block, order_of_states, region_of
 from implicit_dsl.shapes import known, show
 from implicit_dsl.source import Span
 
 Graph: TypeAlias = tuple[tuple[Node, ...], tuple[Edge, ...]]
-_SIDES = {
-    "A": (Role.STATE, Role.STATE),
-    "B": (Role.STATE, Role.INPUT),
-    "C": (Role.OUTPUT, Role.STATE),
-    "D": (Role.OUTPUT, Role.INPUT),
-}
-_MEANING = {
-    "A": "A maps states to states",
-    "B": "B maps inputs to states",
-    "C": "C maps states to outputs",
-    "D": "D maps inputs to outputs",
-}
-_MATRIX = {sides: name for name, sides in _SIDES.items()}
 
 
 def open_blocks(
@@ -175,55 +162,36 @@ class _Zeros:
         if opening.region == "all":
             return True
         order = self._order_of_states()
-        apart = order[target] - order[source]
-        return {"forward": apart > 0, "feedback": apart < 0, "self": apart == 0}[opening.region]
+        return region_of(order[target], order[source]) == opening.region
 
     def _order_of_states(self) -> dict[str, int]:
         """When each state is computed, without what is opened."""
         if self._order is None:
-            graph = SignalGraph(
-                "", None, (), self.nodes, self.lifted.edges, (), (), self.nodes[0].span,
-                recurrences=self.lifted.recurrences,
-            )  # fmt: skip
-            names = (name for component in schedule(graph) for name in component.states)
-            self._order = {name: number for number, name in enumerate(names)}
+            self._order = order_of_states(self.nodes, self.lifted.edges, self.lifted.recurrences)
         return self._order
 
     # ------------------------------------------------------------------ blocks by their names
 
     def _all(self, opening: Opening, named: tuple[Named, ...] | None, side: int) -> list[Node]:
         if named is None:
-            return [node for node in self.nodes if node.role is _SIDES[opening.matrix][side]]
+            return [node for node in self.nodes if node.role is SIDES[opening.matrix][side]]
         found = [self._block(opening, one, side) for one in named]
         return list({node.name: node for node in found}.values())
 
     def _block(self, opening: Opening, named: Named, side: int) -> Node:
         """The block that is named among the rows (`side` 0) or the columns (1). Raises Problem."""
-        sides = _SIDES[opening.matrix]
-        role = sides[side]
+        role = SIDES[opening.matrix][side]
         name = named.name if named.wire is None else self.lifted.blocks.get(named.wire, "")
         node = self.by_name.get(name)
         if node is None:
             raise self._missing(named, role)
-        if node.role is role:
-            return node
-        shown = " ".join(named.span.text.split())
-        fitting = _MATRIX.get((node.role, sides[1]) if side == 0 else (sides[0], node.role))
-        raise problem(
-            "E0506",
-            f"`{shown}` is {_a(node.role)}, and {_MEANING[opening.matrix]}",
-            named.span,
-            help=f"write `open {fitting}{opening.text[1:]}`" if fitting else "",
-        )
+        check_side(node, opening.matrix, side, named.span, "E0506", "open ", opening.text[1:])
+        return node
 
     def _missing(self, named: Named, role: Role) -> Problem:
-        shown = " ".join(named.span.text.split())
         if named.wire is None:
-            have = [node.name for node in self.nodes if node.role is role]
-            listed = ", ".join(f"`{name}`" for name in have[:8]) + (", …" if len(have) > 8 else "")
-            return problem(
-                "E0506", f"there is no {role.value} `{shown}`", named.span, help=f"there are {listed}"
-            )
+            return no_block(self.nodes, role, named.span, "E0506")
+        shown = " ".join(named.span.text.split())
         return problem(
             "E0505",
             f"no output depends on `{shown}`, so that what is added to it would never matter",
@@ -307,7 +275,3 @@ def _through(lifted: Lifted, span: Span) -> Iterator[Edge]:
         for read in one.reads:
             for given, *_ in one.gives:
                 yield Edge(read, given, (), span)
-
-
-def _a(role: Role) -> str:
-    return {Role.INPUT: "an input", Role.OUTPUT: "an output", Role.STATE: "a state"}[role]

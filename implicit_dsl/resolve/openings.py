@@ -7,34 +7,22 @@ a block of its own there. `opened` makes the blocks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve.annotations.forms import is_free
 from implicit_dsl.resolve.annotations.matrices import SYSTEM, of_system
 from implicit_dsl.resolve.context import STATEMENT, Context
-from implicit_dsl.resolve.indexing import is_member, labels
-from implicit_dsl.resolve.lookup import scoped
 from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Body, Environment, NotedOpen
-from implicit_dsl.resolve.values import Builtin, Layer, SetValue, describe, show_key
+from implicit_dsl.resolve.subscripts import REGIONS, Named, Region, named
+from implicit_dsl.resolve.values import Builtin, Layer, SetValue, describe
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.sets import SETS
 from implicit_dsl.source import Span
 
-Region: TypeAlias = Literal["forward", "feedback", "self", "all"]
-REGIONS: tuple[Region, ...] = ("forward", "feedback", "self")
 _FORMS = "`open A[x, h]`, `open A[forward]`, `open B[x, u]`, `open C`"
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A block that a subscript names: a value of the network, or an output or nested state by its `name`."""
-
-    wire: Wire | None
-    name: str
-    span: Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +34,7 @@ class Opening:
     """
 
     matrix: str
-    region: Region
+    region: Region | Literal["all"]
     rows: tuple[Named, ...] | None
     columns: tuple[Named, ...] | None
     single: bool
@@ -115,7 +103,7 @@ def _opening(context: Context, noted: NotedOpen) -> Opening:
     structure = _structure(context, statement.structure, environment)
     behind = statement.structure.span if statement.structure is not None else None
 
-    def made(where: Region, rows: Any, columns: Any, single: bool) -> Opening:
+    def made(where: Region | Literal["all"], rows: Any, columns: Any, single: bool) -> Opening:
         return Opening(matrix, where, rows, columns, single, structure, region.span, behind)
 
     if indexed is None:
@@ -143,8 +131,8 @@ def _opening(context: Context, noted: NotedOpen) -> Opening:
                 fixes=instead(name.span, meant),
             )
         case (to, source):
-            rows = _named(context, to, noted, matrix in "CD")
-            columns = _named(context, source, noted, False)
+            rows = named(context, to, environment, matrix in "CD", "E0506")
+            columns = named(context, source, environment, False, "E0506")
             single = all(part is not None and part[1] for part in (rows, columns))
             return made("all", rows and rows[0], columns and columns[0], single)
     raise problem(
@@ -168,95 +156,6 @@ def _no_matrix(value: s.Expression, environment: Environment) -> Problem:
         notes=("these are the matrices of x = φ(A x + B u), y = C x + D u",),
         help=f"write {_FORMS}",
     )
-
-
-# --------------------------------------------------------------------------- what a subscript names
-
-
-def _named(
-    context: Context, node: s.Expression, noted: NotedOpen, outputs: bool
-) -> tuple[tuple[Named, ...], bool] | None:
-    """The blocks that a subscript names, and whether it is one alone; None for all of them."""
-    if isinstance(node, s.Colon):
-        return None
-    if isinstance(node, s.Sequence) and not node.is_tuple:
-        if not node.items:
-            raise problem("E0506", "an empty list names no block", node.span)
-        return tuple(_one(context, item, noted, outputs) for item in node.items), False
-    environment, body = noted.environment, noted.body
-    if isinstance(node, s.Comprehension) and not outputs:
-        value = context.evaluate(node, environment)
-        if isinstance(value, tuple) and value and all(isinstance(item, Wire) for item in value):
-            return tuple(Named(item, "", node.span) for item in value), False
-    if isinstance(node, s.Name) and node.name in body.families and scoped(node.name, environment) is None:
-        members = list(body.families[node.name])
-        if outputs:
-            return tuple(Named(None, show_key(key), node.span) for key in members), False
-        values = (context.force(body.definitions[key]) for key in members if key in body.definitions)
-        return tuple(_of_value(value, node) for value in values), False
-    return (_one(context, node, noted, outputs),), True
-
-
-def _one(context: Context, node: s.Expression, noted: NotedOpen, outputs: bool) -> Named:
-    """The one block that an expression names."""
-    environment = noted.environment
-    if isinstance(node, s.Call) and isinstance(node.function, s.Name) and node.function.name == "last":
-        return _of_value(context.evaluate(node, environment), node)
-    text = _spelled(context, node, environment)
-    if not text:
-        whole = node.value if isinstance(node, s.Index) else None
-        hint = ""
-        if isinstance(whole, s.Name):
-            hint = f"a block is opened as a whole: write `{whole.name}`"
-        raise problem(
-            "E0506", "the blocks of a matrix are named by states, inputs and outputs", node.span, help=hint
-        )
-    if outputs:
-        found = (name for name, _, _ in context.network.outputs)
-        names = list(dict.fromkeys((*found, *map(show_key, noted.body.outputs))))
-        if text not in names:
-            have = ", ".join(f"`{name}`" for name in names[:6])
-            raise problem("E0506", f"`{text}` is no output of this model", node.span, help=f"it has {have}")
-        return Named(None, text, node.span)
-    if isinstance(node, s.Field) and _is_state(context, node, text, environment):
-        return Named(None, text, node.span)
-    return _of_value(context.evaluate(node, environment), node)
-
-
-def _is_state(context: Context, node: s.Field, text: str, environment: Environment) -> bool:
-    """Whether a name with dots is that of a nested state, `y.relu1`, and nothing that has a value."""
-    root: s.Expression = node
-    while isinstance(root, s.Field):
-        root = root.value
-    try:
-        context.evaluate(node, environment)
-    except Problem:
-        return isinstance(root, s.Name | s.Index)
-    return False
-
-
-def _of_value(value: Any, node: s.Expression) -> Named:
-    if isinstance(value, Wire):
-        return Named(value, "", node.span)
-    raise problem(
-        "E0506",
-        "the blocks of a matrix are named by states, inputs and outputs",
-        node.span,
-        f"this is {describe(value)}",
-    )
-
-
-def _spelled(context: Context, node: s.Expression, environment: Environment) -> str:
-    """The name that an expression spells, `z[2]` or `y.relu1`; '' if it is none."""
-    match node:
-        case s.Name(name):
-            return name
-        case s.Index(s.Name(name), subscripts) if is_member(node, environment):
-            return show_key((name, *labels(context, subscripts, environment)))
-        case s.Field(value, s.Name(name)):
-            before = _spelled(context, value, environment)
-            return f"{before}.{name}" if before else ""
-    return ""
 
 
 # --------------------------------------------------------------------------- what stands behind `as`

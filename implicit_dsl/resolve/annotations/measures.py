@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from math import inf
+from typing import Literal
 
 from implicit_dsl import syntax as s
-from implicit_dsl.demands import Family, Matrix, Measured, MeasureName, Piece
+from implicit_dsl.demands import Family, GroupAxis, Matrix, Measured, MeasureName, Piece
 from implicit_dsl.resolve.annotations.forms import number
 from implicit_dsl.resolve.annotations.matrices import bounded
 from implicit_dsl.resolve.annotations.selections import Assembled, Selection, nothing, select
@@ -26,6 +28,8 @@ MEASURES = (
     "of these, `sum(… for j in …)`"
 )
 _GROUPS = {"columns": 1, "rows": 0}
+_OF_VECTORS: dict[float, MeasureName] = {1: "l1", 2: "l2", inf: "linf"}
+_INDUCED: dict[float, MeasureName] = {1: "largest_column", 2: "spectral", inf: "largest_row"}
 _WORDS = ("norm", "opnorm", "columns", "rows", "entries", "blocks", "sum", "abs", "nuclear", "maxabs")
 _BESIDE = {"columns": "vcat", "rows": "hcat"}  # what joins matrices that have the same groups
 
@@ -36,7 +40,7 @@ class Atom:
 
     factor: float
     name: MeasureName
-    axis: str
+    axis: GroupAxis
     what: Selection | Assembled | Matrix
     span: Span
 
@@ -61,11 +65,12 @@ def atoms(context: Context, form: s.Expression, environment: Environment, factor
                 raise problem("E0208", "a penalty is divided by zero", right.span)
             return atoms(context, left, environment, factor / divisor)
         case s.Binary("^", s.Call() as inner, s.Literal(2)) if is_measure(inner):
-            (found,) = atoms(context, inner, environment)
-            if found.name != "l2":
+            inside = atoms(context, inner, environment)
+            if len(inside) != 1 or inside[0].name != "l2":
                 raise problem(
                     "E0702", "of these measures only a Euclidean norm is squared: `norm(X, Fro)^2`", form.span
                 )
+            (found,) = inside
             return [replace(found, factor=factor * found.factor**2, name="squares", span=form.span)]
         case s.Call(s.Name("sum"), (s.Comprehension() as node,), ()):
             return _written_out(context, node, environment, factor)
@@ -76,8 +81,14 @@ def atoms(context: Context, form: s.Expression, environment: Environment, factor
             if not isinstance(entry, Selection) or entry.shape:
                 raise problem("E0702", "`abs` is of one entry, and of all it is `sum(abs(X))`", form.span)
             return [Atom(factor, "l1", "whole", entry, form.span)]
-        case s.Call(s.Name("entries" | "blocks" | "columns" | "rows" as word), (inner,), ()):
-            return [_groups(context, word, inner, environment, factor, form.span)]
+        case s.Call(s.Name("entries"), (inner,), ()):
+            return [Atom(factor, "l1", "whole", _selected(context, inner, environment), form.span)]
+        case s.Call(s.Name("blocks"), (inner,), ()):
+            return [_blocks(context, inner, environment, factor, form.span)]
+        case s.Call(s.Name("columns"), (inner,), ()):
+            return [_groups(context, "columns", inner, environment, factor, form.span)]
+        case s.Call(s.Name("rows"), (inner,), ()):
+            return [_groups(context, "rows", inner, environment, factor, form.span)]
         case s.Call(s.Name("maxabs"), (inner,), ()):
             return [Atom(factor, "linf", "whole", _selected(context, inner, environment), form.span)]
         case s.Call(s.Name("nuclear"), (inner,), ()):
@@ -136,21 +147,29 @@ def _selected(context: Context, form: s.Expression, environment: Environment) ->
     return found
 
 
-def _groups(
-    context: Context, word: str, inner: s.Expression, environment: Environment, factor: float, span: Span
+def _blocks(
+    context: Context, inner: s.Expression, environment: Environment, factor: float, span: Span
 ) -> Atom:
     found = _selected(context, inner, environment)
-    if word == "entries":
-        return Atom(factor, "l1", "whole", found, span)
-    if word == "blocks":
-        if isinstance(found, Selection):
-            raise problem(
-                "E0404",
-                "blocks are those of an assembled matrix: `blocks(A)`",
-                inner.span,
-                help="of one matrix there are `columns(X)`, `rows(X)` and `entries(X)`",
-            )
-        return Atom(factor, "linf", "blocks", found, span)
+    if isinstance(found, Selection):
+        raise problem(
+            "E0404",
+            "blocks are those of an assembled matrix: `blocks(A)`",
+            inner.span,
+            help="of one matrix there are `columns(X)`, `rows(X)` and `entries(X)`",
+        )
+    return Atom(factor, "linf", "blocks", found, span)
+
+
+def _groups(
+    context: Context,
+    word: Literal["columns", "rows"],
+    inner: s.Expression,
+    environment: Environment,
+    factor: float,
+    span: Span,
+) -> Atom:
+    found = _selected(context, inner, environment)
     if isinstance(found, Selection):
         if found.is_vector:
             raise problem("E0404", f"a vector has no {word}", inner.span, help="of it there is `entries(x)`")
@@ -172,12 +191,11 @@ def _norm(
     """`norm(x)`, `norm(x, p)` of a vector, and of a matrix the Frobenius norm or an induced one."""
     frobenius = isinstance(order, s.Name) and order.name == "Fro"
     value = 2 if order is None or frobenius else context.evaluate(order, environment)
-    if not is_number(value) or value not in (1, 2, float("inf")):
+    if not is_number(value) or value not in _INDUCED:
         raise no_measure(form)
     found = _entries(context, inner, environment)
     if isinstance(found, Selection) and found.is_vector:
-        name: MeasureName = {1: "l1", 2: "l2"}.get(value, "linf")  # type: ignore[assignment]
-        return Atom(factor, name, "whole", found, form.span)
+        return Atom(factor, _OF_VECTORS[value], "whole", found, form.span)
     if frobenius:
         return Atom(factor, "l2", "whole", found, form.span)
     if order is None:
@@ -187,8 +205,7 @@ def _norm(
             form.span,
             help="of a vector, such as a column `X[:, j]`, `norm(x)` is the Euclidean norm",
         )
-    induced: MeasureName = {1: "largest_column", 2: "spectral"}.get(value, "largest_row")  # type: ignore[assignment]
-    return _of_matrix(context, induced, inner, environment, factor, form.span)
+    return _of_matrix(context, _INDUCED[value], inner, environment, factor, form.span)
 
 
 def _entries(
@@ -201,9 +218,16 @@ def _entries(
     value = context.evaluate(form, environment)
     if not isinstance(value, (MatrixExpression, LowRank)):
         raise nothing(value, form.span)
-    made = bounded(context, form, environment).matrix
-    assert made is not None, "an assembled matrix was found before"
-    return made
+    made = bounded(context, form, environment)
+    assert made.matrix is not None, "an assembled matrix was found before"
+    if made.is_operator:
+        raise problem(
+            "E0404",
+            "this is for matrices, and a kernel has more axes",
+            form.span,
+            help="measure the layer alone, and put the number in front: `2 * norm(K, Inf)`",
+        )
+    return made.matrix
 
 
 def _of_matrix(
@@ -247,7 +271,7 @@ def measures(found: list[Atom]) -> Iterator[tuple[float, Measured, Span]]:
 def _families(group: list[Atom]) -> Iterator[Family]:
     """The groups of some terms; vectors that are all columns, or all rows, of the same matrices together."""
 
-    def pattern(atom: Atom) -> tuple[object, ...]:
+    def pattern(atom: Atom) -> tuple[GroupAxis, tuple[str, ...], bool]:
         assert isinstance(atom.what, Selection)
         pieces = atom.what.pieces
         ids = tuple(piece.tensor for piece in pieces)
@@ -255,40 +279,39 @@ def _families(group: list[Atom]) -> Iterator[Family]:
             return (atom.axis, ids, False)
         if all(_one(piece.columns) and piece.rows is None for piece in pieces):
             return ("columns", ids, len({piece.columns for piece in pieces}) == 1)
-        if all(_one(piece.rows) and piece.columns is None for piece in pieces) and not _of_vectors(atom.what):
+        if len(atom.what.full) > 1 and all(_one(piece.rows) and piece.columns is None for piece in pieces):
             return ("rows", ids, len({piece.rows for piece in pieces}) == 1)
         return (atom.axis, ids, False)
 
     for (axis, _, together), members in groupby(group, pattern):
         listed = list(members)
         selections = [atom.what for atom in listed if isinstance(atom.what, Selection)]
-        if together:
-            merged = _merged(str(axis), selections)
+        if together and axis in ("columns", "rows"):
+            merged = _merged(axis, selections)
             if merged is not None:
                 yield merged
                 continue
         for atom, selection in zip(listed, selections):
-            yield Family(atom.axis, selection.pieces)  # type: ignore[arg-type]
-
-
-def _of_vectors(selection: Selection) -> bool:
-    """Whether it is an entry of a vector, which has no rows."""
-    return not selection.shape
+            yield Family(atom.axis, selection.pieces)
 
 
 def _one(numbers: tuple[int, ...] | None) -> bool:
     return numbers is not None and len(numbers) == 1
 
 
-def _merged(axis: str, selections: list[Selection]) -> Family | None:
+def _merged(axis: Literal["columns", "rows"], selections: list[Selection]) -> Family | None:
     """Columns or rows as one family; None if one of them is there twice."""
-    chosen = []
-    for selection in selections:
-        numbers = getattr(selection.pieces[0], axis)
-        chosen.append(numbers[0])
+    chosen = [_number(selection.pieces[0], axis) for selection in selections]
     if len(set(chosen)) < len(chosen):
         return None
     size = selections[0].full[0 if axis == "rows" else 1]
     kept = None if chosen == list(range(size)) else tuple(chosen)
-    pieces = tuple(Piece(piece.tensor, **{axis: kept}) for piece in selections[0].pieces)
-    return Family(axis, pieces)  # type: ignore[arg-type]
+    pieces = [piece.tensor for piece in selections[0].pieces]
+    return Family(axis, tuple(Piece(id, kept) if axis == "rows" else Piece(id, None, kept) for id in pieces))
+
+
+def _number(piece: Piece, axis: Literal["columns", "rows"]) -> int:
+    """The one column or row that a piece is."""
+    numbers = piece.columns if axis == "columns" else piece.rows
+    assert numbers is not None, "vectors of a family are one column or row each"
+    return numbers[0]

@@ -7,25 +7,26 @@ from typing import Any
 
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import Piece
+from implicit_dsl.graph import Node
 from implicit_dsl.operators.base import LinearRule
 from implicit_dsl.resolve.annotations.forms import is_free
+from implicit_dsl.resolve.annotations.matrices import of_system
 from implicit_dsl.resolve.arithmetic import is_number
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.indexing import is_member
-from implicit_dsl.resolve.problem import problem
+from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.scope import Environment
-from implicit_dsl.resolve.values import Flow, Layer, ParameterValue, describe
+from implicit_dsl.resolve.subscripts import REGIONS, SIDES, Named, Region, check_side, named, no_block
+from implicit_dsl.resolve.values import Flow, Layer, MatrixExpression, ParameterValue, describe
 from implicit_dsl.resolve.wires import Wire
 from implicit_dsl.source import Span
 
-REGIONS = ("forward", "feedback", "self")
-_SYSTEM = ("A", "B", "C", "D")
 _JOINS = {"vcat": 0, "hcat": 1}  # the axis along which they stand one behind the other
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Entries of some tensors side by side. `shape` is that of the whole; `axes` those that are left.
+    """Entries of some tensors side by side. `shape` is that of the whole, without axes of one number.
 
     `joined` is the axis along which several stand, if there are several.
     """
@@ -43,13 +44,20 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """Blocks of an assembled matrix, by names or a region, until the graph is known. "" stands for all."""
+    """Blocks of an assembled matrix, until the graph is known: those of a region, or of rows and columns.
+
+    None stands for all of them.
+    """
 
     matrix: str
-    row: str
-    column: str
-    region: str
     span: Span
+    rows: tuple[Named, ...] | None = None
+    columns: tuple[Named, ...] | None = None
+    region: Region | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        return self.rows is None and self.columns is None and self.region is None
 
 
 def select(context: Context, form: s.Expression, environment: Environment) -> Selection | Assembled | None:
@@ -86,9 +94,17 @@ def _of_tensor(id: str, shape: tuple[int, ...], span: Span) -> Selection:
     return Selection((Piece(id),), shape, span, full=shape)
 
 
-def nothing(value: Any, span: Span) -> Exception:
-    """That a value is no weight."""
-    return problem("E0404", "this is about a matrix or a layer", span, f"this is {describe(value)}")
+def nothing(value: Any, span: Span) -> Problem:
+    """That a value is no weight, or one that is made of others."""
+    made = isinstance(value, MatrixExpression)
+    help = "name the matrix alone, and put a number in front; sums and products have norms, `norm(X, Fro)`"
+    return problem(
+        "E0404",
+        "this is about a matrix or a layer",
+        span,
+        "this is made of others" if made else f"this is {describe(value)}",
+        help=help if made else "",
+    )
 
 
 def _joined(context: Context, form: s.Call, environment: Environment) -> Selection:
@@ -179,70 +195,42 @@ def _names(value: Any) -> bool:
 
 
 def _of_system(context: Context, form: s.Expression, environment: Environment) -> Assembled | None:
-    match form:
-        case s.Index(inner, subscripts):
-            name = _name(inner, environment)
-            if not name:
-                return None
-            return _block(context, name, subscripts, form.span, environment)
-    name = _name(form, environment)
-    return Assembled(name, "", "", "", form.span) if name else None
-
-
-def _name(form: s.Expression, environment: Environment) -> str:
-    match form:
-        case s.Field(s.Name("system"), s.Name(name)) if name in _SYSTEM and is_free("system", environment):
-            return name
-        case s.Name(name) if name in _SYSTEM and is_free(name, environment):
-            return name
-    return ""
-
-
-def _block(
-    context: Context,
-    name: str,
-    subscripts: tuple[s.Expression | s.Axis | s.Colon, ...],
-    span: Span,
-    environment: Environment,
-) -> Assembled:
-    match subscripts:
+    indexed = form if isinstance(form, s.Index) else None
+    name = of_system(form if indexed is None else indexed.value, environment)
+    if not name:
+        return None
+    if indexed is None:
+        return Assembled(name, form.span)
+    match indexed.subscripts:
         case (s.Name(region),) if region in REGIONS and is_free(region, environment):
             if name != "A":
-                raise problem("E0404", f"{name} has no `{region}`: only states read one another", span)
-            return Assembled(name, "", "", region, span)
+                raise problem("E0404", f"{name} has no `{region}`: only states read one another", form.span)
+            return Assembled(name, form.span, region=region)
         case (row, column):
-            rows = _block_name(context, row, environment)
-            return Assembled(name, rows, _block_name(context, column, environment), "", span)
+            rows = named(context, row, environment, name in "CD", "E0404")
+            columns = named(context, column, environment, False, "E0404")
+            return Assembled(name, form.span, rows and rows[0], columns and columns[0])
     raise problem(
         "E0404",
         f"a block of {name} is `{name}[to, from]`, with names",
-        span,
+        form.span,
         help="of A there are `A[forward]`, `A[feedback]` and `A[self]`, too",
     )
 
 
-def _block_name(context: Context, form: s.Expression | s.Axis | s.Colon, environment: Environment) -> str:
-    if isinstance(form, s.Colon):
-        return ""
-    if isinstance(form, s.Axis):
-        raise problem("E0404", "blocks are named", form.span)
-    value = context.evaluate(form, environment)
-    if isinstance(value, Flow):
-        value = value.limit
-    if not isinstance(value, Wire):
-        raise problem(
-            "E0404",
-            "a block is named by an input, a state or an output",
-            form.span,
-            f"this is {describe(value)}",
-        )
-    return value.name
-
-
-def is_chosen(found: Assembled, pair: tuple[str, str], order: dict[str, int]) -> bool:
-    """Whether a block (to, from) is meant; `order` says when states are computed."""
-    row, column = pair
-    if (found.row and row != found.row) or (found.column and column != found.column):
-        return False
-    apart = order.get(row, 0) - order.get(column, 0)
-    return found.region in ("", "forward" if apart > 0 else "self" if apart == 0 else "feedback")
+def names_of(
+    found: tuple[Named, ...] | None, nodes: tuple[Node, ...], matrix: str, side: int
+) -> frozenset[str] | None:
+    """The blocks that are named among the rows (`side` 0) or columns (1); None for all. Raises Problem."""
+    if found is None:
+        return None
+    by_name = {node.name: node for node in nodes}
+    chosen = []
+    for one in found:
+        name = one.name if one.wire is None else one.wire.name
+        node = by_name.get(name)
+        if node is None:
+            raise no_block(nodes, SIDES[matrix][side], one.span, "E0404")
+        check_side(node, matrix, side, one.span, "E0404", "", "[…]")
+        chosen.append(name)
+    return frozenset(chosen)

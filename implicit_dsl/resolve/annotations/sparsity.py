@@ -8,15 +8,15 @@ from typing import get_args
 from implicit_dsl import syntax as s
 from implicit_dsl.demands import Family, Measured, MeasureName, PenaltyDemand, Piece, SparseDemand, SystemPart
 from implicit_dsl.errors import Diagnostic
-from implicit_dsl.graph import Edge, Node, Role, SignalGraph
+from implicit_dsl.graph import Edge, Node, Role
 from implicit_dsl.operators import linear_rule
 from implicit_dsl.resolve.annotations.forms import no_keywords, number, unknown_word
 from implicit_dsl.resolve.annotations.measures import Atom, atoms, is_measure, measures
-from implicit_dsl.resolve.annotations.selections import Assembled, Selection, is_chosen
+from implicit_dsl.resolve.annotations.selections import Assembled, Selection, names_of
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.scope import Noted
-from implicit_dsl.schedule import schedule
+from implicit_dsl.resolve.subscripts import matrix_of, order_of_states, region_of
 from implicit_dsl.source import Span
 
 _FORMS = "`columns(X) <= κ`, `rows(X) <= κ`, `entries(X) <= κ` or `blocks(A) <= κ`"
@@ -44,7 +44,7 @@ def read_sparse(context: Context, noted: Noted) -> list[Asked]:
 
 
 def _bound(context: Context, noted: Noted, form: s.Expression) -> Asked:
-    text = " ".join(form.span.text.split())
+    text = _text(form.span)
     match form:
         case s.Comparison((s.Call(s.Name(word)) as inner, limit), (operator,)) if not is_measure(inner):
             raise unknown_word("kind of groups", word, inner.function.span, _WORDS, _FORMS)
@@ -58,6 +58,8 @@ def _bound(context: Context, noted: Noted, form: s.Expression) -> Asked:
     if bound <= 0:
         raise problem("E0703", "a bound must be positive", limit.span, f"this is {bound:g}")
     found = atoms(context, inner, noted.environment)
+    if not found:
+        raise problem("E0702", f"`{text}` is a bound of nothing", form.span, "a sum without any term")
     names, factors = {atom.name for atom in found}, {atom.factor for atom in found}
     if not names <= set(_OF_GROUPS):
         raise problem(
@@ -113,7 +115,9 @@ def read_penalty(context: Context, noted: Noted) -> list[Asked]:
         )
     (form,) = noted.annotation.arguments
     found = tuple(atoms(context, form, noted.environment))
-    text = " ".join(form.span.text.split())
+    if not found:
+        raise problem("E0702", "a penalty on nothing", form.span, "a sum without any term")
+    text = _text(form.span)
     return [Asked(found, None, noted.annotation.span.line, text, form.span)]
 
 
@@ -135,8 +139,7 @@ def assembled(
             continue
         if one.bound is None:
             for factor, measured, span in found:
-                text = " ".join(span.text.split())
-                penalties.append(PenaltyDemand(factor, measured, one.line, text, span))
+                penalties.append(PenaltyDemand(factor, measured, one.line, _text(span), span))
         elif found:
             families = tuple(family for _, measured, _ in found for family in measured.families)
             measured = Measured(found[0][1].name, families)
@@ -162,35 +165,46 @@ def _terms(
     return [*found, *measures(plain)]
 
 
-_ROLES = {
-    "A": (Role.STATE, Role.STATE),
-    "B": (Role.INPUT, Role.STATE),
-    "C": (Role.STATE, Role.OUTPUT),
-    "D": (Role.INPUT, Role.OUTPUT),
-}
-
-
 def _of_system(
     context: Context, atom: Atom, what: Assembled, nodes: tuple[Node, ...], edges: tuple[Edge, ...]
 ) -> Measured | None:
     """A measure of an assembled matrix, of its tensors alone where its blocks are these. Raises Problem."""
     roles = {node.name: node.role for node in nodes}
-    named = bool(what.region or what.row or what.column)
+    rows, columns = (
+        names_of(one, nodes, what.matrix, side) for side, one in enumerate((what.rows, what.columns))
+    )
     opened = {tensor.id: tensor.opens for tensor in context.tensors if tensor.opens is not None}
-    order = _order(nodes, [edge for edge in edges if not opened.keys() & set(edge.parameters)])
+    base = tuple(edge for edge in edges if not opened.keys() & set(edge.parameters))
+    order = order_of_states(nodes, base, ())
     inside: list[Edge] = []
+    factored = False
     for edge in edges:
         matrix, pair = _place(edge, roles), (edge.target, edge.source or "")
         opens = next((opened[id] for id in edge.parameters if id in opened), None)
-        if named and opens is not None:  # also what goes through a state of its own, as factors do
+        if not what.is_whole and opens is not None:  # also what goes through a state of its own
             matrix, pair = opens.matrix, (opens.to, opens.source)
-        if matrix == what.matrix and is_chosen(what, pair, order):
+        region = region_of(order.get(pair[0], 0), order.get(pair[1], 0))
+        if (
+            matrix == what.matrix
+            and (rows is None or pair[0] in rows)
+            and (columns is None or pair[1] in columns)
+            and what.region in (None, region)
+        ):
             inside.append(edge)
+            factored |= pair != (edge.target, edge.source or "")
     trained = list(dict.fromkeys(id for edge in inside for id in edge.parameters if not _is_bias(edge, id)))
     if not trained:
         message = f"{_shown(what)} is zero, or of constants alone, so `{_text(atom.span)}` has no effect"
         context.report(Diagnostic("W0401", message, atom.span, help="remove it"))
         return None
+    if factored and atom.name not in ("l1", "squares"):
+        raise problem(
+            "E0404",
+            f"{_shown(what)} holds a product of factors, which have only entries to be measured",
+            atom.span,
+            help=f"write `entries({_text(what.span)})`, or measure the factors by their names: "
+            + ", ".join(f"`{id}`" for id in trained[:4]),
+        )
     blocks = tuple(dict.fromkeys((edge.target, edge.source or "") for edge in inside))
     if all(_is_matrix(edge, edges) for edge in inside) and len(blocks) == len(inside):
         families = _of_matrices(atom, inside)
@@ -199,36 +213,24 @@ def _of_system(
     if any(_place(edge, roles) != what.matrix for edge in inside):
         raise problem(
             "E0404",
-            f"{_shown(what)} is a product of factors, and no block of its own",
+            f"{_shown(what)} holds a product of factors beside other operators",
             atom.span,
-            help="measure its factors by their names: `entries(…)`",
+            help="measure its blocks one by one",
         )
     _check_measurable(inside, nodes, atom.span)
     part = SystemPart(what.matrix, blocks, tuple(trained))
-    return Measured(atom.name, (Family(atom.axis, part=part),))  # type: ignore[arg-type]
+    return Measured(atom.name, (Family(atom.axis, part=part),))
 
 
 def _place(edge: Edge, roles: dict[str, Role]) -> str:
     """The matrix in which an edge stands; "" for offsets, and for what is computed step by step."""
     if edge.source not in roles or edge.target not in roles:
         return ""
-    found = (roles[edge.source], roles[edge.target])
-    return next((name for name, held in _ROLES.items() if held == found), "")
-
-
-def _order(nodes: tuple[Node, ...], edges: list[Edge]) -> dict[str, int]:
-    """When each state is computed, without what is opened."""
-    graph = SignalGraph("", None, (), nodes, tuple(edges), (), (), nodes[0].span)
-    names = (name for component in schedule(graph) for name in component.states)
-    return {name: number for number, name in enumerate(names)}
+    return matrix_of(roles[edge.target], roles[edge.source])
 
 
 def _shown(what: Assembled) -> str:
-    if what.region:
-        return f"`A[{what.region}]`"
-    if what.row or what.column:
-        return f"`{what.matrix}[{what.row or ':'}, {what.column or ':'}]`"
-    return f"the assembled {what.matrix}"
+    return f"the assembled {what.matrix}" if what.is_whole else f"`{_text(what.span)}`"
 
 
 def _text(span: Span) -> str:
@@ -267,7 +269,7 @@ def _of_matrices(atom: Atom, inside: list[Edge]) -> tuple[Family, ...] | None:
     families: dict[str | None, list[Piece]] = {}
     for edge, id in zip(inside, ids):
         families.setdefault(edge.source if atom.axis == "columns" else edge.target, []).append(Piece(id))
-    return tuple(Family(atom.axis, tuple(pieces)) for pieces in families.values())  # type: ignore[arg-type]
+    return tuple(Family(atom.axis, tuple(pieces)) for pieces in families.values())
 
 
 def _check_measurable(inside: list[Edge], nodes: tuple[Node, ...], span: Span) -> None:
