@@ -16,7 +16,7 @@ from implicit_dsl.operators import activation_rule, linear_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.runtime.pruning.units import not_zero, observed
 from implicit_dsl.runtime.system import System
-from implicit_dsl.shapes import count, sizes
+from implicit_dsl.shapes import Shape, count, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +62,8 @@ def kept(system: System) -> dict[str, Places]:
     return chosen
 
 
-def _all(shape: tuple[object, ...]) -> Places:
-    return np.arange(count(shape[:1]) if shape else 1)  # type: ignore[arg-type]
+def _all(shape: Shape) -> Places:
+    return np.arange(count(shape[:1]) if shape else 1)
 
 
 def _places(block: Block, alive: np.ndarray) -> Places:
@@ -162,14 +162,14 @@ def _keeps_places(operator: Operator) -> bool:
 def _carried(
     operator: Operator,
     places: Places,
-    source: tuple[object, ...],
-    target: tuple[object, ...],
+    source: Shape,
+    target: Shape,
     up: bool = False,
 ) -> Places:
     if _keeps_places(operator):
         return places
     if operator.kind == "reshape" and source and target:
-        first, after = sizes(source), sizes(target)  # type: ignore[arg-type]
+        first, after = sizes(source), sizes(target)
         entries = (
             places[:, None] * (count(first) // first[0]) + np.arange(count(first) // first[0])
         ).reshape(-1)
@@ -182,7 +182,7 @@ def _carried(
     raise Rigid
 
 
-def _is_full(places: Places, shape: tuple[object, ...]) -> bool:
+def _is_full(places: Places, shape: Shape) -> bool:
     return len(places) == len(_all(shape))
 
 
