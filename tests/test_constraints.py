@@ -365,3 +365,41 @@ def test_parametrisations_are_differentiable_and_train(name: str) -> None:
     again = parametrised(name)
     again.load_state_dict(module.state_dict())
     assert torch.equal(again(u), copy.deepcopy(module)(u))
+
+
+MIXED = {  # parameters of one row that have no rows in common: they share its budget
+    "a kernel and factors along another axis": (
+        "input u[4, 4]\nlayer K = Conv(4, 3; pad = 1, bias = false), s = Scale(axis = 2)\n"
+        "state x[4, 4] ~ tanh(K*x + s*x + u)"
+    ),
+    "a kernel and a matrix": (
+        "input u[2, 5]\nlayer K = Conv(2, 3; pad = 1, bias = false)\nparam W[10, 10]\n"
+        "state x[2, 5] ~ tanh(K*x + reshape(W*flatten(x), 2, 5) + u)"
+    ),
+    "a kernel twice and factors": (
+        "input u[3, 6]\nlayer K = Conv(3, 3; pad = 1, bias = false), s = Scale(axis = 2)\n"
+        "state x[3, 6], z[3, 6]\nx ~ tanh(0.5*K*z + s*x + u)\nz ~ tanh(K*x)"
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("body", MIXED.values(), ids=MIXED)
+def test_rows_with_parameters_of_several_kinds_are_projected_into_the_bound(
+    body: str, dtype: torch.dtype
+) -> None:
+    source = f"model M\n{body}\noutput y = x\n@wellposed norm(A, Inf) <= 0.9\nend"
+    made = implicit_dsl.loads(source).M(dtype=dtype)
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in made.parameters():
+                size = 10.0 ** float(torch.randn((), generator=generator))
+                weight.copy_(size * torch.randn(weight.shape, generator=generator))
+        made.project_()
+        rows = abs(made.system().A.to_scipy()).sum(1)
+        assert rows.max() <= 0.9
+        once = [weight.clone() for weight in made.parameters()]
+        made.project_()
+        assert all(torch.equal(a, b) for a, b in zip(once, made.parameters()))  # what is inside stays
+    assert made.certify().proved

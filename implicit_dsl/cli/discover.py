@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from implicit_dsl.cli.options import USAGE, Parser
 from implicit_dsl.cli.report import Refusal, write
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from implicit_dsl.discovery import Discovered
     from implicit_dsl.model import Block
+    from implicit_dsl.runtime import System
 
 _EXAMPLES = """
 implicitc discover net.impl --weights trained.safetensors           # net_discovered.impl, .safetensors
@@ -28,18 +29,15 @@ _AGREE = 1e-9  # in float64, relative to the largest output
 def main(words: Sequence[str]) -> int:
     """Write the program of what matters, and its weights; both are compared with the model first."""
     options = _parser().read(words)
-    from implicit_dsl.cli.matrices import instance
     from implicit_dsl.cli.programs import bound, only, sound
-    from implicit_dsl.cli.weights import load_weights
+    from implicit_dsl.cli.weights import instance
 
     found = sound(options.file, options)
     if found is None:
         return 1
     only(found)
     model = bound(found.models[0], options)
-    module = instance(found, 0)
-    load_weights(module, options.weights)
-    module.double()
+    module = instance(found, weights=options.weights).double()
     from implicit_dsl.discovery import CannotWrite, discover
     from implicit_dsl.formatting import formatted
     from implicit_dsl.runtime.pruning import prune_
@@ -107,9 +105,9 @@ def _check(module: nn.Module, made: Discovered) -> None:
 
     model = getattr(loads(made.source), made.name)(dtype=torch.float64).eval()
     model.load_state_dict(tensors_of(made, torch.float64))
-    blocks = module.system().inputs  # type: ignore[operator]
+    system: System = cast(Any, module).system()
     generator = torch.Generator().manual_seed(0)
-    inputs = [_random(block, generator) for block in blocks]
+    inputs = [_random(block, generator) for block in system.inputs]
     with torch.no_grad():
         pairs = zip(_tuple(module(*inputs)), _tuple(model(*inputs)))
         apart = max(float((a - b).abs().max() / a.abs().max().clamp_min(1.0)) for a, b in pairs)

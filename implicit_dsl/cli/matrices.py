@@ -13,9 +13,7 @@ from implicit_dsl.shapes import sizes
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
 
-    from implicit_dsl.compiler import Checked
     from implicit_dsl.matrices import Layout
     from implicit_dsl.runtime import System
 
@@ -40,12 +38,10 @@ def main(words: Sequence[str]) -> int:
         return 1
     only(found)
     model = bound(found.models[0], options)
-    module = instance(found, options.seed)
-    if options.weights:
-        from implicit_dsl.cli.weights import load_weights
-
-        load_weights(module, options.weights)
+    from implicit_dsl.cli.weights import instance
     from implicit_dsl.runtime import System
+
+    module = instance(found, options.seed, options.weights)
 
     shapes = {block.name: sizes(block.given) for block in model.inputs}
     try:
@@ -72,20 +68,6 @@ def _parser() -> Parser:
         "--order", choices=("upper", "lower"), default="upper", help="last state first (upper), or first"
     )
     return parser
-
-
-def instance(found: Checked, seed: int) -> nn.Module:
-    """The generated module with new weights."""
-    import torch
-
-    from implicit_dsl.emit import emit
-    from implicit_dsl.loading import execute
-
-    text = emit(found.models, found.sources, found.parameters)
-    module = execute(text, "implicit_dsl._loaded.matrices")
-    torch.manual_seed(seed)
-    made: nn.Module = getattr(module, found.models[0].name)()
-    return made
 
 
 def _give(system: System, output: str | None) -> None:

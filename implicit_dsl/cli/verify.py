@@ -79,15 +79,11 @@ def _tolerance(text: str) -> float:
 
 
 def _certificate(found: Checked, options: Namespace) -> Certificate:
-    from implicit_dsl.cli.matrices import instance
     from implicit_dsl.cli.options import unique
+    from implicit_dsl.cli.weights import instance
     from implicit_dsl.runtime.certificates import certify
 
-    module = instance(found, options.seed)
-    if options.weights:
-        from implicit_dsl.cli.weights import load_weights
-
-        load_weights(module, options.weights)
+    module = instance(found, options.seed, options.weights)
     shapes: dict[str, tuple[int, ...]] = unique(options.sizes, "--size")  # type: ignore[assignment]
     try:
         return certify(module, found.models[0].as_data(), shapes, options.tolerance, options.length)

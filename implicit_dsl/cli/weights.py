@@ -1,4 +1,4 @@
-"""Weights from files into a module. Only formats that cannot carry code are read."""
+"""Modules of the programs of the command line, with weights from files of formats that carry no code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,28 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from implicit_dsl.compiler import Checked
+
 _MOST_LISTED = 5
+
+
+def instance(found: Checked, seed: int = 0, weights: str | None = None) -> nn.Module:
+    """The generated module of the first model, with the weights of a file or new ones.
+
+    Raises Refusal unless the tensors of the file are exactly those of the module.
+    """
+    import torch
+
+    from implicit_dsl.emit import emit
+    from implicit_dsl.loading import execute
+
+    text = emit(found.models, found.sources, found.parameters)
+    module = execute(text, "implicit_dsl._loaded.weights")
+    torch.manual_seed(seed)
+    made: nn.Module = getattr(module, found.models[0].name)()
+    if weights is not None:
+        load_weights(made, weights)
+    return made
 
 
 def load_weights(module: nn.Module, path: str) -> None:

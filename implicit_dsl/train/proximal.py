@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class ProximalStep:
             with torch.enable_grad():
                 rest = self._rest()
                 if rest is not None and rest.requires_grad:
-                    rest.backward()  # type: ignore[no-untyped-call]
+                    torch.autograd.backward(rest)
             return None
 
         def with_rest() -> Any:
@@ -96,7 +96,7 @@ class ProximalStep:
                 loss = closure()
                 rest = self._rest()
                 if rest is not None and rest.requires_grad:
-                    rest.backward()  # type: ignore[no-untyped-call]
+                    torch.autograd.backward(rest)
             return loss if rest is None else loss + rest.detach()
 
         return (arguments[0], with_rest), {}
@@ -105,16 +105,16 @@ class ProximalStep:
         steps = self._steps()
         for model in self.models:
             if not _penalties(model):
-                model.project_()  # type: ignore[operator]
+                cast(Any, model).project_()
                 continue
             names = dict.fromkeys(name for one in _penalties(model) for name in one.tensors)
             own = {name: steps[id(t)] for name in names if id(t := tensor_of(model, name)) in steps}
             given = list(own.values())
             equal = len(own) == len(names) and all(step.ndim == 0 for step in given)
             if equal and len({float(step) for step in given}) == 1:
-                model.prox_(float(given[0]))  # type: ignore[operator]
+                cast(Any, model).prox_(float(given[0]))
             else:
-                model.prox_(own)  # type: ignore[operator]
+                cast(Any, model).prox_(own)
 
     def _steps(self) -> dict[int, Tensor]:
         """The step of each tensor of the optimiser, by its identity: [], or one for each entry."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.fx
@@ -50,7 +50,7 @@ class Translated:
 
     def system(self, **shapes: Any) -> System:
         """The exact matrices A, B, C, D of the model with its weights, as `model.system(…)`."""
-        made: System = self.model.system(**shapes)  # type: ignore[operator]
+        made: System = cast(Any, self.model).system(**shapes)
         return made
 
 

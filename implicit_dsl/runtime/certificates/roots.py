@@ -11,10 +11,10 @@ in quadratically (Noda 1971; Elsner 1976).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.runtime.certificates.rounding import TINY, UNIT, growth
@@ -131,7 +131,8 @@ class _Magnitude:
             A = torch.from_numpy(np.ascontiguousarray(A))
         A = A.contiguous()
         if magnitude_product(A[:1], torch.ones(A.shape[1], dtype=torch.float64)) is not None:
-            return lambda v: magnitude_product(A, torch.from_numpy(v)).numpy()  # type: ignore[union-attr]
+            product: Callable[..., torch.Tensor] = cast(Any, magnitude_product)  # never None for this A
+            return lambda v: product(A, torch.from_numpy(v)).numpy()
         wide = A.double().abs()
         return lambda v: (wide @ torch.from_numpy(v).to(wide.device)).cpu().numpy()
 
@@ -169,7 +170,7 @@ class _Part:
     lower: float
     upper: float
     vector: np.ndarray
-    states: np.ndarray | None = None
+    states: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
 
     def closer(self, v: np.ndarray, image: np.ndarray) -> _Part:
         """The closest bounds so far, rounded outwards: both hold, whichever vector each is from."""
@@ -259,7 +260,8 @@ def _solver(M: NonNegative, shift: float) -> Callable[[np.ndarray], np.ndarray] 
     try:
         if sparse.issparse(M):
             K = (shift * sparse.eye_array(M.shape[0], format="csc") - M).tocsc()
-            return splu(K).solve  # type: ignore[no-any-return]
+            solve: Callable[[np.ndarray], np.ndarray] = splu(K).solve
+            return solve
         K = -M
         K[np.diag_indices(len(K))] += shift
         with np.errstate(all="ignore"):
@@ -282,8 +284,8 @@ def _joined(
     rows, cols = M.nonzero()
     # SciPy numbers parts so that each reads only those before it, or only those behind it
     place = label if bool((label[rows] >= label[cols]).all()) else label.max() - label
-    keys = sorted(int(place[parts[k].states[0]]) for k in parts)  # type: ignore[index]
-    by_place = {int(place[part.states[0]]): part for part in parts.values()}  # type: ignore[index]
+    keys = sorted(int(place[parts[k].states[0]]) for k in parts)
+    by_place = {int(place[part.states[0]]): part for part in parts.values()}
     v, order = np.zeros(size), np.argsort(place, kind="stable")
     bounds = [-1, *keys, int(place.max()) + 1]
     with np.errstate(all="ignore"):

@@ -23,8 +23,15 @@ _NEWTON_STEPS = 60  # of a scalar equation; about 6 are needed
 class Activation(ABC):
     """φ with its convex functions f* (a primitive of φ) and f (the conjugate of that), entry by entry."""
 
-    steepest: float = 1.0  # the largest slope of φ, which is a Lipschitz constant of (f*)'
-    homogeneous: bool = False  # whether φ(t z) = t φ(z) for t > 0
+    @property
+    def steepest(self) -> float:
+        """The largest slope of φ, which is a Lipschitz constant of (f*)'."""
+        return 1.0
+
+    @property
+    def homogeneous(self) -> bool:
+        """Whether φ(t z) = t φ(z) for t > 0."""
+        return False
 
     @abstractmethod
     def phi(self, z: Tensor) -> Tensor:
@@ -58,7 +65,7 @@ class Clipped(Activation):
     high: float = float("inf")
 
     @property
-    def homogeneous(self) -> bool:  # type: ignore[override]
+    def homogeneous(self) -> bool:
         return all(end == 0 or abs(end) == float("inf") for end in (self.low, self.high))
 
     def phi(self, z: Tensor) -> Tensor:
@@ -90,7 +97,7 @@ class Leaky(Activation):
     homogeneous = True
 
     @property
-    def steepest(self) -> float:  # type: ignore[override]
+    def steepest(self) -> float:
         return max(1.0, self.slope)
 
     def phi(self, z: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def collect_states(
         return States(U, Z, X, Y, taken, tuple(inputs.shape[1:]), shape, dtype)
     chosen = _modules(network, layers)
     with _evaluated(network), torch.no_grad():
-        parts = [_observed(network, piece, chosen) for piece in inputs.split(batch)]  # type: ignore[no-untyped-call]
+        parts = [_observed(network, piece, chosen) for piece in inputs.split(batch)]  # type: ignore[no-untyped-call]  # of PyTorch
     taken = parts[0][2]
     if any(part[2] != taken for part in parts):
         raise ValueError("the network computes other layers for other batches: its states are not the same")

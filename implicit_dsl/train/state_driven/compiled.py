@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def states_of_compiled(
     x ← φ(A x + B u + b) for all samples at once, which ends after as many steps as a feed-forward model has
     states in a row; where it does not settle, each sample by itself (`System.states_of`).
     """
-    system: System = network.system()  # type: ignore[operator]
+    system: System = cast(Any, network).system()
     if len(system.inputs) != 1 or len(system.outputs) != 1:
         raise ValueError(
             f"a model with one input and one output is needed, and {system.model.name} has "
@@ -65,9 +65,12 @@ def states_of_compiled(
     Z = A @ X + incoming
     Y = system.C.to_scipy() @ X + system.D.to_scipy() @ U + system.d[:, None]
     rows = np.concatenate([np.arange(parts[name].start, parts[name].stop) for name in order])
-    made = [torch.from_numpy(np.ascontiguousarray(M.T)) for M in (U, Z[rows], phi(Z)[rows], Y)]
     shape = sizes(system.outputs[0].shape)
-    return (*(M.to(inputs.device) for M in made), layers, shape, inputs.dtype)  # type: ignore[return-value]
+
+    def samples(M: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(M.T)).to(inputs.device)
+
+    return samples(U), samples(Z[rows]), samples(phi(Z)[rows]), samples(Y), layers, shape, inputs.dtype
 
 
 def _by_picard(step: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray | None:

@@ -139,7 +139,9 @@ def _unpenalised(problem: Problem, W: Tensor, units: Tensor, tolerance: float, m
         reduced = Problem(inner, left, power, torch.zeros_like(left), problem.weights, problem.bound)
         solved = _fista(reduced, W[:, :n], tolerance * problem.power / 2, max_steps)
     rest = Q[:, n:] @ inverse - solved.W @ onto.mT
-    return _scaled_back(replace(solved, W=torch.cat((solved.W, rest), 1)), units)
+    W = torch.cat((solved.W, rest), 1)
+    # of W itself: what the inverse loses in `power` may be more than the products here do
+    return _scaled_back(replace(solved, W=W, objective=problem.values(W)[0]), units)
 
 
 def _fista(problem: Problem, start: Tensor, goal: Tensor, max_steps: int) -> Solved:
