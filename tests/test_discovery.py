@@ -130,6 +130,55 @@ def test_loops_stay_loops_and_are_proved_again() -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("act", "size", "bound"),
+    [
+        ("σ", 3.0, "norm(system.A, Inf) <="),  # slopes up to 1/4, so that the rows may sum up to 4
+        ("tanh", 0.9, "norm(system.A, Inf) <="),
+        ("softmax", 1.5, "norm(system.A, Inf) <="),
+        ("softmax", 30.0, "unchecked"),
+        ("tanh", 1.5, "unchecked"),
+    ],
+)
+def test_bounds_are_of_the_matrix_and_not_of_what_activations_make_of_it(
+    act: str, size: float, bound: str
+) -> None:
+    source = f"""model M
+    input u[3]
+    param A[4, 4], B[4, 3]
+    state x[4] ~ {act}(A*x + B*u)
+    output y = x
+    @wellposed unchecked
+end"""
+    torch.manual_seed(0)
+    model = implicit_dsl.loads(source).M(dtype=torch.float64).eval()
+    with torch.no_grad():
+        model.A.mul_(size / model.A.abs().sum(1, keepdim=True))
+    found, made = again(model)
+    assert f"@wellposed {bound}" in found.source
+    assert_same(model, made, (torch.randn(5, 3, dtype=torch.float64),))
+
+
+def test_a_bound_of_the_perron_root_holds_where_slopes_are_small() -> None:
+    """Three states around a circle, one of them a σ: the root of |A| is not that of its slopes times |A|."""
+    model = implicit_dsl.loads("""model M
+    input u[2]
+    param V[3, 3], W[3, 3], P[3, 3], B[3, 2]
+    state x[3], z[3], w[3]
+    x ~ relu(V*w + B*u)
+    z ~ tanh(W*x)
+    w ~ σ(P*z)
+    output y = z
+    @wellposed spectral(abs(system.A)) <= 0.9
+end""").M(dtype=torch.float64)
+    with torch.no_grad():
+        model.P.mul_(30)
+    model.project_()
+    found, made = again(model.eval())
+    assert "@wellposed spectral(abs(system.A)) <= 0.9" in found.source
+    assert_same(model, made, (torch.randn(5, 2, dtype=torch.float64),))
+
+
 def test_what_is_not_written_back_is_named() -> None:
     recurrent = """
     model R

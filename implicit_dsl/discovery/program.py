@@ -15,8 +15,8 @@ from implicit_dsl.discovery.naming import Naming
 from implicit_dsl.discovery.spelling import CannotWrite, activated
 from implicit_dsl.discovery.terms import Terms
 from implicit_dsl.model import Block, ImplicitModel
-from implicit_dsl.runtime.certificates.prove import certify_system
-from implicit_dsl.runtime.certificates.result import Rule
+from implicit_dsl.operators import activation_rule
+from implicit_dsl.runtime.certificates.roots import perron_bounds
 from implicit_dsl.runtime.pruning.units import not_zero, observed, slots_of
 from implicit_dsl.runtime.system import System
 from implicit_dsl.shapes import sizes
@@ -28,8 +28,7 @@ else:
     np = lazy_module("numpy")
 
 _STACKED = {"product": " .* "}
-_MOST_GAIN = 0.998  # of a loop whose bound is written
-_PERRON = (Rule.INFINITY, Rule.PERRON)
+_MOST_GAIN = 0.999  # of a loop whose bound is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +149,35 @@ def _wellposed(system: System, chosen: Mapping[str, np.ndarray]) -> list[str]:
     if not loops:
         return []
     A, slots, states = system.A.to_scipy(), system.partition("slots"), system.partition("states")
-    largest = 0.0
+    rows = roots = 0.0
     for loop in loops:
-        rows = np.concatenate([np.arange(slots.total)[slots[name]] for name in loop.states])
+        reads = np.concatenate([np.arange(slots.total)[slots[name]] for name in loop.states])
         columns = np.concatenate([np.arange(states.total)[states[name]] for name in loop.states])
-        largest = max(largest, float(abs(A[rows][:, columns]).sum(1).max()))
-    if largest <= _MOST_GAIN:
-        return [f"@wellposed norm(system.A, Inf) <= {_above(largest)}"]
-    proofs = [certify_system(system)[loop.states[0]].proof for loop in loops]
-    rates = [proof.rate for proof in proofs if proof is not None and proof.rule in _PERRON]
-    known = [rate for rate in rates if rate is not None and rate <= _MOST_GAIN]
-    if len(known) == len(loops):
-        return [f"@wellposed spectral(abs(system.A)) <= {_above(max(known))}"]
+        part = abs(A[reads][:, columns])
+        rows = max(rows, float(part.sum(1).max()))
+        square = part.shape[0] == part.shape[1]  # else a state has several arguments, and no root
+        roots = max(roots, perron_bounds(part).upper if square else math.inf)
+    blocks = [system.model.blocks[name] for loop in loops for name in loop.states]
+    if not all(block.activation is None or activation_rule(block.activation).elementwise for block in blocks):
+        roots = math.inf  # a root says nothing of entries that are mixed
+    slope = max(map(_gain, blocks))
+    for form, gain in (("norm(system.A, Inf)", rows), ("spectral(abs(system.A))", roots)):
+        if slope * (gain + 1e-3) <= _MOST_GAIN:
+            return [f"@wellposed {form} <= {_above(gain)}"]
     return ["@wellposed unchecked"]
+
+
+def _gain(block: Block) -> float:
+    """The largest change of an entry of the state for changes of its slots by 1; infinite if not known."""
+    if block.activation is None:
+        return 1.0
+    ones = np.ones((1, *sizes(block.slots)))
+    return float(activation_rule(block.activation).majorant(block.activation, ones).max(initial=0.0))
 
 
 def _above(gain: float) -> float:
     """A bound with three digits that holds, and leaves room for float32."""
-    return min(0.999, math.ceil(gain * 1000 + 0.01) / 1000)
+    return math.ceil(gain * 1000 + 0.01) / 1000
 
 
 def _changed(model: ImplicitModel, chosen: Mapping[str, np.ndarray]) -> Any:

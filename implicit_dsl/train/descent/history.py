@@ -68,6 +68,9 @@ class History:
         lines.append(f"true loss {self.loss_before:.5g} before, {self.loss:.5g} after; kept: {kept}")
         return "\n".join(lines)
 
+    def __str__(self) -> str:
+        return self.table()
+
     def as_data(self) -> dict[str, Any]:
         """The same as plain dictionaries, lists and numbers."""
         made = asdict(self)
