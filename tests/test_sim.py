@@ -534,3 +534,8 @@ def test_rows_that_are_not_done_are_told() -> None:
     assert any(
         "rows of A and B are not solved to the tolerance after 25 steps" in str(w.message) for w in told
     )
+
+
+def test_what_is_no_network_is_refused() -> None:
+    with pytest.raises(TypeError, match="int is no network"):
+        sim(3, torch.zeros(4, 2))  # type: ignore[arg-type]

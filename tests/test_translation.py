@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from translating import assert_same
 
+import implicit_dsl
+
 ACTIVATIONS = [
     nn.ReLU(),
     nn.ReLU(inplace=True),
@@ -335,3 +337,8 @@ def test_a_weight_that_is_computed_is_a_product() -> None:
     made = assert_same(nn.Sequential(linear, nn.Tanh()), torch.randn(2, 4))
 
     assert "matmul" in made.source
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TypeError, match="function_or_method is no"):
+        implicit_dsl.from_torch(torch.relu, torch.zeros(4, 2))  # type: ignore[arg-type]

@@ -68,9 +68,11 @@ def from_torch(
     or several. Axes in `free_axes`, `{"x": 1}`, may have another size at each call, as far as `torch.export`
     and the language allow. Tensors of whole numbers are tokens, which an nn.Embedding reads. The module is
     left as it is. Raises TranslationError with the operator, the module and the line of what cannot be
-    translated, and what the module itself raises for the inputs.
+    translated, TypeError for what is no module, and what the module itself raises for the inputs.
     """
     args = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{type(module).__name__} is no nn.Module: put what it computes into a `forward`")
     check_values(module)
     args, kwargs = prepared(args, dict(example_kwargs or {}), batch_axis)
     with evaluating(module):

@@ -59,8 +59,11 @@ def collect_states(
     are linear. A module that is called k times counts k times. Functions such as `torch.relu` are no modules,
     and cannot be seen. Of a compiled model they are the states of its matrices. Raises ValueError for inputs
     of a wrong shape or with NaN, for a name that is no module, where no activation is found, and for an
-    activation outside of the family; TypeError if the network returns no tensor.
+    activation outside of the family; TypeError if the network is no module, or
+    returns no tensor.
     """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"{type(network).__name__} is no network: give a PyTorch module or a compiled model")
     if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not inputs.dtype.is_floating_point:
         given = list(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
         raise ValueError(f"inputs are real numbers of shape [samples, …], and {given} was given")
