@@ -16,7 +16,9 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators import relaxation
 from implicit_dsl.operators.initialisers import Initialiser
+from implicit_dsl.operators.relaxation import Lines
 from implicit_dsl.shapes import Dim, Shape, show
 
 if TYPE_CHECKING:
@@ -376,6 +378,31 @@ class ActivationRule(Rule):
     def range(self, operator: Operator) -> tuple[float, float] | None:
         """Bounds of the values, if these are bounded on both sides."""
         return None
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds [batch, *target] of φ on finite boxes [batch, *source], rounded outwards.
+
+        Where φ is monotone, its values at the ends; otherwise its value in the middle and the majorant.
+        """
+        low, high = self.range(operator) or (-inf, inf)
+        if self.monotone(operator):
+            bottom, top = self.reference(operator, lower), self.reference(operator, upper)
+            return relaxation.outwards(bottom, top, low, high)
+        middle = (lower + upper) / 2
+        # what rounding makes of the value is what slightly other slots make of it
+        size = np.abs(middle).reshape(len(middle), -1).sum(1)
+        pad = 1e-15 * (4 + size).reshape(-1, *[1] * (middle.ndim - 1))
+        half = np.maximum(upper - middle, middle - lower) + pad
+        with np.errstate(all="ignore"):
+            moved = self.majorant_on(operator, half, lower - pad, upper + pad)
+            value = self.reference(operator, middle)
+        return relaxation.outwards(value - moved, value + moved, low, high)
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        """Linear bounds of φ on finite boxes [batch, *source]; constants, where nothing better is known."""
+        return relaxation.flat(self.image(operator, lower, upper))
 
     @abstractmethod
     def emit(self, operator: Operator, z: Expression) -> Expression:

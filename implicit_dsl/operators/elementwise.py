@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators import relaxation
 from implicit_dsl.operators.base import ActivationRule, Operator
+from implicit_dsl.operators.relaxation import Lines
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +61,34 @@ class Elementwise(ActivationRule):
         """How φ' runs; None: functions made of it have no derived bound."""
         return None
 
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        curve = self.curve(operator)
+        if curve is None or self.monotone(operator):
+            return super().image(operator, lower, upper)
+        excess, zero = relaxation.Excess(self, operator, curve, lower, upper), np.zeros_like(lower)
+        return -excess.largest(zero, -1.0), excess.largest(zero, 1.0)
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        batch, curve = len(lower), self.curve(operator)
+        low, high = lower.reshape(batch, -1), upper.reshape(batch, -1)
+        if curve is not None:
+            return relaxation.curved_lines(self, operator, curve, low, high)
+        least, most = self.slopes_on(operator, low, high)
+        value = self.reference(operator, (low + high) / 2)
+        with np.errstate(all="ignore"):
+            made = relaxation.secant_lines(value, least, most, low, high)
+        known = np.isfinite(made.above[0].offset) & np.isfinite(made.below[0].offset)
+        return made if known.all() else super().lines(operator, lower, upper)
+
+    def slopes_on(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of φ' on intervals; infinite where none are known."""
+        least, most = self.slope(operator) or (-np.inf, np.inf)
+        return np.full_like(lower, least), np.full_like(lower, most)
+
     def vjp(self, operator: Operator, z: np.ndarray, g: np.ndarray) -> np.ndarray:
         return np.asarray(g * self.derivative(operator, z))
 
@@ -92,6 +122,12 @@ class Steep(Elementwise):
 
     def slope(self, operator: Operator) -> tuple[float, float] | None:
         return None
+
+    def slopes_on(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        steepest = self.steepest(operator, lower, upper)
+        return np.zeros_like(steepest) if self.monotone(operator) else -steepest, steepest
 
     def majorant_on(
         self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray

@@ -16,6 +16,7 @@ from implicit_dsl.operators.base import Expression, Operator, Rule, Settings
 from implicit_dsl.operators.body import Body, Instruction, run
 from implicit_dsl.operators.elementwise import Elementwise, example
 from implicit_dsl.operators.enclosure import Pair, enclose, greatest_slope
+from implicit_dsl.operators.relaxation import outwards
 from implicit_dsl.operators.tails import Unbounded, ends
 from implicit_dsl.shapes import Shape
 
@@ -172,6 +173,21 @@ class Function(Elementwise):
         most = np.inf if everywhere is None else everywhere
         slope = np.where(finite, np.fmin(bounded.slope.magnitude, most), most)
         return np.where(change > 0, change * np.where(change > 0, slope, 0.0), 0.0)
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.monotone(operator):
+            return super().image(operator, lower, upper)
+        value = enclose(operator["body"], _rule, lower, upper).value
+        return outwards(value.lower, value.upper, *(self.range(operator) or (-np.inf, np.inf)))
+
+    def slopes_on(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        least, most = self.slope(operator) or (-np.inf, np.inf)
+        found = enclose(operator["body"], _rule, lower, upper).slope
+        return np.fmax(found.lower, least), np.fmin(found.upper, most)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return self.emit_kept(operator, [z], lambda value: value)

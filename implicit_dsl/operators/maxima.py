@@ -15,8 +15,9 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.relaxation import Lines, largest_lines, mirrored
 from implicit_dsl.operators.slots import EntryByEntry
-from implicit_dsl.shapes import Shape, show, sizes
+from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,16 @@ class _Extremum(EntryByEntry):
 
     def gain(self, operator: Operator) -> float:
         return 1.0
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        ends = (lower, upper) if self.sign > 0 else (-upper, -lower)
+        places = np.arange(count(operator.source), dtype=float).reshape(1, *sizes(operator.source))
+        index, *bounds = (
+            np.stack([part.reshape(len(z), -1) for part in self.parts(operator, z)], 1)
+            for z in (places, *ends)
+        )
+        made = largest_lines(index[0].astype(np.intp), np.ones(index.shape[1:], bool), *bounds)
+        return made if self.sign > 0 else mirrored(made)
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         a, b = parts
@@ -116,6 +127,15 @@ class Maxout(ActivationRule):
         return np.asarray(np.expand_dims(g, axis) * largest / largest.sum(axis, keepdims=True)).reshape(
             z.shape
         )
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
+        axis = operator["dim"] + 1
+        index, *bounds = (
+            np.moveaxis(self._groups(operator, z), axis, 1).reshape(len(z), operator["pieces"], -1)
+            for z in (places, lower, upper)
+        )
+        return largest_lines(index[0], np.ones(index.shape[1:], bool), *bounds)
 
     def majorant(self, operator: Operator, change: np.ndarray) -> np.ndarray:
         return self.reference(operator, change)  # |max u − max v| ≤ max |u − v|

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Expression, Formal, Operator, Rule, Settings, ShapeError
 from implicit_dsl.operators.elementwise import Curve, Elementwise, Tail, example, kinked
+from implicit_dsl.operators.relaxation import Lines, relu_lines
 from implicit_dsl.shapes import Shape
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Relu(Elementwise):
 
     def curve(self, operator: Operator) -> Curve:
         return kinked(0.0, Tail(0.0, 0.0), Tail(1.0, 0.0))
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        return relu_lines(lower.reshape(len(lower), -1), upper.reshape(len(upper), -1))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.relu{z.in_place}({z.text})")

@@ -18,6 +18,7 @@ from implicit_dsl.operators.base import (
     ShapeError,
 )
 from implicit_dsl.operators.reduction import Mean
+from implicit_dsl.operators.relaxation import Lines, largest_lines
 from implicit_dsl.operators.windows import (
     Axes,
     channels_and_axes,
@@ -26,7 +27,7 @@ from implicit_dsl.operators.windows import (
     slide,
     window_indices,
 )
-from implicit_dsl.shapes import Shape, count, floor_affine, known, show
+from implicit_dsl.shapes import Shape, count, floor_affine, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -241,6 +242,14 @@ class MaxPool(ActivationRule):
 
     def gain(self, operator: Operator) -> float:
         return 1.0
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        places = np.arange(count(operator.source), dtype=float).reshape(1, *sizes(operator.source))
+        index, *bounds = (
+            np.moveaxis(self._gather(operator, z, -1.0), -1, 1).reshape(len(z), -1, count(operator.target))
+            for z in (places, lower, upper)
+        )
+        return largest_lines(np.maximum(index[0], 0).astype(np.intp), index[0] >= 0, *bounds)
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(

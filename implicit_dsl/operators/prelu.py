@@ -23,6 +23,7 @@ from implicit_dsl.operators.base import (
     ShapeError,
     per_channel,
 )
+from implicit_dsl.operators.relaxation import Lines, mirrored, relu_lines, side_by_side
 from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ class PRelu(ActivationRule):
 
     def gain(self, operator: Operator) -> float:
         return 1.0
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        low, high = (bound.reshape(len(bound), -1) for bound in (lower, upper))
+        return side_by_side(relu_lines(low, high), mirrored(relu_lines(-high, -low)))
 
     def emit(self, operator: Operator, z: Expression) -> Expression:
         parts = (f"torch.relu({z.text})", f"{z.atom}.clamp(max=0)")

@@ -15,6 +15,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.relaxation import outwards
 from implicit_dsl.shapes import Shape, show
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def _largest_other(change: np.ndarray) -> np.ndarray:
     largest, second = ordered[..., -1:], ordered[..., -2:-1]
     first = np.arange(change.shape[-1]) == change.argmax(-1)[..., None]  # one of several that are largest
     return np.where(first, second, largest)
+
+
+def _share(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """1 ÷ (1 + Σ_{j≠i} exp (others_j − own_i)) over the last axis."""
+    apart = others[..., None, :] - own[..., :, None]
+    with np.errstate(over="ignore"):
+        powers = np.exp(apart)
+    powers[..., np.arange(own.shape[-1]), np.arange(own.shape[-1])] = 1.0
+    return np.asarray(1 / powers.sum(-1))
 
 
 class _OverOneAxis(ActivationRule):
@@ -117,6 +127,15 @@ class Softmax(_OverOneAxis):
 
     def gain(self, operator: Operator) -> float:
         return 0.5
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Least where its own slot is at its lower end and all others are at their upper ones."""
+        axis = self.axis(operator)
+        low, high = (np.moveaxis(bound, axis, -1) for bound in (lower, upper))
+        bottom, top = (np.moveaxis(share, -1, axis) for share in (_share(low, high), _share(high, low)))
+        return outwards(bottom, top, 0.0, 1.0)
 
     def range(self, operator: Operator) -> tuple[float, float]:
         return 0.0, 1.0
