@@ -1,0 +1,247 @@
+"""Bounds of outputs, and of linear functions of them, over regions of inputs: what all methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.analysis.boxes import Box, Boxes, boxes_of, image, output_boxes
+from implicit_dsl.analysis.crown import Objectives, lines_of, upper_bounds
+from implicit_dsl.analysis.network import Network, Node
+from implicit_dsl.analysis.regions import Region
+from implicit_dsl.operators import activation_rule
+from implicit_dsl.runtime.certificates.rounding import growth
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
+
+Method: TypeAlias = Literal["sensitivity", "interval", "nemon", "crown", "lp", "sdp"]
+METHODS: tuple[str, ...] = get_args(Method)
+_MOST_NUMBERS = 8_000_000  # of an array of a backward pass
+_MOST_TIGHTENED = 2_048  # slots of a model whose boxes are tightened unless told otherwise
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard backward bounds are worked on.
+
+    `tighten`: rounds in which the boxes of the slots are bounded backwards as well; `optimise`: steps in
+    which slopes are chosen for each bound, also those of the boxes.
+    """
+
+    tighten: int
+    optimise: int
+
+    @staticmethod
+    def of(network: Network, tighten: int | None, optimise: int) -> Effort:
+        """`tighten` is 2 if not given, and 0 for models with many slots. Raises ValueError below 0."""
+        if (tighten or 0) < 0 or optimise < 0:
+            raise ValueError("rounds and steps are numbers of at least 0")
+        slots = sum(node.slots for node in network.states if not is_linear(node))
+        return Effort((2 if slots <= _MOST_TIGHTENED else 0) if tighten is None else tighten, optimise)
+
+
+def checked_method(method: str) -> None:
+    """Raises ValueError for a method that there is not."""
+    if method not in METHODS:
+        listed = ", ".join(f'"{name}"' for name in METHODS)
+        raise ValueError(f'there is no method "{method}": there are {listed}')
+
+
+def is_linear(node: Node) -> bool:
+    """Whether a state is a linear function of what it reads."""
+    activation = node.block.activation
+    return activation is None or activation.kind == "identity"
+
+
+def objectives_of(network: Network, rows: np.ndarray) -> Objectives:
+    """Linear functions [batch or 1, k, outputs] of all outputs as those of states and inputs.
+
+    What rounding makes of their numbers is left to `slack_of`.
+    """
+    states: dict[str, np.ndarray] = {}
+    inputs: dict[str, np.ndarray] = {}
+    offset, start = np.zeros(rows.shape[:2]), 0
+    for node in network.outputs:
+        part = rows[..., start : start + node.slots]
+        start += node.slots
+        offset = offset + part @ node.offset
+        for source, block in node.reads.items():
+            into = states if source in network.node else inputs
+            into[source] = into.get(source, 0.0) + block.pull(part)
+    return Objectives(states, inputs, offset)
+
+
+def slack_of(network: Network, boxes: Boxes, rows: np.ndarray) -> np.ndarray:
+    """What rounding can make of linear functions of the outputs, [batch, k]."""
+    total, start = np.zeros(rows.shape[:2]), 0
+    for node in network.outputs:
+        part = np.abs(rows[..., start : start + node.slots])
+        start += node.slots
+        size = np.abs(node.offset)
+        for source, block in node.reads.items():
+            size = size + block.magnitude(np.maximum(*map(np.abs, boxes.values[source])))
+        terms = node.terms + rows.shape[-1]
+        size = np.broadcast_to(size, (len(boxes.values[next(iter(boxes.values))][0]), node.slots))
+        total = total + 4 * growth(terms) * (part * size[:, None]).sum(-1)
+    return np.asarray(total)
+
+
+def tightened(network: Network, region: Region, boxes: Boxes, effort: Effort) -> Boxes:
+    """Boxes whose slots are bounded backwards as well, where φ is not linear on them."""
+    for _ in range(effort.tighten):
+        for _, nodes in network.parts():
+            for node in nodes:
+                if not is_linear(node) and not _reads_inputs_alone(network, node):
+                    boxes = _with_tighter(network, region, boxes, node, effort.optimise)
+    return boxes
+
+
+def _reads_inputs_alone(network: Network, node: Node) -> bool:
+    return not any(source in network.node for source in node.reads)
+
+
+def _with_tighter(network: Network, region: Region, boxes: Boxes, node: Node, optimise: int) -> Boxes:
+    lower, upper = boxes.slots[node.name]
+    open_ = np.flatnonzero(_is_open(node, lower, upper).any(0))
+    if not len(open_):
+        return boxes
+    lines = lines_of(network, boxes)
+    low, high = lower.copy(), upper.copy()
+    widest = max([one.size for one in network.states] + [node.slots])
+    step = max(1, _MOST_NUMBERS // (region.batch * widest * 2))
+    for at in range(0, len(open_), step):
+        chosen = open_[at : at + step]
+        wanted = _rows_of(network, node, chosen)
+        slack = _slack_of_slots(node, boxes, chosen)
+        both = _stacked(wanted, wanted.negated())
+        found = upper_bounds(network, region, boxes, lines, both, optimise)
+        top, bottom = found[:, : len(chosen)] + slack, -found[:, len(chosen) :] - slack
+        low[:, chosen] = np.maximum(low[:, chosen], bottom)
+        high[:, chosen] = np.minimum(high[:, chosen], top)
+    slots = np.minimum(low, high), np.maximum(low, high)
+    made = image(node, slots)
+    before = boxes.values[node.name]
+    cut = np.maximum(before[0], made[0]), np.minimum(before[1], made[1])
+    values = {**boxes.values, node.name: (np.minimum(*cut), np.maximum(*cut))}
+    return Boxes(values, {**boxes.slots, node.name: slots})
+
+
+def _is_open(node: Node, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Where tighter slots would make of φ something closer to linear."""
+    activation = node.block.activation
+    assert activation is not None
+    if activation.kind == "relu":
+        return (lower < 0) & (upper > 0)
+    if not activation_rule(activation).elementwise:
+        return np.ones(lower.shape, bool)
+    return np.asarray(upper - lower > 1e-9 * (1 + np.abs(lower) + np.abs(upper)))
+
+
+def _rows_of(network: Network, node: Node, chosen: np.ndarray) -> Objectives:
+    """The slots `chosen` of a state as functions of what it reads."""
+    unit = np.zeros((len(chosen), node.slots))
+    unit[np.arange(len(chosen)), chosen] = 1.0
+    states: dict[str, np.ndarray] = {}
+    inputs: dict[str, np.ndarray] = {}
+    for source, block in node.reads.items():
+        (states if source in network.node else inputs)[source] = block.pull(unit)[None]
+    return Objectives(states, inputs, node.offset[chosen][None])
+
+
+def _slack_of_slots(node: Node, boxes: Boxes, chosen: np.ndarray) -> np.ndarray:
+    size = np.abs(node.offset)
+    for source, block in node.reads.items():
+        size = size + block.magnitude(np.maximum(*map(np.abs, boxes.values[source])))
+    return np.asarray(4 * growth(node.terms) * np.atleast_2d(size)[:, chosen])
+
+
+def _stacked(one: Objectives, other: Objectives) -> Objectives:
+    def joined(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.concatenate((a, b), 1)
+
+    return Objectives(
+        {name: joined(rows, other.states[name]) for name, rows in one.states.items()},
+        {name: joined(rows, other.inputs[name]) for name, rows in one.inputs.items()},
+        joined(one.offset, other.offset),
+    )
+
+
+def upper_of_rows(
+    network: Network,
+    region: Region,
+    rows: np.ndarray,
+    method: str,
+    effort: Effort,
+    boxes: Boxes | None = None,
+) -> np.ndarray:
+    """Upper bounds [batch, k] of linear functions `rows` [batch or 1, k, outputs] of the outputs.
+
+    `boxes` are those that the method works on, if they are known.
+    """
+    rows = np.broadcast_to(rows, (region.batch, *rows.shape[1:]))
+    if boxes is None:
+        boxes = boxes_for(network, region, method, effort)
+    if method in ("interval", "nemon"):
+        return _over_boxes(network, boxes, rows)
+    objectives, made = objectives_of(network, rows), []
+    lines = lines_of(network, boxes)
+    widest = max([node.size for node in network.states] + [1])
+    step = max(1, _MOST_NUMBERS // (region.batch * widest))
+    for at in range(0, rows.shape[1], step):
+        part = _part(objectives, slice(at, at + step))
+        made.append(upper_bounds(network, region, boxes, lines, part, effort.optimise))
+    found = np.concatenate(made, 1) + slack_of(network, boxes, rows)
+    return np.asarray(np.minimum(found, _over_boxes(network, boxes, rows)))
+
+
+def boxes_for(network: Network, region: Region, method: str, effort: Effort) -> Boxes:
+    """The boxes of the states that a method works on."""
+    boxes = boxes_of(network, region, solve_own=method != "interval")
+    return boxes if method in ("interval", "nemon") else tightened(network, region, boxes, effort)
+
+
+def _part(objectives: Objectives, rows: slice) -> Objectives:
+    states, inputs = (
+        {name: some[:, rows] for name, some in one.items()} for one in (objectives.states, objectives.inputs)
+    )
+    return Objectives(states, inputs, objectives.offset[:, rows])
+
+
+def _over_boxes(network: Network, boxes: Boxes, rows: np.ndarray) -> np.ndarray:
+    """The largest values of functions of C x + D u + d on boxes of x and u, their rows added up first."""
+    objectives = objectives_of(network, rows)
+    total = objectives.offset
+    for given in (objectives.states, objectives.inputs):
+        for name, slope in given.items():
+            low, high = (end[:, None] for end in boxes.values[name])
+            total = total + np.where(slope > 0, slope * high, slope * low).sum(-1)
+    terms = sum(node.terms for node in network.outputs) + rows.shape[-1]
+    return np.asarray(total + slack_of(network, boxes, rows) * (1 + growth(terms)))
+
+
+def outputs_as_rows(network: Network) -> np.ndarray:
+    """The outputs and their negatives, [1, 2 · outputs, outputs]."""
+    total = sum(node.slots for node in network.outputs)
+    return np.concatenate((np.eye(total), -np.eye(total)))[None]
+
+
+def output_bounds_of(network: Network, region: Region, method: str, effort: Effort) -> Box:
+    """Bounds [batch, outputs] of all outputs, one after another."""
+    if method in ("interval", "nemon"):
+        boxes = output_boxes(network, boxes_for(network, region, method, effort))
+        ends = [np.concatenate([boxes[node.name][side] for node in network.outputs], 1) for side in (0, 1)]
+        return ends[0], ends[1]
+    found = upper_of_rows(network, region, outputs_as_rows(network), method, effort)
+    half = found.shape[1] // 2
+    return -found[:, half:], found[:, :half]
+
+
+def samples_at_once(network: Network, rows: int) -> int:
+    """How many samples are bounded at once."""
+    widest: Sequence[int] = [max(node.size, node.slots) for node in network.states] or [1]
+    return max(1, min(1_000, _MOST_NUMBERS // (max(widest) * max(1, rows))))

@@ -1,0 +1,354 @@
+"""Boxes that hold the states for all inputs of a region: interval arithmetic, also around loops.
+
+Feed-forward parts are interval bound propagation (Gowal et al. 2018). A loop x = φ(A x + …) has a box X with
+f(X) ⊆ X, where f are the bounds of one sweep: then X holds an equilibrium (Brouwer), and as a certificate
+says that there is one only, that one. X is found by growing from the equilibrium in the middle of the region.
+Where nothing is proved, but all activations are bounded, their ranges are such a box of all equilibria there
+are. From any of these, X ∩ f(X) is a box as well, and so on.
+
+A state may read its own entries: xᵢ = φ(aᵢᵢ xᵢ + sᵢ). Solved for xᵢ this is monotone in sᵢ if aᵢᵢ φ' < 1, so
+that a negative aᵢᵢ tightens the box, where it widens it as a part of |A| (the Metzler split of Jafarpour et
+al. 2021, 2022, and the same box).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from implicit_dsl._lazy import lazy_module
+from implicit_dsl.analysis.matrices import Made
+from implicit_dsl.analysis.network import Network, NoBound, Node
+from implicit_dsl.analysis.regions import Region
+from implicit_dsl.analysis.scalar import solved
+from implicit_dsl.model import Loop
+from implicit_dsl.operators import activation_rule
+from implicit_dsl.runtime.certificates.result import Proof, Rule
+from implicit_dsl.runtime.certificates.rounding import growth, upwards
+from implicit_dsl.shapes import sizes
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
+
+Box: TypeAlias = "tuple[np.ndarray, np.ndarray]"
+_SETTLING, _STEADY = 5_000, 1e-13  # steps to the equilibrium in the middle, and the change at which they end
+_ROUNDS, _PLAIN = 400, 4  # of growing: each of some plain steps and a longer one
+_TIGHTENING, _GAIN = 500, 1e-3  # steps of X ∩ f(X), each of which takes that much of the width at least
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """For each state its values and its slots, [batch, size] each; the inputs are among the values."""
+
+    values: Mapping[str, Box]
+    slots: Mapping[str, Box]
+
+    def with_slots(self, name: str, box: Box) -> Boxes:
+        """The same with tighter slots of a state."""
+        return replace(self, slots={**self.slots, name: box})
+
+
+def boxes_of(network: Network, region: Region, solve_own: bool = True) -> Boxes:
+    """Boxes of all states, and of what outputs would be. Raises NoBound for a loop that nothing bounds.
+
+    With `solve_own`, what a state reads of its own entries is solved for.
+    """
+    walk = _Walk(network, region, solve_own)
+    for loop, nodes in network.parts():
+        if loop is None:
+            walk.step(nodes[0])
+        else:
+            walk.enter(loop, nodes)
+    return Boxes(walk.values, walk.slots)
+
+
+def output_boxes(network: Network, boxes: Boxes) -> dict[str, Box]:
+    """C X + D U + d."""
+    return {node.name: pre_activation(node, boxes.values) for node in network.outputs}
+
+
+def pre_activation(node: Node, values: Mapping[str, Box], without: Mapping[str, Made] | None = None) -> Box:
+    """Bounds of z [batch, slots], rounded outwards; `without`: blocks that stand for those of the node."""
+    batch = len(next(iter(values.values()))[0])
+    centre = np.broadcast_to(node.offset, (batch, node.slots))
+    radius, size = np.zeros_like(centre), np.abs(centre)
+    for source, block in {**node.reads, **(without or {})}.items():
+        lower, upper = values[source]
+        middle = (lower + upper) / 2
+        half = np.nextafter(np.maximum(upper - middle, middle - lower), np.inf)
+        centre = centre + block.apply(middle)
+        moved = block.magnitude(np.concatenate((half, np.abs(middle))))
+        radius, size = radius + moved[:batch], size + moved[batch:]
+    radius = upwards(radius, node.terms) + growth(node.terms) * upwards(size + radius, node.terms)
+    return np.asarray(centre - radius), np.asarray(centre + radius)
+
+
+def image(node: Node, slots: Box) -> Box:
+    """Bounds of φ(z) [batch, size]."""
+    if node.block.activation is None:
+        return slots
+    rule, shape = activation_rule(node.block.activation), sizes(node.block.slots)
+    lower, upper = (bound.reshape(-1, *shape) for bound in slots)
+    if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
+        raise NoBound(f"what `{node.name}` is made of has no bounds within floating point")
+    low, high = rule.image(node.block.activation, lower, upper)
+    made = low.reshape(len(low), -1), high.reshape(len(high), -1)
+    if not (np.isfinite(made[0]).all() and np.isfinite(made[1]).all()):
+        raise NoBound(
+            f"`{node.block.phi}` of `{node.name}` has no bounds on the values it may get: "
+            "they reach a place where it is infinite, or not defined"
+        )
+    return made
+
+
+class _Walk:
+    def __init__(self, network: Network, region: Region, solve_own: bool) -> None:
+        self._network, self._solve_own = network, solve_own
+        self.values: dict[str, Box] = {
+            name: (region.lower[name], region.upper[name]) for name in region.lower
+        }
+        self.slots: dict[str, Box] = {}
+        self._middle: dict[str, np.ndarray] = dict(region.centre)
+        self._own = {node.name: own for node in network.states if solve_own and (own := _own(node))}
+
+    def step(self, node: Node) -> Box:
+        """A state from what it reads."""
+        own = self._own.get(node.name)
+        if own is None:
+            self.slots[node.name] = box = pre_activation(node, self.values)
+            made = image(node, box)
+        else:
+            diagonal, others = own
+            box = pre_activation(node, self.values, {node.name: others})
+            made = solved(node, diagonal, box)
+            self.slots[node.name] = _with_own(diagonal, made, box)
+        self.values[node.name] = made
+        return made
+
+    def enter(self, loop: Loop, nodes: Sequence[Node]) -> None:
+        """A loop, from the boxes of what it reads from outside."""
+        start = self._started(loop, nodes)
+        for name in loop.iterated:
+            self.values[name] = start[name]
+        for _ in range(_TIGHTENING):
+            before = {name: self.values[name] for name in loop.iterated}
+            after = self._swept(loop, nodes)
+            cut = {name: _intersection(before[name], after[name]) for name in loop.iterated}
+            self.values.update(cut)
+            if max(_gained(before[name], cut[name]) for name in loop.iterated) < _GAIN:
+                break
+        self._swept(loop, nodes)
+        self.values.update({name: _intersection(cut[name], self.values[name]) for name in loop.iterated})
+
+    def _swept(self, loop: Loop, nodes: Sequence[Node]) -> dict[str, Box]:
+        """f(X) for the iterated states, whose X is left as it is; the others are computed on the way."""
+        made = {}
+        for node in nodes:
+            before = self.values.get(node.name)
+            found = self.step(node)
+            if node.name in loop.iterated:
+                made[node.name] = found
+                assert before is not None
+                self.values[node.name] = before
+        return made
+
+    def _started(self, loop: Loop, nodes: Sequence[Node]) -> dict[str, Box]:
+        """A box that holds the equilibrium, or all of them."""
+        ranges = self._ranges(loop)
+        proof = self._network.certificate[loop.name].proof
+        self._settle(loop, nodes, proof)
+        if proof is not None:
+            grown = self._grown(loop, nodes)
+            if grown is None and proof.rule in (Rule.MONOTONE, Rule.DIAGONAL):
+                grown = self._within_ball(loop, nodes, proof)
+            if grown is not None:
+                return grown
+        if ranges is not None:
+            return ranges
+        named = ", ".join(f"`{name}`" for name in loop.states)
+        if proof is None:
+            raise NoBound(
+                f"nothing bounds the loop {named}: it is not proved to have one equilibrium, and its values "
+                "are not limited by its activations. `model.certify()` says why; with a bound such as "
+                "`@wellposed norm(A, Inf) <= 0.95` and `model.project_()` it is"
+            )
+        raise NoBound(
+            f"the loop {named} is proved to have one equilibrium ({proof.rule.value}), but no box around it "
+            "closes for inputs that differ as much: interval bounds grow in each round. Take a smaller ε, or "
+            "bound its rows, `@wellposed norm(A, Inf) <= 0.95`"
+        )
+
+    def _ranges(self, loop: Loop) -> dict[str, Box] | None:
+        batch, made = len(next(iter(self.values.values()))[0]), {}
+        for name in loop.iterated:
+            node = self._network.node[name]
+            activation = node.block.activation
+            ends = None if activation is None else activation_rule(activation).range(activation)
+            if ends is None:
+                return None
+            made[name] = np.full((batch, node.size), ends[0]), np.full((batch, node.size), ends[1])
+        return made
+
+    def _settle(self, loop: Loop, nodes: Sequence[Node], proof: Proof | None) -> None:
+        """About the equilibrium in the middle of the boxes of what the loop reads."""
+        values = {name: (low + high) / 2 for name, (low, high) in self.values.items()}
+        values |= {name: x for name, x in self._middle.items() if name in values}
+        batch = len(next(iter(values.values())))
+        for name in loop.iterated:
+            values[name] = np.zeros((batch, self._network.node[name].size))
+        share = 1.0 if proof is None or proof.damping is None else proof.damping
+        for _ in range(_SETTLING):
+            made, change = {}, 0.0
+            for node in nodes:
+                x = node.activated(node.pre_activation(values))
+                if node.name in loop.iterated:
+                    made[node.name] = (1 - share) * values[node.name] + share * x
+                    change = max(change, float(np.abs(made[node.name] - values[node.name]).max(initial=0.0)))
+                else:
+                    values[node.name] = x
+            values.update(made)
+            largest = max(float(np.abs(x).max(initial=0.0)) for x in made.values())
+            if not change > _STEADY * (1 + largest):
+                break
+        for name in loop.states:
+            self._middle[name] = values[name]
+
+    def _grown(self, loop: Loop, nodes: Sequence[Node]) -> dict[str, Box] | None:
+        """X with f(X) ⊆ X for all samples, from their middles; None if none is found."""
+        at = {name: (self._middle[name], self._middle[name]) for name in loop.iterated}
+        last: np.ndarray | None = None
+        with np.errstate(all="ignore"):
+            for number in range(_ROUNDS):
+                for _ in range(_PLAIN):
+                    following = self._image_of(at, loop, nodes)
+                    if following is None:
+                        return None
+                    wider = {name: _hull(at[name], following[name]) for name in at}
+                    change, before = _changes(at, wider), last
+                    at, last = wider, change
+                assert last is not None
+                rate = np.ones_like(last) if before is None else last / np.maximum(before, 1e-300)
+                rate = np.clip(rate, 0.0, 0.9999)
+                longer = {}
+                for name in at:
+                    step = self._image_of(at, loop, nodes)
+                    if step is None:
+                        return None
+                    longer[name] = _longer(at[name], _hull(at[name], step[name]), rate, 2.0**number)
+                tried = self._image_of(longer, loop, nodes)
+                if tried is None:
+                    return None
+                inside = np.logical_and.reduce([_holds(longer[name], tried[name]) for name in at])
+                if inside.all():
+                    return longer
+                # samples that are done stay so: what holds its image does so in each round
+                keep = inside[:, None]
+                at = {
+                    name: tuple(np.where(keep, one, other) for one, other in zip(longer[name], at[name]))  # type: ignore[misc]  # two of them
+                    for name in at
+                }
+        return None
+
+    def _image_of(self, at: Mapping[str, Box], loop: Loop, nodes: Sequence[Node]) -> dict[str, Box] | None:
+        self.values.update(at)
+        try:
+            return self._swept(loop, nodes)
+        except NoBound:
+            return None
+
+    def _within_ball(self, loop: Loop, nodes: Sequence[Node], proof: Proof) -> dict[str, Box] | None:
+        """‖x − x₀‖ ≤ ‖Δq‖ ÷ m in the norm of λ, for q = B u + b and one state with slopes in [0, 1].
+
+        For z − x ∈ ∂f(x), which is monotone: ⟨(A − I) Δx + Δq, Δx⟩ ≥ 0 (Winston and Kolter 2020, theorem 1).
+        x₀ = φ(A x̂ + q̂) is the equilibrium for q₀ = q̂ + A (x̂ − x₀).
+        """
+        if len(nodes) > 1 or not proof.monotonicity or nodes[0].block.activation is None:
+            return None
+        (node,) = nodes
+        assert node.block.activation is not None
+        rule = activation_rule(node.block.activation)
+        slope = rule.slope(node.block.activation) if rule.elementwise else None
+        if slope is None or slope[0] < 0 or slope[1] > 1:
+            return None
+        x = self._middle[node.name]
+        middle = {name: (self._middle[name], self._middle[name]) for name in node.reads}
+        z = pre_activation(node, middle)
+        low, high = image(node, z)
+        start = (low + high) / 2
+        off = high - low + np.abs(start - x)
+        moved = {
+            name: _around(self.values[name], self._middle[name]) for name in node.reads if name != node.name
+        }
+        moved[node.name] = off
+        change = sum(block.magnitude(moved[name]) for name, block in node.reads.items()) + (z[1] - z[0])
+        weight = np.concatenate([values.reshape(-1) for _, values in proof.vector]) if proof.vector else None
+        scale = np.ones(node.size) if weight is None or len(weight) != node.size else np.sqrt(weight)
+        size = upwards((scale * change) ** 2, node.terms).sum(-1)
+        reach = np.sqrt(upwards(size, node.size)) / proof.monotonicity * (1 + growth(node.size))
+        radius = reach[:, None] / scale * (1 + growth(4)) + (high - low)
+        return {node.name: (start - radius, start + radius)}
+
+
+def _own(node: Node) -> tuple[np.ndarray, Made] | None:
+    """With what a state reads its own entries, and the rest of that block; None if that is nothing."""
+    block, activation = node.reads.get(node.name), node.block.activation
+    if not isinstance(block, Made) or (
+        activation is not None and not activation_rule(activation).elementwise
+    ):
+        return None
+    diagonal = block.own()
+    slope = (1.0, 1.0) if activation is None else activation_rule(activation).slope(activation)
+    if not diagonal.any() or slope is None or slope[0] < 0:
+        return None
+    steepest = float(diagonal.max(initial=0.0)) * slope[1]
+    return (diagonal, block.without_diagonal()) if steepest < 1 - 1e-9 else None
+
+
+def _with_own(diagonal: np.ndarray, x: Box, rest: Box) -> Box:
+    """Bounds of a x + s for the solution x of x = φ(a x + s), which grows with s."""
+    products = [np.where(diagonal > 0, diagonal * end, diagonal * end) for end in x]
+    slack = [growth(4) * (np.abs(p) + np.abs(s)) for p, s in zip(products, rest)]
+    return products[0] + rest[0] - slack[0], products[1] + rest[1] + slack[1]
+
+
+def _hull(one: Box, other: Box) -> Box:
+    return np.minimum(one[0], other[0]), np.maximum(one[1], other[1])
+
+
+def _intersection(one: Box, other: Box) -> Box:
+    """What two boxes of one value have in common; rounding may leave the two ends in the wrong order."""
+    lower, upper = np.maximum(one[0], other[0]), np.minimum(one[1], other[1])
+    return np.minimum(lower, upper), np.maximum(lower, upper)
+
+
+def _holds(box: Box, inner: Box) -> np.ndarray:
+    return np.asarray(((box[0] <= inner[0]) & (inner[1] <= box[1])).all(1))
+
+
+def _changes(before: Mapping[str, Box], after: Mapping[str, Box]) -> np.ndarray:
+    """The largest growth of any entry, for each sample."""
+    each = [np.maximum(b[0] - a[0], a[1] - b[1]).max(1) for b, a in zip(before.values(), after.values())]
+    return np.asarray(np.maximum.reduce(each))
+
+
+def _longer(before: Box, after: Box, rate: np.ndarray, room: float) -> Box:
+    """As far as it would grow at this rate, and a little more."""
+    ahead = (1.05 * (1 + rate / (1 - rate)))[:, None]
+    slack = 1e-12 * room * (1 + np.maximum(np.abs(after[0]), np.abs(after[1])))
+    return (
+        before[0] - (before[0] - after[0]) * ahead - slack,
+        before[1] + (after[1] - before[1]) * ahead + slack,
+    )
+
+
+def _gained(before: Box, after: Box) -> float:
+    """The largest share of the widths of a sample that is gone."""
+    width = (before[1] - before[0]).sum(1)
+    return float((1 - (after[1] - after[0]).sum(1) / np.maximum(width, 1e-300)).max(initial=0.0))
+
+
+def _around(box: Box, middle: np.ndarray) -> np.ndarray:
+    return np.asarray(np.nextafter(np.maximum(box[1] - middle, middle - box[0]), np.inf))
