@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.boxes import Box, Boxes, boxes_of, image, output_boxes
-from implicit_dsl.analysis.crown import Objectives, lines_of, upper_bounds
+from implicit_dsl.analysis.crown import Objectives, Relaxed, relaxed, upper_bounds
 from implicit_dsl.analysis.network import Network, Node
 from implicit_dsl.analysis.regions import Region
 from implicit_dsl.operators import activation_rule
@@ -93,11 +93,13 @@ def slack_of(network: Network, boxes: Boxes, rows: np.ndarray) -> np.ndarray:
 
 def tightened(network: Network, region: Region, boxes: Boxes, effort: Effort) -> Boxes:
     """Boxes whose slots are bounded backwards as well, where φ is not linear on them."""
+    bounded: Relaxed | None = None
     for _ in range(effort.tighten):
         for _, nodes in network.parts():
             for node in nodes:
                 if not is_linear(node) and not _reads_inputs_alone(network, node):
-                    boxes = _with_tighter(network, region, boxes, node, effort.optimise)
+                    bounded = relaxed(network, boxes, bounded)
+                    boxes = _with_tighter(network, region, bounded, node, effort.optimise)
     return boxes
 
 
@@ -105,12 +107,12 @@ def _reads_inputs_alone(network: Network, node: Node) -> bool:
     return not any(source in network.node for source in node.reads)
 
 
-def _with_tighter(network: Network, region: Region, boxes: Boxes, node: Node, optimise: int) -> Boxes:
+def _with_tighter(network: Network, region: Region, bounded: Relaxed, node: Node, optimise: int) -> Boxes:
+    boxes = bounded.boxes
     lower, upper = boxes.slots[node.name]
     open_ = np.flatnonzero(_is_open(node, lower, upper).any(0))
     if not len(open_):
         return boxes
-    lines = lines_of(network, boxes)
     low, high = lower.copy(), upper.copy()
     widest = max([one.size for one in network.states] + [node.slots])
     step = max(1, _MOST_NUMBERS // (region.batch * widest * 2))
@@ -119,7 +121,7 @@ def _with_tighter(network: Network, region: Region, boxes: Boxes, node: Node, op
         wanted = _rows_of(network, node, chosen)
         slack = _slack_of_slots(node, boxes, chosen)
         both = _stacked(wanted, wanted.negated())
-        found = upper_bounds(network, region, boxes, lines, both, optimise)
+        found = upper_bounds(network, region, bounded, both, optimise)
         top, bottom = found[:, : len(chosen)] + slack, -found[:, len(chosen) :] - slack
         low[:, chosen] = np.maximum(low[:, chosen], bottom)
         high[:, chosen] = np.minimum(high[:, chosen], top)
@@ -189,12 +191,12 @@ def upper_of_rows(
     if method in ("interval", "nemon"):
         return _over_boxes(network, boxes, rows)
     objectives, made = objectives_of(network, rows), []
-    lines = lines_of(network, boxes)
+    bounded = relaxed(network, boxes)
     widest = max([node.size for node in network.states] + [1])
     step = max(1, _MOST_NUMBERS // (region.batch * widest))
     for at in range(0, rows.shape[1], step):
         part = _part(objectives, slice(at, at + step))
-        made.append(upper_bounds(network, region, boxes, lines, part, effort.optimise))
+        made.append(upper_bounds(network, region, bounded, part, effort.optimise))
     found = np.concatenate(made, 1) + slack_of(network, boxes, rows)
     return np.asarray(np.minimum(found, _over_boxes(network, boxes, rows)))
 

@@ -51,29 +51,39 @@ class Objectives:
         return Objectives(states, inputs, -self.offset)
 
 
-def lines_of(network: Network, boxes: Boxes) -> dict[str, Lines | None]:
-    """The linear bounds of each state on its slots; None where it is its slots."""
+@dataclass(frozen=True)
+class Relaxed:
+    """Boxes, and on these the linear bounds of each state; None where it is its slots."""
+
+    boxes: Boxes
+    lines: Mapping[str, Lines | None]
+
+
+def relaxed(network: Network, boxes: Boxes, before: Relaxed | None = None) -> Relaxed:
+    """The linear bounds on boxes; those of slots that are as they were `before` are taken from there."""
     made: dict[str, Lines | None] = {}
     for node in network.states:
+        if before is not None and before.boxes.slots[node.name] is boxes.slots[node.name]:
+            made[node.name] = before.lines[node.name]
+            continue
         activation, shape = node.block.activation, sizes(node.block.slots)
         if activation is None:
             made[node.name] = None
             continue
         lower, upper = (bound.reshape(-1, *shape) for bound in boxes.slots[node.name])
         made[node.name] = activation_rule(activation).lines(activation, lower, upper)
-    return made
+    return Relaxed(boxes, made)
 
 
 def upper_bounds(
     network: Network,
     region: Region,
-    boxes: Boxes,
-    lines: Mapping[str, Lines | None],
+    bounded: Relaxed,
     objectives: Objectives,
     optimise: int = 0,
 ) -> np.ndarray:
     """Upper bounds [batch, k] of the objectives over the region; slopes are chosen in so many steps."""
-    run = _Backward(network, region, boxes, lines, objectives)
+    run = _Backward(network, region, bounded, objectives)
     best = run.bound()
     for step in range(optimise):
         rate = _RATES[0] * (_RATES[1] / _RATES[0]) ** (step / max(1, optimise - 1))
@@ -86,16 +96,9 @@ def upper_bounds(
 class _Backward:
     """One objective after another is a row; all rows of a sample share its boxes and lines."""
 
-    def __init__(
-        self,
-        network: Network,
-        region: Region,
-        boxes: Boxes,
-        lines: Mapping[str, Lines | None],
-        objectives: Objectives,
-    ) -> None:
-        self.network, self.region, self.boxes, self.lines = network, region, boxes, lines
-        self.objectives = objectives
+    def __init__(self, network: Network, region: Region, bounded: Relaxed, objectives: Objectives) -> None:
+        self.network, self.region, self.objectives = network, region, objectives
+        self.boxes, self.lines = bounded.boxes, bounded.lines
         self.batch, self.rows = region.batch, objectives.offset.shape[1]
         self.shares: dict[str, tuple[np.ndarray | float, np.ndarray | float]] = {
             node.name: (0.0, 0.0) for node in network.states

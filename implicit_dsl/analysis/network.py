@@ -129,4 +129,5 @@ def _node(system: System, block: Named, inner: str, outer: str, offset: str, mos
             assert source is not None
             chains = [term.chain for term in model.terms_of[block.name] if term.source == source]
             reads[source] = block_of(layout.block(block.name, source), chains, system.weights, most)
-    return Node(block.name, block, reads, system.offset(offset, block.name).reshape(-1))
+    own = np.asarray(system.offset(offset, block.name), np.float64).reshape(-1)
+    return Node(block.name, block, reads, own)

@@ -21,6 +21,7 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.relaxation import Line, Lines
 from implicit_dsl.operators.slots import SeveralSlots, joined
 from implicit_dsl.shapes import Shape, count, known, show, sizes
 
@@ -98,6 +99,34 @@ class _WithLength(SeveralSlots):
 
     def pulled(self, operator: Operator, parts: list[np.ndarray], g: np.ndarray) -> tuple[np.ndarray, ...]:
         return np.zeros_like(parts[0]), *self._pulled(operator, parts, g)
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """For each length in its interval, φ picks entries: its values at the ends."""
+        (low, *least), (high, *most) = self.parts(operator, lower), self.parts(operator, upper)
+        first, last = _whole_numbers(low, high)
+        made = []
+        for more in range(int((last - first).max(initial=0)) + 1):
+            k = np.minimum(first + more, last).astype(float)
+            made.append((self.value(operator, k, *least), self.value(operator, k, *most)))
+        return np.minimum.reduce([ends[0] for ends in made]), np.maximum.reduce([ends[1] for ends in made])
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        """Where lengths are known, what is picked, which is linear in the sequence."""
+        first, last = _whole_numbers(self.parts(operator, lower)[0], self.parts(operator, upper)[0])
+        if (first != last).any():
+            return super().lines(operator, lower, upper)
+        slots = 1.0 + np.arange(count(operator.source))  # 0 is none of them
+        _, *places = self.parts(operator, slots.reshape(1, *sizes(operator.source)))
+        each = [np.broadcast_to(place, (len(first), *place.shape[1:])) for place in places]
+        picked = self.value(operator, first.astype(float), *each).reshape(len(first), -1)
+        index = np.unique(picked, axis=0)  # samples of one length pick the same
+        slope = (picked[:, None] == index).astype(float) * (index > 0)
+        taken = np.cumsum(picked[:, None] == index, 1) == 1  # lengths may agree in some entries
+        zero = np.zeros_like(picked)
+        line = Line(slope * taken, zero)
+        return Lines(np.maximum(index - 1, 0).astype(np.intp), (line,), (line,))
 
     def _pulled(self, operator: Operator, parts: list[np.ndarray], g: np.ndarray) -> tuple[np.ndarray, ...]:
         raise AssertionError("each of these says its own")
@@ -187,6 +216,14 @@ class ReverseUpTo(_WithLength):
 def _steps(k: np.ndarray, x: np.ndarray) -> np.ndarray:
     """How many steps there are, [batch], of x [batch, t, …]."""
     return np.asarray(np.clip(np.floor(k.reshape(len(k))), 0, x.shape[1]).astype(np.int64))
+
+
+def _whole_numbers(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last length in intervals [batch]: one, where all that is open is rounding."""
+    low, high = low.reshape(len(low)), high.reshape(len(high))
+    near = np.round((low + high) / 2)
+    known = np.maximum(np.abs(low - near), np.abs(high - near)) < 1e-6
+    return np.where(known, near, np.floor(low)), np.where(known, near, np.floor(high))
 
 
 def _before(k: np.ndarray, x: np.ndarray) -> np.ndarray:
