@@ -437,6 +437,21 @@ def test_what_is_proved_for_all_weights_is_proved_for_each(part: int) -> None:
     assert _programs(range(100 * part, 100 * part + 100)) >= 3
 
 
+@pytest.mark.parametrize("factors", ["w .* x", "w .* cat(x[2:4], x[1:1])", "w .* (V*x)", "w .* x + V*x"])
+def test_factors_of_entries_count_in_perron_roots(factors: str) -> None:
+    text = f"""model M
+    @allow unused_parameter
+    input u[4]
+    param w[4], V[4, 4]
+    state x[4] ~ elu(0.3*x + {factors} + u; alpha = 0.5)
+    output y = x
+    @wellposed pf(A) <= 0.9
+end
+"""
+    for seed in range(3):
+        _keeps_its_promise(text, seed)
+
+
 @pytest.mark.slow
 def test_what_is_proved_for_all_weights_is_proved_for_each_of_many() -> None:
     assert _programs(range(1000, 6000)) >= 100

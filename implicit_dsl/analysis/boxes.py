@@ -161,7 +161,7 @@ class _Walk:
         proof = self._network.certificate[loop.name].proof
         self._settle(loop, nodes, proof)
         if proof is not None:
-            grown = self._grown(loop, nodes)
+            grown = self._grown(loop, nodes, proof)
             if grown is None and proof.rule in (Rule.MONOTONE, Rule.DIAGONAL):
                 grown = self._within_ball(loop, nodes, proof)
             if grown is not None:
@@ -216,10 +216,15 @@ class _Walk:
         for name in loop.states:
             self._middle[name] = values[name]
 
-    def _grown(self, loop: Loop, nodes: Sequence[Node]) -> dict[str, Box] | None:
-        """X with f(X) ⊆ X for all samples, from their middles; None if none is found."""
+    def _grown(self, loop: Loop, nodes: Sequence[Node], proof: Proof) -> dict[str, Box] | None:
+        """X with f(X) ⊆ X for all samples, from their middles; None if none is found.
+
+        Where f contracts with a rate κ in the norm of v, κ ÷ (1 − κ) times the last growth is room enough.
+        Otherwise the rate is that of the last steps, and the room becomes more from round to round.
+        """
         at = {name: (self._middle[name], self._middle[name]) for name in loop.iterated}
-        last: np.ndarray | None = None
+        norm = _norm(loop, proof, at)
+        done, last = np.zeros(len(next(iter(at.values()))[0]), bool), None
         with np.errstate(all="ignore"):
             for number in range(_ROUNDS):
                 for _ in range(_PLAIN):
@@ -227,29 +232,19 @@ class _Walk:
                     if following is None:
                         return None
                     wider = {name: _hull(at[name], following[name]) for name in at}
-                    change, before = _changes(at, wider), last
+                    change, before = _growth(at, wider), last
                     at, last = wider, change
-                assert last is not None
-                rate = np.ones_like(last) if before is None else last / np.maximum(before, 1e-300)
-                rate = np.clip(rate, 0.0, 0.9999)
-                longer = {}
-                for name in at:
-                    step = self._image_of(at, loop, nodes)
-                    if step is None:
-                        return None
-                    longer[name] = _longer(at[name], _hull(at[name], step[name]), rate, 2.0**number)
+                longer = {
+                    name: _kept(done, at[name], _further(at[name], room))
+                    for name, room in _room(at, change, before, norm, number).items()
+                }
                 tried = self._image_of(longer, loop, nodes)
                 if tried is None:
                     return None
-                inside = np.logical_and.reduce([_holds(longer[name], tried[name]) for name in at])
-                if inside.all():
+                done = np.logical_and.reduce([_holds(longer[name], tried[name]) for name in at])
+                if done.all():
                     return longer
-                # samples that are done stay so: what holds its image does so in each round
-                keep = inside[:, None]
-                at = {
-                    name: tuple(np.where(keep, one, other) for one, other in zip(longer[name], at[name]))  # type: ignore[misc]  # two of them
-                    for name in at
-                }
+                at = {name: _kept(done, longer[name], at[name]) for name in at}
         return None
 
     def _image_of(self, at: Mapping[str, Box], loop: Loop, nodes: Sequence[Node]) -> dict[str, Box] | None:
@@ -328,20 +323,53 @@ def _holds(box: Box, inner: Box) -> np.ndarray:
     return np.asarray(((box[0] <= inner[0]) & (inner[1] <= box[1])).all(1))
 
 
-def _changes(before: Mapping[str, Box], after: Mapping[str, Box]) -> np.ndarray:
-    """The largest growth of any entry, for each sample."""
-    each = [np.maximum(b[0] - a[0], a[1] - b[1]).max(1) for b, a in zip(before.values(), after.values())]
-    return np.asarray(np.maximum.reduce(each))
+def _kept(done: np.ndarray, one: Box, other: Box) -> Box:
+    """The first for the samples that are done, the second for others."""
+    return np.where(done[:, None], one[0], other[0]), np.where(done[:, None], one[1], other[1])
 
 
-def _longer(before: Box, after: Box, rate: np.ndarray, room: float) -> Box:
-    """As far as it would grow at this rate, and a little more."""
-    ahead = (1.05 * (1 + rate / (1 - rate)))[:, None]
-    slack = 1e-12 * room * (1 + np.maximum(np.abs(after[0]), np.abs(after[1])))
-    return (
-        before[0] - (before[0] - after[0]) * ahead - slack,
-        before[1] + (after[1] - before[1]) * ahead + slack,
-    )
+def _growth(before: Mapping[str, Box], after: Mapping[str, Box]) -> dict[str, np.ndarray]:
+    """How far each entry has grown, [batch, size]."""
+    return {
+        name: np.maximum(before[name][0] - after[name][0], after[name][1] - before[name][1])
+        for name in before
+    }
+
+
+def _norm(loop: Loop, proof: Proof, at: Mapping[str, Box]) -> tuple[float, dict[str, np.ndarray]] | None:
+    """κ and v of a proof that says that a sweep contracts so; None for others."""
+    if proof.method != "picard" or proof.rate is None or not proof.rate < 1:
+        return None
+    given = {name: v.reshape(-1) for name, v in proof.vector}
+    v = {name: given.get(name, np.ones(box[0].shape[1])) for name, box in at.items()}
+    return (proof.rate, v) if all((entries > 0).all() for entries in v.values()) else None
+
+
+def _room(
+    at: Mapping[str, Box],
+    change: Mapping[str, np.ndarray],
+    before: Mapping[str, np.ndarray] | None,
+    norm: tuple[float, dict[str, np.ndarray]] | None,
+    number: int,
+) -> dict[str, np.ndarray]:
+    """How much further each entry may go, [batch, size]."""
+    least = {name: 1e-13 * (1 + np.maximum(*map(np.abs, box))) for name, box in at.items()}
+    if norm is not None:
+        rate, v = norm
+        size = np.maximum.reduce([((change[name] + least[name]) / v[name]).max(1) for name in at])
+        return {name: 1.01 * rate / (1 - rate) * size[:, None] * v[name] + least[name] for name in at}
+    if before is None:
+        return least
+    most, were = (np.maximum.reduce([x.max(1) for x in some.values()]) for some in (change, before))
+    rate = np.clip(most / np.maximum(were, 1e-300), 0.0, 0.9999)[:, None]
+    more = 1.05 + 0.1 * number
+    return {
+        name: more * rate / (1 - rate) * change[name] + min(2.0**number, 1e6) * least[name] for name in at
+    }
+
+
+def _further(box: Box, room: np.ndarray) -> Box:
+    return box[0] - room, box[1] + room
 
 
 def _gained(before: Box, after: Box) -> float:

@@ -100,7 +100,7 @@ class PerronBound(Constraint):
         """Where the channels of each state are in N: first and how many."""
         sizes: dict[str, int] = {}
         for block in self.blocks:
-            shape = weights[block.tensor].movedim(block.axis, 0).shape
+            shape = _rows(weights[block.tensor], block.axis).shape
             for name, size in ((block.row, shape[0]), (block.column, shape[1])):
                 if name in self.whole:
                     sizes.setdefault(name, 1)
@@ -197,13 +197,19 @@ def _scale(name: str) -> str:
 
 def _channels(weight: Tensor, axis: int) -> Tensor:
     """|T| as rows × columns, the sizes of a kernel's taps added up; the groups of a kernel side by side."""
-    matrix = weight.detach().double().movedim(axis, 0).abs()
+    matrix = _rows(weight.detach().double(), axis).abs()
     return matrix.flatten(2).sum(2) if matrix.ndim > 2 else matrix
+
+
+def _rows(weight: Tensor, axis: int) -> Tensor:
+    """A tensor by its rows; a vector of factors has one entry in each."""
+    made = weight.movedim(axis, 0)
+    return made[:, None] if made.ndim == 1 else made
 
 
 def _per_entry(vector: Tensor, weight: Tensor, block: Block) -> Tensor:
     """For each entry of the rows of a tensor [rows, entries], the number of its column."""
-    shape = weight.movedim(block.axis, 0).shape
+    shape = _rows(weight, block.axis).shape
     if len(vector) == 1:  # a whole state, or one channel
         return vector.expand(shape[0], weight.numel() // shape[0])
     taps = weight.numel() // (shape[0] * shape[1])
