@@ -195,7 +195,7 @@ class _Backward:
             return np.asarray(made)
 
         for node in nodes:
-            self.w[node.name] = pulled[node.name]
+            self.w[node.name] = np.zeros_like(pulled[node.name])
         for _ in range(_STEPS):
             change = size = 0.0
             for node in reversed(nodes):
