@@ -452,6 +452,21 @@ end
         _keeps_its_promise(text, seed)
 
 
+def test_linear_states_between_parameters_count_with_their_slope() -> None:
+    """σ has slopes of at most ¼, so that a root of 3.5 would do, but z = W*x that lies between has 1."""
+    text = """model M
+    input u[2]
+    param V[2, 2], W[2, 2]
+    state x[2] ~ σ(V*(W*x) + u)
+    output y = x
+    @wellposed pf(A) <= {bound}
+end
+"""
+    found = check(Source(text.format(bound=3.5))).diagnostics
+    assert [diagnostic.code for diagnostic in found] == ["E0403"]
+    _keeps_its_promise(text.format(bound=0.9), 0)
+
+
 @pytest.mark.slow
 def test_what_is_proved_for_all_weights_is_proved_for_each_of_many() -> None:
     assert _programs(range(1000, 6000)) >= 100

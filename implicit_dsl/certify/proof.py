@@ -213,6 +213,9 @@ def _by_criterion(
 
 
 def _by_perron(graph: SignalGraph, loop: Component, found: Ways, demand: Demand) -> Proof | Diagnostic:
+    if counts_wholes(demand):
+        # it is kept of A with the linear states between parameters, whose slope is 1
+        found = ways(graph, loop, apart=True) or found
     odd = misaligned(graph, found)
     if odd is not None and not counts_wholes(demand):
         return not_by_channels(graph, loop, demand, odd)
