@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -22,7 +21,7 @@ else:
 Method: TypeAlias = Literal["sensitivity", "interval", "nemon", "crown", "lp", "sdp"]
 METHODS: tuple[str, ...] = get_args(Method)
 _MOST_NUMBERS = 8_000_000  # of an array of a backward pass
-_MOST_TIGHTENED = 2_048  # slots of a model whose boxes are tightened unless told otherwise
+MOST_TIGHTENED = 2_048  # slots of a model whose boxes are tightened unless told otherwise
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,12 @@ class Effort:
     """How hard backward bounds are worked on.
 
     `tighten`: rounds in which the boxes of the slots are bounded backwards as well; `optimise`: steps in
-    which slopes are chosen for each bound, also those of the boxes.
+    which slopes are chosen for each bound of outputs, and `within` for those of slots.
     """
 
-    tighten: int
-    optimise: int
+    tighten: int = 0
+    optimise: int = 0
+    within: int = 0
 
     @staticmethod
     def of(network: Network, tighten: int | None, optimise: int) -> Effort:
@@ -42,7 +42,8 @@ class Effort:
         if (tighten or 0) < 0 or optimise < 0:
             raise ValueError("rounds and steps are numbers of at least 0")
         slots = sum(node.slots for node in network.states if not is_linear(node))
-        return Effort((2 if slots <= _MOST_TIGHTENED else 0) if tighten is None else tighten, optimise)
+        usual = 2 if slots <= MOST_TIGHTENED else 0
+        return Effort(usual if tighten is None else tighten, optimise, optimise // 4)
 
 
 def checked_method(method: str) -> None:
@@ -99,7 +100,7 @@ def tightened(network: Network, region: Region, boxes: Boxes, effort: Effort) ->
             for node in nodes:
                 if not is_linear(node) and not _reads_inputs_alone(network, node):
                     bounded = relaxed(network, boxes, bounded)
-                    boxes = _with_tighter(network, region, bounded, node, effort.optimise)
+                    boxes = _with_tighter(network, region, bounded, node, effort.within)
     return boxes
 
 
@@ -243,7 +244,9 @@ def output_bounds_of(network: Network, region: Region, method: str, effort: Effo
     return -found[:, half:], found[:, :half]
 
 
-def samples_at_once(network: Network, rows: int) -> int:
-    """How many samples are bounded at once."""
-    widest: Sequence[int] = [max(node.size, node.slots) for node in network.states] or [1]
-    return max(1, min(1_000, _MOST_NUMBERS // (max(widest) * max(1, rows))))
+def samples_at_once(network: Network, rows: int, effort: Effort) -> int:
+    """How many samples are bounded at once, so that arrays are not too large."""
+    widest = max([node.size for node in network.states] + [node.slots for node in network.states] + [1])
+    if effort.tighten:
+        rows = max(rows, 2 * min(widest, 64))
+    return max(1, min(1_000, _MOST_NUMBERS // (widest * max(1, rows))))

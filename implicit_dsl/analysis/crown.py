@@ -268,9 +268,10 @@ class _Backward:
             low, high = (one[name][:, None] for one in (self.region.lower, self.region.upper))
             values[name] = np.where(g > 0, high, low)
         if self.region.radius is not None:
-            norm = np.sqrt(sum((g * g).sum(-1) for g in self.g.values()))[..., None]
+            norm = np.sqrt(np.add.reduce([(g * g).sum(-1) for g in self.g.values()]))[..., None]
+            reach = self.region.radius[:, None, None] / np.maximum(norm, 1e-300)
             for name, g in self.g.items():
-                u = self.region.centre[name][:, None] + self.region.radius * g / np.maximum(norm, 1e-300)
+                u = self.region.centre[name][:, None] + reach * g
                 values[name] = np.clip(u, self.region.lower[name][:, None], self.region.upper[name][:, None])
         reached: dict[str, np.ndarray] = {}
 

@@ -54,7 +54,7 @@ def output_bounds(
     network = network_for(model, lower)
     region = box(network.system.inputs, lower, upper)
     effort = Effort.of(network, tighten, optimise)
-    step = samples_at_once(network, 2 * sum(node.slots for node in network.outputs))
+    step = samples_at_once(network, 2 * sum(node.slots for node in network.outputs), effort)
     ends = [
         output_bounds_of(network, region.part(slice(at, at + step)), method, effort)
         for at in range(0, region.batch, step)

@@ -26,13 +26,13 @@ Inputs: TypeAlias = torch.Tensor | Sequence[torch.Tensor]
 class Region:
     """For each sample a box of each input, [batch, size], and perhaps a Euclidean ball that it is cut by.
 
-    `radius` is that of the ball around `centre`, over all inputs together.
+    `radius` [batch] is that of the ball around `centre`, over all inputs together.
     """
 
     lower: Mapping[str, np.ndarray]
     upper: Mapping[str, np.ndarray]
     centre: Mapping[str, np.ndarray]
-    radius: float | None = None
+    radius: np.ndarray | None = None
 
     @property
     def batch(self) -> int:
@@ -44,7 +44,8 @@ class Region:
         def taken(one: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: x[samples] for name, x in one.items()}
 
-        return Region(taken(self.lower), taken(self.upper), taken(self.centre), self.radius)
+        radius = None if self.radius is None else self.radius[samples]
+        return Region(taken(self.lower), taken(self.upper), taken(self.centre), radius)
 
     def most(self, g: Mapping[str, np.ndarray]) -> np.ndarray:
         """No less than max Σ g·u over the region, for g [batch, k, size] by input; [batch, k]."""
@@ -60,7 +61,7 @@ class Region:
             square = square + (slope * slope).sum(-1)
         if self.radius is None:
             return np.asarray(over_box)
-        over_ball = at_centre + self.radius * np.sqrt(square) * (1 + growth(terms))
+        over_ball = at_centre + self.radius[:, None] * np.sqrt(square) * (1 + growth(terms))
         return np.asarray(np.minimum(over_box, over_ball))
 
 
@@ -86,23 +87,35 @@ def box(blocks: Sequence[Block], lower: Inputs, upper: Inputs) -> Region:
 def ball(
     blocks: Sequence[Block],
     inputs: Inputs,
-    epsilon: float,
+    epsilon: float | np.ndarray,
     norm: Norm = "inf",
     lower: float | None = None,
     upper: float | None = None,
 ) -> Region:
     """All inputs within ε of those given, in the ∞-norm or the Euclidean norm, and between two numbers.
 
-    Inputs of tokens stay as they are. Raises ValueError for ε that is negative or not finite, and for
-    inputs that do not lie between the two numbers.
+    `epsilon` is one for all samples, or one for each, [batch]. Inputs of tokens stay as they are. Raises
+    ValueError for ε that is negative or not finite, and for inputs that do not lie between the two numbers.
     """
-    checked_radius(epsilon)
+    return around(blocks, arrays(blocks, inputs, "the inputs"), epsilon, norm, lower, upper)
+
+
+def around(
+    blocks: Sequence[Block],
+    centre: Mapping[str, np.ndarray],
+    epsilon: float | np.ndarray,
+    norm: Norm = "inf",
+    lower: float | None = None,
+    upper: float | None = None,
+) -> Region:
+    """The same of arrays [batch, size] by name."""
+    radius = checked_radius(epsilon)
     if norm not in ("inf", "2"):
         raise ValueError(f'there is no norm "{norm}": it is "inf" or "2"')
-    centre = arrays(blocks, inputs, "the inputs")
     low, high = {}, {}
     for block in blocks:
-        u, moved = centre[block.name], 0.0 if block.tokens else epsilon
+        u = centre[block.name]
+        moved = np.zeros(1) if block.tokens else np.broadcast_to(radius, len(u))[:, None]
         least = -np.inf if lower is None or block.tokens else lower
         most = np.inf if upper is None or block.tokens else upper
         if ((u < least) | (u > most)).any():
@@ -110,16 +123,19 @@ def ball(
                 f"`{block.name}` holds values from {u.min():g} to {u.max():g}, "
                 f"which do not lie between {least:g} and {most:g}"
             )
-        pad = (moved > 0) * 2.0**-52 * (np.abs(u) + moved)
+        pad = np.where(moved > 0, 2.0**-52 * (np.abs(u) + moved), 0.0)
         low[block.name] = np.maximum(u - moved - pad, least)
         high[block.name] = np.minimum(u + moved + pad, most)
-    return Region(low, high, centre, epsilon if norm == "2" else None)
+    samples = len(next(iter(centre.values())))
+    return Region(low, high, centre, np.broadcast_to(radius, samples) if norm == "2" else None)
 
 
-def checked_radius(epsilon: float) -> None:
-    """Raises ValueError unless ε is a number of at least 0."""
-    if not 0 <= epsilon < float("inf"):
-        raise ValueError(f"ε is a number of at least 0, and this is {epsilon:g}")
+def checked_radius(epsilon: float | np.ndarray) -> np.ndarray:
+    """ε as an array. Raises ValueError unless it is a number of at least 0, or several."""
+    radius = np.asarray(epsilon, np.float64)
+    if not ((radius >= 0) & (radius < np.inf)).all():
+        raise ValueError(f"ε is a number of at least 0, and this is {radius.min():g}")
+    return radius
 
 
 def arrays(blocks: Sequence[Block], given: Inputs, what: str) -> dict[str, np.ndarray]:
