@@ -26,6 +26,7 @@ from implicit_dsl.model import Loop
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.runtime.certificates.result import Proof, Rule
 from implicit_dsl.runtime.certificates.rounding import growth, upwards
+from implicit_dsl.runtime.reference import NoEquilibrium
 from implicit_dsl.shapes import sizes
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ else:
     np = lazy_module("numpy")
 
 Box: TypeAlias = "tuple[np.ndarray, np.ndarray]"
-_SETTLING, _STEADY = 5_000, 1e-13  # steps to the equilibrium in the middle, and the change at which they end
+_SETTLING, _STEADY = 2_000, 1e-13  # steps to the equilibrium in the middle, and the change at which they end
+_NEAR, _FAR = 1e-9, 1e12  # a change that is good enough behind the last of them, and one that is hopeless
 _ROUNDS, _PLAIN = 400, 4  # of growing: each of some plain steps and a longer one
-_TIGHTENING, _GAIN = 500, 1e-3  # steps of X ∩ f(X), each of which takes that much of the width at least
+_TIGHTENING, _GAIN = 2_000, 1e-8  # steps of X ∩ f(X), each of which takes that much of the width at least
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class _Walk:
         """A box that holds the equilibrium, or all of them."""
         ranges = self._ranges(loop)
         proof = self._network.certificate[loop.name].proof
-        self._settle(loop, nodes, proof)
+        self._settle(loop, nodes)
         if proof is not None:
             grown = self._grown(loop, nodes, proof)
             if grown is None and proof.rule in (Rule.MONOTONE, Rule.DIAGONAL):
@@ -192,29 +194,43 @@ class _Walk:
             made[name] = np.full((batch, node.size), ends[0]), np.full((batch, node.size), ends[1])
         return made
 
-    def _settle(self, loop: Loop, nodes: Sequence[Node], proof: Proof | None) -> None:
-        """About the equilibrium in the middle of the boxes of what the loop reads."""
+    def _settle(self, loop: Loop, nodes: Sequence[Node]) -> None:
+        """About the equilibrium in the middle of the region: by Picard steps, or else by Newton's method."""
         values = {name: (low + high) / 2 for name, (low, high) in self.values.items()}
         values |= {name: x for name, x in self._middle.items() if name in values}
         batch = len(next(iter(values.values())))
         for name in loop.iterated:
             values[name] = np.zeros((batch, self._network.node[name].size))
-        share = 1.0 if proof is None or proof.damping is None else proof.damping
-        for _ in range(_SETTLING):
-            made, change = {}, 0.0
-            for node in nodes:
-                x = node.activated(node.pre_activation(values))
-                if node.name in loop.iterated:
-                    made[node.name] = (1 - share) * values[node.name] + share * x
-                    change = max(change, float(np.abs(made[node.name] - values[node.name]).max(initial=0.0)))
-                else:
-                    values[node.name] = x
-            values.update(made)
-            largest = max(float(np.abs(x).max(initial=0.0)) for x in made.values())
-            if not change > _STEADY * (1 + largest):
-                break
-        for name in loop.states:
-            self._middle[name] = values[name]
+        with np.errstate(all="ignore"):
+            for _ in range(_SETTLING):
+                made, change = {}, 0.0
+                for node in nodes:
+                    x = node.activated(node.pre_activation(values))
+                    if node.name in loop.iterated:
+                        made[node.name] = x
+                        moved = np.abs(x - values[node.name]).max(initial=0.0)
+                        change = float(np.maximum(change, moved))  # which keeps NaN
+                    else:
+                        values[node.name] = x
+                values.update(made)
+                largest = float(np.maximum.reduce([np.abs(x).max(initial=0.0) for x in made.values()]))
+                if change <= _STEADY * (1 + largest) or not change < _FAR:
+                    break
+        if not change <= _NEAR * (1 + largest):
+            values |= self._solved(loop)
+        self._middle |= {name: values[name] for name in loop.states}
+
+    def _solved(self, loop: Loop) -> dict[str, np.ndarray]:
+        """The states of a loop in the middle, from the sparse matrices; zeros if there are none."""
+        system = self._network.system
+        U = np.concatenate([self._middle[block.name] for block in system.inputs], 1).T
+        try:
+            with np.errstate(all="ignore"):
+                X, _ = system.solve_columns(U)
+        except (NoEquilibrium, np.linalg.LinAlgError):
+            return {name: np.zeros((U.shape[1], self._network.node[name].size)) for name in loop.states}
+        parts = system.partition("states")
+        return {name: np.ascontiguousarray(X[parts[name]].T) for name in loop.states}
 
     def _grown(self, loop: Loop, nodes: Sequence[Node], proof: Proof) -> dict[str, Box] | None:
         """X with f(X) ⊆ X for all samples, from their middles; None if none is found.

@@ -14,7 +14,7 @@ from implicit_dsl.matrices import Layout
 from implicit_dsl.model import Chain
 from implicit_dsl.operators import linear_rule
 from implicit_dsl.operators.base import Operator
-from implicit_dsl.shapes import count, sizes
+from implicit_dsl.shapes import Shape, count, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,10 +90,11 @@ def _times(M: np.ndarray | sparse.csr_array, x: np.ndarray) -> np.ndarray:
 class Applied(Block):
     """A block as the sum of chains of operators, without making it."""
 
-    def __init__(self, chains: Sequence[Chain], weights: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, chains: Sequence[Chain], weights: Mapping[str, np.ndarray], source: Shape, target: Shape
+    ) -> None:
         self._chains, self._weights = chains, weights
-        self._source = sizes(chains[0][0].source)
-        self._target = sizes(chains[0][-1].target)
+        self._source, self._target = sizes(source), sizes(target)
         each = (count(op.source) * linear_rule(op).overlap(op) for chain in chains for op in chain)
         self.terms = sum(each) + len(chains)
 
@@ -141,9 +142,14 @@ def _numbers(made: torch.Tensor, like: np.ndarray) -> np.ndarray:
 
 
 def block_of(
-    layout: Layout, chains: Sequence[Chain], weights: Mapping[str, np.ndarray], most: int = MOST_ENTRIES
+    layout: Layout,
+    chains: Sequence[Chain],
+    weights: Mapping[str, np.ndarray],
+    source: Shape,
+    target: Shape,
+    most: int = MOST_ENTRIES,
 ) -> Block:
     """One block, which `layout` has alone, made if it has few entries enough."""
     if layout.entry_count() <= most:
         return Made(layout.triplets(weights).to_csr())
-    return Applied(chains, weights)
+    return Applied(chains, weights, source, target)

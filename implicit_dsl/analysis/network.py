@@ -128,6 +128,8 @@ def _node(system: System, block: Named, inner: str, outer: str, offset: str, mos
         for source in dict.fromkeys(t.source for t in model.terms_of[block.name] if t.source in known):
             assert source is not None
             chains = [term.chain for term in model.terms_of[block.name] if term.source == source]
-            reads[source] = block_of(layout.block(block.name, source), chains, system.weights, most)
-    own = np.asarray(system.offset(offset, block.name), np.float64).reshape(-1)
-    return Node(block.name, block, reads, own)
+            own = layout.block(block.name, source)
+            shapes = model.blocks[source].shape, block.slots
+            reads[source] = block_of(own, chains, system.weights, *shapes, most)
+    constant = np.asarray(system.offset(offset, block.name), np.float64).reshape(-1)
+    return Node(block.name, block, reads, constant)

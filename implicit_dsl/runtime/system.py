@@ -159,7 +159,7 @@ class System:
         """
         inputs = self._inputs(u, named)
         U = _columns(inputs)
-        X, _ = self._states(U)
+        X, _ = self.solve_columns(U)
         Y = self._sparse["C"] @ X + self._sparse["D"] @ U + self.d[:, None]
         made = self._blocks_of(Y, self.partition("outputs"), self.outputs, self._like(inputs))
         if len(made) == 1:
@@ -169,7 +169,7 @@ class System:
     def states_of(self, *u: torch.Tensor, **named: torch.Tensor) -> dict[str, torch.Tensor]:
         """The states [batch, *shape] by name, in the order in which they are computed; see `solve`."""
         inputs = self._inputs(u, named)
-        X, _ = self._states(_columns(inputs))
+        X, _ = self.solve_columns(_columns(inputs))
         return self._blocks_of(X, self.partition("states"), self.model.states, self._like(inputs))
 
     def parameter_gradients(self, u: Tensors, grad_y: Tensors) -> dict[str, np.ndarray]:
@@ -185,7 +185,7 @@ class System:
         inputs = self._inputs(u if isinstance(u, tuple) else (u,), {})
         G = _columns(_checked(grad_y if isinstance(grad_y, tuple) else (grad_y,), self.outputs))
         U = _columns(inputs)
-        X, Z = self._states(U)
+        X, Z = self.solve_columns(U)
         L = self._adjoint_states(Z, G)
         one = np.ones((1, U.shape[1]))
         pairs = {"A": (L, X), "B": (L, U), "C": (G, X), "D": (G, U), "b": (L, one), "d": (G, one)}
@@ -243,8 +243,8 @@ class System:
             raise TypeError(f"input `{missing[0]}` is missing")
         return _checked([_counted(given[block.name], block) for block in self.inputs], self.inputs)
 
-    def _states(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x [states, batch] and z [slots, batch] for u [inputs, batch]."""
+    def solve_columns(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x [states, batch] and z [slots, batch] for u [inputs, batch]; see `solve`."""
         incoming = self._sparse["B"] @ U + self.b[:, None]
         return solve_states(
             self.model, self._sparse["A"], incoming, self.partition("slots"), self.partition("states")

@@ -53,7 +53,7 @@ def prune_(
     U = X = None
     if inputs:
         U = _columns(before._inputs(inputs, {}))
-        X, _ = before._states(U)
+        X, _ = before.solve_columns(U)
     chosen = _prunable(module, before)
     kept = sum(int((tensor_of(module, id) != 0).sum()) for id in chosen)
     counts = _counts(before)
@@ -157,7 +157,7 @@ def _certified(
         return None, None, "no inputs are given"
     parts = after.partition("outputs")
     try:
-        moved, _ = after._states(U)
+        moved, _ = after.solve_columns(U)
         own = before.C.to_scipy() @ X + before.D.to_scipy() @ U + before.d[:, None]
         new = after.C.to_scipy() @ moved + after.D.to_scipy() @ U + after.d[:, None]
         found = output_bound(before, after, U, X)

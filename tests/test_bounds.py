@@ -1,0 +1,466 @@
+"""Bounds of outputs hold for all that is sampled, are ordered as theory says, and equal references."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import RandomProgram, programs
+from test_exactness import QUIET, outputs, twins
+from torch import Tensor, nn
+
+import implicit_dsl
+from implicit_dsl.analysis import NoBound, output_bounds
+from implicit_dsl.analysis.bounds import Effort, boxes_for, tightened
+from implicit_dsl.analysis.boxes import boxes_of
+from implicit_dsl.analysis.crown import relaxed
+from implicit_dsl.analysis.matrices import Applied, Made
+from implicit_dsl.analysis.network import Network
+from implicit_dsl.analysis.outputs import network_for
+from implicit_dsl.analysis.regions import box
+
+torch.set_num_threads(1)
+METHODS = ("interval", "nemon", "crown")
+LOOP = """
+model M(n = 6, p = 3)
+    input u[p]
+    param A[n, n], B[n, p], b[n], D[2, p]
+    state x[n] ~ {act}(A*x + B*u + b)
+    output y[2] = Dense(2)*x + D*u
+    @wellposed {bound}
+end
+"""
+
+
+def loop(act: str = "relu", bound: str = "norm(A, Inf) <= 0.9", seed: int = 0, scale: float = 1.0) -> Any:
+    torch.manual_seed(seed)
+    model = implicit_dsl.loads(LOOP.format(act=act, bound=bound)).M(dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=scale)
+    if hasattr(model, "project_"):
+        model.project_()
+    return model.eval()
+
+
+def boxes_around(inputs: list[Tensor], width: float, seed: int) -> tuple[list[Tensor], list[Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    low, high = [], []
+    for u in inputs:
+        room = width * torch.rand(u.shape, generator=generator, dtype=torch.float64)
+        low.append(u - room if u.dtype.is_floating_point else u)
+        high.append(u + room if u.dtype.is_floating_point else u)
+    return low, high
+
+
+def samples(low: list[Tensor], high: list[Tensor], number: int, seed: int) -> list[list[Tensor]]:
+    """Points of boxes, many of which are corners."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for k in range(number):
+        point = []
+        for a, b in zip(low, high):
+            if not a.dtype.is_floating_point:
+                point.append(a)
+                continue
+            share = torch.rand(a.shape, generator=generator, dtype=torch.float64)
+            u = a + (b - a) * (share.round() if k % 2 else share)
+            point.append(torch.minimum(torch.maximum(u, a), b))
+        made.append(point)
+    return made
+
+
+def assert_within(model: nn.Module, points: list[list[Tensor]], low: Any, high: Any) -> int:
+    """All outputs lie within their bounds, but for what the solver leaves; how many samples that were."""
+    count = 0
+    for point in points:
+        with torch.no_grad():
+            made = outputs(model(*point))
+        count += len(point[0])
+        for y, bottom, top in zip(made, outputs(low), outputs(high)):
+            slack = 1e-7 * (1 + y.double().abs())
+            assert bool(((y >= bottom - slack) & (y <= top + slack)).all())
+    return count
+
+
+# ------------------------------------------------------------------------------------- soundness
+
+
+@given(program=programs(), width=st.sampled_from([0.0, 1e-3, 0.05, 0.5]), seed=st.integers(0, 10**6))
+@settings(QUIET, max_examples=40)
+def test_no_sample_of_a_random_program_leaves_its_bounds(
+    program: RandomProgram, width: float, seed: int
+) -> None:
+    module, _, inputs = twins(program)
+    low, high = boxes_around(inputs, width, seed)
+    points = samples(low, high, 12, seed)
+    for method in METHODS:
+        try:
+            bounds = output_bounds(module, low, high, method=method, tighten=1, optimise=1)
+        except NoBound:
+            continue
+        assert_within(module, points, *bounds)
+        if width == 0:
+            assert all(float((b - a).abs().max()) < 1e-6 for a, b in zip(*map(outputs, bounds)) if a.numel())
+
+
+@pytest.mark.slow
+def test_no_sample_of_a_million_leaves_its_bounds() -> None:
+    total = 0
+
+    @given(program=programs(), width=st.sampled_from([1e-3, 0.05, 0.5]), seed=st.integers(0, 10**6))
+    @settings(QUIET, max_examples=600)
+    def check(program: RandomProgram, width: float, seed: int) -> None:
+        nonlocal total
+        module, _, inputs = twins(program)
+        low, high = boxes_around([u.repeat(4, *[1] * (u.ndim - 1)) for u in inputs], width, seed)
+        points = samples(low, high, 60, seed)
+        for method in METHODS:
+            try:
+                bounds = output_bounds(module, low, high, method=method, tighten=1, optimise=2)
+            except NoBound:
+                continue
+            total += assert_within(module, points, *bounds)
+
+    check()
+    assert total >= 10**6
+
+
+@pytest.mark.parametrize("act", ["relu", "tanh", "σ", "leaky_relu", "elu", "softplus", "gelu", "softmax"])
+@pytest.mark.parametrize("seed", range(4))
+def test_loops_stay_within_their_bounds_and_methods_are_ordered(act: str, seed: int) -> None:
+    """Interval bounds contain those that solve for own entries, and these the backward ones."""
+    bound = "norm(A, Inf) <= 0.85" if act in ("gelu",) else "norm(A, Inf) <= 0.9"
+    model = loop(act, bound, seed)
+    u = torch.randn(5, 3, dtype=torch.float64)
+    low, high = u - 0.2, u + 0.2
+    points = samples([low], [high], 200, seed)
+    made = {method: output_bounds(model, low, high, method=method) for method in METHODS}
+    made["closer"] = output_bounds(model, low, high, method="crown", tighten=3, optimise=10)
+    for bounds in made.values():
+        assert_within(model, points, *bounds)
+    order = [made[name] for name in METHODS]
+    for (a, b), (c, d) in pairwise(order):
+        assert bool((c >= a - 1e-7).all()) and bool((d <= b + 1e-7).all())
+    widths = {name: float((high - low).mean()) for name, (low, high) in made.items()}
+    assert widths["closer"] <= 1.001 * widths["crown"]
+
+
+def test_attacks_with_gradients_do_not_leave_the_bounds() -> None:
+    model = loop(seed=3)
+    u = torch.randn(8, 3, dtype=torch.float64)
+    low, high = output_bounds(model, u - 0.3, u + 0.3, tighten=3, optimise=20)
+    for output in range(2):
+        for sign in (1.0, -1.0):
+            v = u.clone()
+            for step in range(60):
+                v.requires_grad_()
+                (slope,) = torch.autograd.grad(model(v)[:, output].sum(), v)
+                v = (v.detach() + sign * 0.3 * (1 - step / 60) * slope.sign()).clamp(u - 0.3, u + 0.3)
+            y = model(v)[:, output]
+            assert bool((y <= high[:, output] + 1e-8).all()) and bool((y >= low[:, output] - 1e-8).all())
+
+
+# ------------------------------------------------------------------------------------- references
+
+
+def test_the_example_of_jafarpour_is_reproduced() -> None:
+    """Jafarpour, Abate, Davydov, Bullo and Coogan (2022): [.3939, 1.6061] × [.6364, 2.0303]."""
+    model = implicit_dsl.loads("""
+model M
+    input u[2]
+    param A[2, 2], B[2, 2]
+    state x[2] ~ relu(A*x + B*u)
+    output y = x
+    @wellposed unchecked
+end
+""").M(dtype=torch.float64)
+    with torch.no_grad():
+        model.A.copy_(torch.tensor([[-0.25, -0.25], [0.75, -0.25]]))
+        model.B.copy_(torch.tensor([[0.5, 1.0], [1.0, 0.5]]))
+    low = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    high = torch.tensor([[1 / 3, 2.0]], dtype=torch.float64)
+    found = output_bounds(model, low, high, method="nemon")
+    np.testing.assert_allclose(found[0][0], [0.3939, 0.6364], atol=5e-5)
+    np.testing.assert_allclose(found[1][0], [1.6061, 2.0303], atol=5e-5)
+    wide = output_bounds(model, low, high, method="interval")
+    np.testing.assert_allclose(wide[1][0], [2.1667, 2.9583], atol=5e-5)
+
+
+MLP = """
+model Net
+    input u[4]
+    state a[10] ~ {act}(Dense(10)*u)
+    state b[8] ~ {act}(Dense(8)*a)
+    output y[3] = Dense(3)*b
+end
+"""
+
+
+def mlp(act: str = "relu", seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    made: nn.Module = implicit_dsl.loads(MLP.format(act=act)).Net(dtype=torch.float64).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.normal_(std=0.7)
+    return made
+
+
+def layers(model: nn.Module) -> list[tuple[np.ndarray, np.ndarray]]:
+    held = dict(model.named_parameters())
+    return [
+        (held[f"{name}.weight"].detach().numpy(), held[f"{name}.bias"].detach().numpy())
+        for name in ("a_dense", "b_dense", "y_dense")
+    ]
+
+
+def test_on_triangular_matrices_interval_bounds_are_those_of_gowal() -> None:
+    model = mlp()
+    u = torch.randn(5, 4, dtype=torch.float64)
+    low, high = (u - 0.1).numpy(), (u + 0.1).numpy()
+    for number, (W, b) in enumerate(layers(model)):
+        centre, radius = (low + high) / 2 @ W.T + b, (high - low) / 2 @ abs(W).T
+        low, high = centre - radius, centre + radius
+        if number < 2:
+            low, high = np.maximum(low, 0), np.maximum(high, 0)
+    found = output_bounds(model, u - 0.1, u + 0.1, method="interval")
+    np.testing.assert_allclose(found[0], low, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(found[1], high, rtol=1e-11, atol=1e-11)
+
+
+def relu_lines(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Slope and offset of the chord of relu, and the slope of the line below."""
+    width = np.where(high > low, high - low, 1.0)
+    chord = np.where(low >= 0, 1.0, np.where(high <= 0, 0.0, high / width))
+    offset = np.where((low < 0) & (high > 0), -chord * low, 0.0)
+    return chord, offset, np.where(low >= 0, 1.0, np.where(high <= 0, 0.0, (high > -low).astype(float)))
+
+
+def crown_by_hand(model: nn.Module, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """CROWN (Zhang et al. 2018) of a network with relu, layer after layer, for one sample."""
+    parts = layers(model)
+    boxes: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def upper(rows: np.ndarray, depth: int) -> np.ndarray:
+        W, b = parts[depth]
+        k, total = rows @ W, rows @ b
+        for layer in reversed(range(depth)):
+            chord, offset, below = relu_lines(*boxes[layer])
+            total = total + np.maximum(k, 0) @ offset
+            k = np.where(k >= 0, k * chord, k * below)
+            W, b = parts[layer]
+            k, total = k @ W, total + k @ b
+        return total + np.maximum(k, 0) @ high + np.minimum(k, 0) @ low
+
+    x = low, high
+    for depth, (W, b) in enumerate(parts):  # each is cut by the interval bounds from the one before
+        centre, radius = W @ (x[0] + x[1]) / 2 + b, abs(W) @ (x[1] - x[0]) / 2
+        unit = np.eye(len(W))
+        below, above = -upper(-unit, depth), upper(unit, depth)
+        boxes.append((np.maximum(below, centre - radius), np.minimum(above, centre + radius)))
+        x = np.maximum(boxes[-1][0], 0), np.maximum(boxes[-1][1], 0)
+    return boxes[-1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_on_feedforward_networks_it_is_crown(seed: int) -> None:
+    model = mlp(seed=seed)
+    u = torch.randn(4, 4, dtype=torch.float64)
+    found = output_bounds(model, u - 0.1, u + 0.1, method="crown", tighten=1)
+    for k in range(4):
+        low, high = crown_by_hand(model, (u[k] - 0.1).numpy(), (u[k] + 0.1).numpy())
+        np.testing.assert_allclose(found[0][k], low, atol=1e-8)
+        np.testing.assert_allclose(found[1][k], high, atol=1e-8)
+
+
+def test_crown_is_that_of_auto_lirpa() -> None:
+    lirpa = pytest.importorskip("auto_LiRPA")
+    model = mlp(seed=1)
+    plain = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    with torch.no_grad():
+        for layer, (W, b) in zip((plain[0], plain[2], plain[4]), layers(model)):
+            layer.weight.copy_(torch.from_numpy(W))
+            layer.bias.copy_(torch.from_numpy(b))
+    u = torch.randn(6, 4, dtype=torch.float64)
+    bounded = lirpa.BoundedModule(plain, u)
+    perturbed = lirpa.BoundedTensor(u, lirpa.PerturbationLpNorm(norm=np.inf, eps=0.1))
+    low, high = bounded.compute_bounds(x=(perturbed,), method="CROWN")
+    found = output_bounds(model, u - 0.1, u + 0.1, method="crown", tighten=1)
+    assert bool((found[0] >= low.detach() - 1e-7).all()) and bool((found[1] <= high.detach() + 1e-7).all())
+    assert torch.isclose(found[0], low.detach(), atol=1e-6).double().mean() > 0.6
+
+
+def test_around_a_loop_the_backward_pass_solves_its_equation() -> None:
+    """Implicit CROWN without tightening, from its own definition: w = c + Aᵀ k(w), by many steps."""
+    model = loop(seed=5)
+    u = torch.randn(1, 3, dtype=torch.float64)
+    low, high = u - 0.1, u + 0.1
+    network = network_for(model, low)
+    region = box(network.system.inputs, low, high)
+    boxes = boxes_for(network, region, "nemon", Effort())
+    system = network.system
+    A, B = (matrix.to_scipy().toarray() for matrix in (system.A, system.B))
+    C, D = (matrix.to_scipy().toarray() for matrix in (system.C, system.D))
+    chord, offset, below = relu_lines(*(end[0] for end in boxes.slots["x"]))
+    for row in range(2):
+        w = np.zeros(6)
+        for _ in range(2_000):
+            w = C[row] + np.where(w >= 0, chord * w, below * w) @ A
+        k = np.where(w >= 0, chord * w, below * w)
+        g = k @ B + D[row]
+        wanted = k @ system.b + np.maximum(w, 0) @ offset + system.d[row]
+        wanted += np.maximum(g, 0) @ high[0].numpy() + np.minimum(g, 0) @ low[0].numpy()
+        found = output_bounds(model, low, high, method="crown", tighten=0)[1][0, row]
+        assert float(found) == pytest.approx(wanted, abs=1e-7)
+
+
+# ------------------------------------------------------------------------------------- other networks
+
+
+MONDEQ = """
+model M(n = 5)
+    input u[3]
+    param A[n, n], B[n, 3]
+    state x[n] ~ relu(A*x + B*u)
+    output y = x
+    @wellposed {bound}
+end
+"""
+
+
+def test_a_monotone_loop_whose_magnitudes_do_not_contract_has_bounds() -> None:
+    """I − A ⪰ m I bounds the states where |A| says nothing (Winston and Kolter 2020)."""
+    torch.manual_seed(0)
+    model = implicit_dsl.loads(MONDEQ.format(bound="monotone(A; m = 0.2)")).M(dtype=torch.float64).eval()
+    with torch.no_grad():
+        skew = torch.randn(5, 5, dtype=torch.float64)
+        model.A.copy_(3 * (skew - skew.T) - 0.5 * torch.eye(5))
+    model.project_()
+    assert model.certify().proved and float(model.A.detach().abs().sum(1).max()) > 2
+    u = torch.randn(3, 3, dtype=torch.float64)
+    low, high = u - 0.05, u + 0.05
+    for method in METHODS:
+        bounds = output_bounds(model, low, high, method=method)
+        assert_within(model, samples([low], [high], 100, 0), *bounds)
+
+
+def test_bounded_activations_bound_loops_without_a_certificate() -> None:
+    model = loop("tanh", "unchecked", scale=2.0)
+    assert not model.certify().proved
+    u = torch.randn(3, 3, dtype=torch.float64)
+    low, high = output_bounds(model, u - 0.1, u + 0.1, method="interval")
+    assert bool(torch.isfinite(low).all()) and bool((high > low).all())
+    unproved = loop("relu", "unchecked", scale=2.0)
+    with pytest.raises(NoBound, match="not proved to have one equilibrium"):
+        output_bounds(unproved, u - 0.1, u + 0.1)
+
+
+CONV = """
+model Net
+    input u[1, 8, 8]
+    state c[4, 6, 6] ~ relu(BatchNorm()(Conv(4, 3)*u))
+    state p[4, 3, 3] ~ MaxPool(2)(c)
+    state z[4, 3, 3] ~ relu(Conv(4 => 4, 3; pad = 1, bias = false)*z + p)
+    state s[3] ~ softmax(Dense(3)*flatten(z))
+    output y = s
+    @wellposed norm(A, Inf) <= 0.8
+end
+"""
+
+
+def test_convolutions_max_pool_loops_and_softmax_with_blocks_made_or_applied() -> None:
+    torch.manual_seed(0)
+    model = implicit_dsl.loads(CONV).Net(dtype=torch.float64).eval()
+    u = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    low, high = u - 0.02, u + 0.02
+    bounds = output_bounds(model, low, high)
+    assert_within(model, samples([low], [high], 60, 0), *bounds)
+    made, applied = Network.of(model.system()), Network.of(model.system(), most=0)
+    kinds = {type(block) for node in applied.states for block in node.reads.values()}
+    assert kinds == {Applied}
+    assert {type(block) for node in made.states for block in node.reads.values()} == {Made}
+    region = box(made.system.inputs, low, high)
+    for effort in (Effort(), Effort(tighten=1)):
+        one, other = (
+            tightened(network, region, boxes_of(network, region, solve_own=False), effort)
+            for network in (made, applied)
+        )
+        for name in one.values:
+            for a, b in zip(one.values[name], other.values[name]):
+                np.testing.assert_allclose(a, b, atol=1e-8)
+
+
+def test_unrolled_recurrences_are_bounded() -> None:
+    model = (
+        implicit_dsl.loads("""
+model Rec
+    input u[_, 3]
+    recurrent x over u
+        state h[5]
+        h ~ tanh(Dense(5)*x + Dense(5)*prev(h))
+    end
+    output y[2] = Dense(2)*last(h)
+end
+""")
+        .Rec(dtype=torch.float64)
+        .eval()
+    )
+    u = torch.randn(3, 4, 3, dtype=torch.float64)
+    low, high = u - 0.05, u + 0.05
+    coarse = output_bounds(model, low, high, method="interval")
+    close = output_bounds(model, low, high, method="crown")
+    for bounds in (coarse, close):
+        assert_within(model, samples([low], [high], 60, 0), *bounds)
+    assert float((close[1] - close[0]).mean()) < 0.5 * float((coarse[1] - coarse[0]).mean())
+
+
+def test_lines_are_made_again_only_where_slots_are_others() -> None:
+    model = mlp()
+    u = torch.randn(2, 4, dtype=torch.float64)
+    network = network_for(model, u)
+    region = box(network.system.inputs, u - 0.1, u + 0.1)
+    boxes = boxes_for(network, region, "interval", Effort())
+    first = relaxed(network, boxes)
+    other = boxes.with_slots("b", tuple(end + 0 for end in boxes.slots["b"]))  # type: ignore[arg-type]
+    second = relaxed(network, other, first)
+    assert second.lines["a"] is first.lines["a"] and second.lines["b"] is not first.lines["b"]
+
+
+# ------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "message"),
+    [
+        (torch.zeros(2, 4), torch.full((2, 4), -1.0), "is empty: in sample 0"),
+        (torch.zeros(2, 5), torch.zeros(2, 5), r"has shape \[batch, 4\], and \[2, 5\] was given"),
+        (torch.zeros(2, 4), torch.zeros(3, 4), "different numbers of samples"),
+        (torch.full((2, 4), float("nan")), torch.zeros(2, 4), "not finite, in sample 0"),
+        (torch.zeros(0, 4), torch.zeros(0, 4), "there are 0 samples"),
+    ],
+)
+def test_wrong_boxes_are_refused(low: Tensor, high: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        output_bounds(mlp(), low, high)
+
+
+def test_wrong_methods_models_and_weights_are_refused() -> None:
+    u = torch.zeros(1, 4)
+    with pytest.raises(ValueError, match='no method "ibp"'):
+        output_bounds(mlp(), u, u, method="ibp")
+    with pytest.raises(TypeError, match="Linear is not a model that implicitc compiled"):
+        output_bounds(nn.Linear(4, 2), u, u)
+    with pytest.raises(ValueError, match="at least 0"):
+        output_bounds(mlp(), u, u, tighten=-1)
+    broken = mlp()
+    with torch.no_grad():
+        next(broken.parameters())[0, 0] = float("nan")
+    with pytest.raises(NoBound, match="holds values that are not finite"):
+        output_bounds(broken, u, u)
+    with pytest.raises(ValueError, match="there are 1 inputs"):
+        output_bounds(mlp(), [u, u], [u, u])
