@@ -122,3 +122,8 @@ def bind_size(dim: Dim, given: dict[tuple[str, int], int]) -> Dim:
 def show(shape: Shape) -> str:
     """`[6, 28, _]`, as in the source."""
     return "[" + ", ".join(str(d) for d in shape) + "]"
+
+
+def per_channel(shape: Shape) -> str:
+    """What makes of a vector [channels] one that broadcasts over a shape with channels first: `[:, None]`."""
+    return f"[:{', None' * (len(shape) - 1)}]" if len(shape) > 1 else ""

@@ -278,23 +278,6 @@ def test_on_feedforward_networks_it_is_crown(seed: int) -> None:
         np.testing.assert_allclose(found[1][k], high, atol=1e-8)
 
 
-def test_crown_is_that_of_auto_lirpa() -> None:
-    lirpa = pytest.importorskip("auto_LiRPA")
-    model = mlp(seed=1)
-    plain = nn.Sequential(nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-    with torch.no_grad():
-        for layer, (W, b) in zip((plain[0], plain[2], plain[4]), layers(model)):
-            layer.weight.copy_(torch.from_numpy(W))
-            layer.bias.copy_(torch.from_numpy(b))
-    u = torch.randn(6, 4, dtype=torch.float64)
-    bounded = lirpa.BoundedModule(plain, u)
-    perturbed = lirpa.BoundedTensor(u, lirpa.PerturbationLpNorm(norm=np.inf, eps=0.1))
-    low, high = bounded.compute_bounds(x=(perturbed,), method="CROWN")
-    found = output_bounds(model, u - 0.1, u + 0.1, method="crown", tighten=1)
-    assert bool((found[0] >= low.detach() - 1e-7).all()) and bool((found[1] <= high.detach() + 1e-7).all())
-    assert torch.isclose(found[0], low.detach(), atol=1e-6).double().mean() > 0.6
-
-
 def test_around_a_loop_the_backward_pass_solves_its_equation() -> None:
     """Implicit CROWN without tightening, from its own definition: w = c + Aᵀ k(w), by many steps."""
     model = loop(seed=5)

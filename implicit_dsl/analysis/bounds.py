@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.analysis import lp, sdp
 from implicit_dsl.analysis.boxes import Box, Boxes, boxes_of, image, output_boxes
 from implicit_dsl.analysis.crown import Objectives, Relaxed, relaxed, upper_bounds
 from implicit_dsl.analysis.network import Network, Node
@@ -193,6 +194,11 @@ def upper_of_rows(
         return _over_boxes(network, boxes, rows)
     objectives, made = objectives_of(network, rows), []
     bounded = relaxed(network, boxes)
+    if method in ("lp", "sdp"):
+        solvers = (upper_bounds, lp.upper_bounds, sdp.upper_bounds)[: 3 if method == "sdp" else 2]
+        found = np.minimum.reduce([solve(network, region, bounded, objectives) for solve in solvers])
+        found = found + slack_of(network, boxes, rows)
+        return np.asarray(np.minimum(found, _over_boxes(network, boxes, rows)))
     widest = max([node.size for node in network.states] + [1])
     step = max(1, _MOST_NUMBERS // (region.batch * widest))
     for at in range(0, rows.shape[1], step):

@@ -68,6 +68,10 @@ class Made(Block):
     def magnitude(self, x: np.ndarray) -> np.ndarray:
         return _times(self._size, x)
 
+    def csr(self) -> sparse.csr_array:
+        """The block in compressed rows."""
+        return sparse.csr_array(self._matrix)
+
     def own(self) -> np.ndarray:
         """The diagonal."""
         return np.asarray(self._matrix.diagonal())

@@ -12,12 +12,11 @@ from implicit_dsl.operators.base import (
     Formal,
     LinearRule,
     Operator,
-    ParameterSpec,
     Rule,
     Settings,
     ShapeError,
 )
-from implicit_dsl.operators.initialisers import Initialiser
+from implicit_dsl.operators.initialisers import Initialiser, ParameterSpec
 from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:

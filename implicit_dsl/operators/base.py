@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators import relaxation
-from implicit_dsl.operators.initialisers import Initialiser
+from implicit_dsl.operators.initialisers import ParameterSpec
 from implicit_dsl.operators.relaxation import Lines
-from implicit_dsl.shapes import Dim, Shape, show
+from implicit_dsl.shapes import Dim, Shape, per_channel, show
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,16 +89,6 @@ class Formal:
         return self.shown if self.default is None else str(self.default)
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterSpec:
-    """A tensor that an operator needs, in PyTorch's own layout."""
-
-    role: str
-    shape: tuple[int, ...]
-    trainable: bool = True
-    initialiser: Initialiser | None = None  # where no layer of PyTorch holds it
-
-
 class ShapeError(Exception):
     """An operator cannot take this input. `argument` is the formal to blame, if one is.
 
@@ -163,11 +153,6 @@ class Expression:
     def in_place(self) -> str:
         """What the name of a function of PyTorch ends with, if it may overwrite this."""
         return "_" if self.fresh else ""
-
-
-def per_channel(shape: Shape) -> str:
-    """What makes of a vector [channels] one that broadcasts over a shape with channels first: `[:, None]`."""
-    return f"[:{', None' * (len(shape) - 1)}]" if len(shape) > 1 else ""
 
 
 class Rule(ABC):
@@ -386,19 +371,7 @@ class ActivationRule(Rule):
 
         Where φ is monotone, its values at the ends; otherwise its value in the middle and the majorant.
         """
-        low, high = self.range(operator) or (-inf, inf)
-        if self.monotone(operator):
-            bottom, top = self.reference(operator, lower), self.reference(operator, upper)
-            return relaxation.outwards(bottom, top, low, high)
-        middle = (lower + upper) / 2
-        # what rounding makes of the value is what slightly other slots make of it
-        size = np.abs(middle).reshape(len(middle), -1).sum(1)
-        pad = 1e-15 * (4 + size).reshape(-1, *[1] * (middle.ndim - 1))
-        half = np.maximum(upper - middle, middle - lower) + pad
-        with np.errstate(all="ignore"):
-            moved = self.majorant_on(operator, half, lower - pad, upper + pad)
-            value = self.reference(operator, middle)
-        return relaxation.outwards(value - moved, value + moved, low, high)
+        return relaxation.image(self, operator, lower, upper)
 
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         """Linear bounds of φ on finite boxes [batch, *source]; constants, where nothing better is known."""

@@ -16,12 +16,12 @@ from implicit_dsl.operators.base import (
     Formal,
     LinearRule,
     Operator,
-    ParameterSpec,
     Rule,
     Settings,
     ShapeError,
 )
 from implicit_dsl.operators.dense import kronecker
+from implicit_dsl.operators.initialisers import ParameterSpec
 from implicit_dsl.shapes import Shape, count, show
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ from implicit_dsl.operators.base import (
     Formal,
     LinearRule,
     Operator,
-    ParameterSpec,
     Rule,
     Settings,
     ShapeError,
-    per_channel,
 )
+from implicit_dsl.operators.initialisers import ParameterSpec
 from implicit_dsl.operators.windows import channels_and_axes
-from implicit_dsl.shapes import Shape, count, show
+from implicit_dsl.shapes import Shape, count, per_channel, show
 
 if TYPE_CHECKING:
     import numpy as np

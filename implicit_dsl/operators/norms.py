@@ -17,11 +17,11 @@ from implicit_dsl.operators.base import (
     Expression,
     Formal,
     Operator,
-    ParameterSpec,
     Rule,
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.initialisers import ParameterSpec
 from implicit_dsl.operators.windows import channels_and_axes
 from implicit_dsl.shapes import Shape, count, known, show, sizes
 

@@ -17,14 +17,13 @@ from implicit_dsl.operators.base import (
     Formal,
     LinearRule,
     Operator,
-    ParameterSpec,
     Rule,
     Settings,
     ShapeError,
-    per_channel,
 )
+from implicit_dsl.operators.initialisers import ParameterSpec
 from implicit_dsl.operators.relaxation import Lines, mirrored, relu_lines, side_by_side
-from implicit_dsl.shapes import Shape, count, show, sizes
+from implicit_dsl.shapes import Shape, count, per_channel, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from implicit_dsl._lazy import lazy_module
 if TYPE_CHECKING:
     import numpy as np
 
-    from implicit_dsl.operators.base import Operator
+    from implicit_dsl.operators.base import ActivationRule, Operator
     from implicit_dsl.operators.elementwise import Curve, Elementwise
 else:
     np = lazy_module("numpy")
@@ -65,6 +65,24 @@ def outwards(
     low = np.maximum(lower - 4 * LIBRARY * (1e-3 + np.abs(lower)), least)
     high = np.minimum(upper + 4 * LIBRARY * (1e-3 + np.abs(upper)), most)
     return np.where(np.isnan(low), least, low), np.where(np.isnan(high), most, high)
+
+
+def image(
+    rule: ActivationRule, operator: Operator, lower: np.ndarray, upper: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`ActivationRule.image` from the range, the majorant, and whether φ is monotone."""
+    low, high = rule.range(operator) or (-np.inf, np.inf)
+    if rule.monotone(operator):
+        return outwards(rule.reference(operator, lower), rule.reference(operator, upper), low, high)
+    middle = (lower + upper) / 2
+    # what rounding makes of the value is what slightly other slots make of it
+    size = np.abs(middle).reshape(len(middle), -1).sum(1)
+    pad = 1e-15 * (4 + size).reshape(-1, *[1] * (middle.ndim - 1))
+    half = np.maximum(upper - middle, middle - lower) + pad
+    with np.errstate(all="ignore"):
+        moved = rule.majorant_on(operator, half, lower - pad, upper + pad)
+        value = rule.reference(operator, middle)
+    return outwards(value - moved, value + moved, low, high)
 
 
 def entrywise(below: tuple[Line, ...], above: tuple[Line, ...]) -> Lines:

@@ -13,7 +13,6 @@ from implicit_dsl.operators.base import (
     Formal,
     LinearRule,
     Operator,
-    ParameterSpec,
     Rule,
     Settings,
     ShapeError,
@@ -27,6 +26,7 @@ from implicit_dsl.operators.convolution import (
     short,
     window_options,
 )
+from implicit_dsl.operators.initialisers import ParameterSpec
 from implicit_dsl.operators.windows import (
     Axes,
     channels_and_axes,
