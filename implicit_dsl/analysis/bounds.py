@@ -202,7 +202,7 @@ def upper_of_rows(
     widest = max([node.size for node in network.states] + [1])
     step = max(1, _MOST_NUMBERS // (region.batch * widest))
     for at in range(0, rows.shape[1], step):
-        part = _part(objectives, slice(at, at + step))
+        part = some_of(objectives, slice(at, at + step))
         made.append(upper_bounds(network, region, bounded, part, effort.optimise))
     found = np.concatenate(made, 1) + slack_of(network, boxes, rows)
     return np.asarray(np.minimum(found, _over_boxes(network, boxes, rows)))
@@ -214,7 +214,8 @@ def boxes_for(network: Network, region: Region, method: str, effort: Effort) -> 
     return boxes if method in ("interval", "nemon") else tightened(network, region, boxes, effort)
 
 
-def _part(objectives: Objectives, rows: slice) -> Objectives:
+def some_of(objectives: Objectives, rows: slice | np.ndarray) -> Objectives:
+    """Some of the functions."""
     states, inputs = (
         {name: some[:, rows] for name, some in one.items()} for one in (objectives.states, objectives.inputs)
     )

@@ -19,15 +19,21 @@ from implicit_dsl.analysis.attacks import attack as attacked
 from implicit_dsl.analysis.bounds import (
     MOST_TIGHTENED,
     Effort,
+    boxes_for,
     checked_method,
+    objectives_of,
     samples_at_once,
+    slack_of,
+    some_of,
     upper_of_rows,
 )
+from implicit_dsl.analysis.branching import below_zero, can_branch
+from implicit_dsl.analysis.crown import relaxed, upper_bounds
 from implicit_dsl.analysis.network import Network, NoBound
 from implicit_dsl.analysis.outputs import network_for
 from implicit_dsl.analysis.parallel import Found, Job, Settings, run_jobs
 from implicit_dsl.analysis.progress import Progress
-from implicit_dsl.analysis.regions import Inputs, Norm, around, arrays, checked_radius
+from implicit_dsl.analysis.regions import Inputs, Norm, Region, around, arrays, checked_radius
 from implicit_dsl.shapes import count
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ else:
 
 _CLOSER = (Effort(), Effort(tighten=3, optimise=20))  # of backward bounds, one after another
 _CLOSEST = Effort(tighten=3, optimise=30, within=10)
+_BRANCHES, _MOST_BRANCHED = 300, 400  # of a sample, and slots of a model that is split into branches
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,14 +279,35 @@ def _within(
                     reasons[part[0]] = str(none)
                 else:  # some of them may have one
                     parts += [part[: len(part) // 2], part[len(part) // 2 :]]
+    if settings.method == "crown" and settings.thorough and can_branch(network):
+        for at in np.flatnonzero(~proved):
+            if not reasons[at]:
+                proved[at] = _by_branching(job, network, chosen[at : at + 1], radii[at : at + 1])
     return proved, reasons
+
+
+def _by_branching(job: Job, network: Network, chosen: np.ndarray, radii: np.ndarray) -> bool:
+    """Whether one sample is proved by branch and bound, on boxes that are as tight as they get."""
+    region, rows = _region(job, network, chosen, radii), _differences(job.classes, job.labels[chosen])
+    if sum(node.slots for node in network.states) > _MOST_BRANCHED:
+        return False
+    boxes = boxes_for(network, region, "crown", _CLOSEST)
+    bounded, objectives = relaxed(network, boxes), objectives_of(network, rows)
+    slack = slack_of(network, boxes, rows)
+    before = upper_bounds(network, region, bounded, objectives, _CLOSEST.optimise) + slack
+    open_ = np.flatnonzero(before[0] >= 0)
+    part = some_of(objectives, open_)
+    return below_zero(network, region, bounded, part, slack[:, open_], _BRANCHES)
+
+
+def _region(job: Job, network: Network, chosen: np.ndarray, radii: np.ndarray) -> Region:
+    settings, data = job.settings, {name: values[chosen] for name, values in job.data.items()}
+    return around(network.system.inputs, data, radii, settings.norm, settings.lower, settings.upper)
 
 
 def _margins(
     job: Job, network: Network, chosen: np.ndarray, radii: np.ndarray, method: str, effort: Effort
 ) -> np.ndarray:
     """The largest that another class can be above the right one, at most; [samples]."""
-    settings, data = job.settings, {name: values[chosen] for name, values in job.data.items()}
-    region = around(network.system.inputs, data, radii, settings.norm, settings.lower, settings.upper)
-    rows = _differences(job.classes, job.labels[chosen])
+    region, rows = _region(job, network, chosen, radii), _differences(job.classes, job.labels[chosen])
     return np.asarray(upper_of_rows(network, region, rows, method, effort).max(1))
