@@ -1,7 +1,7 @@
 """`implicitc`: one file per command, and here what they share a door with.
 
 Nothing is imported before it is needed: `implicitc --help` loads no command, a command
-only what it uses, and only `matrices` and `verify` load torch.
+only what it uses, and only those that take weights load torch.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ COMMANDS = {
     "graph": "draw the network as a diagram",
     "matrices": "compute A, B, C, D, b, d with the weights",
     "verify": "prove that each loop has one equilibrium, with the weights",
+    "certify": "prove how accurate it stays when inputs are disturbed, with weights and data",
+    "report": "write one page about a trained model: matrices, proofs, what outputs depend on",
     "discover": "write the architecture that is left in trained weights as a program",
     "explain": "tell about a message or an operator",
     "version": "print the version",
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:  # all that is expected was handled where it could be named
-        from implicit_dsl.cli.report import fail
+        from implicit_dsl.cli.messages import fail
         from implicit_dsl.files import reason
 
         _abandon_output()
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(words: list[str]) -> int:
     """Run, and turn a mistake of ours into a request to report it."""
-    from implicit_dsl.cli.report import Refusal, fail, internal
+    from implicit_dsl.cli.messages import Refusal, fail, internal
 
     try:
         return _run([word for word in words if word != "--debug"])
@@ -117,7 +119,7 @@ def help_text() -> str:
 def _unknown(command: str, rest: list[str]) -> int:
     import difflib
 
-    from implicit_dsl.cli.report import fail
+    from implicit_dsl.cli.messages import fail
 
     if command.endswith(".impl") or os.path.isfile(command):
         fail("a command comes first", f"write `implicitc compile {command}`, or `implicitc check {command}`")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from implicit_dsl.cli.messages import Refusal, write
 from implicit_dsl.cli.options import USAGE
-from implicit_dsl.cli.report import Refusal, write
 from implicit_dsl.files import reason, write_whole
 
 

@@ -6,8 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli.messages import plural, show_findings, tally, write
 from implicit_dsl.cli.options import Parser
-from implicit_dsl.cli.report import plural, show_findings, tally, write
 
 if TYPE_CHECKING:
     from implicit_dsl.compiler import Checked

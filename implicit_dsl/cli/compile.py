@@ -7,8 +7,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli.messages import Refusal, fail, write
 from implicit_dsl.cli.options import USAGE, Parser
-from implicit_dsl.cli.report import Refusal, fail, write
 from implicit_dsl.files import reason
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from implicit_dsl.cli.messages import Refusal, write
 from implicit_dsl.cli.options import USAGE, Parser
-from implicit_dsl.cli.report import Refusal, write
 from implicit_dsl.files import reason
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from implicit_dsl import _resources
+from implicit_dsl.cli.messages import Refusal, bold, dim, write
 from implicit_dsl.cli.options import Parser
 from implicit_dsl.cli.reference import Section, sections
-from implicit_dsl.cli.report import Refusal, bold, dim, write
 from implicit_dsl.operators import OPERATORS
 from implicit_dsl.operators.base import ActivationRule, Formal, LinearRule, Rule
 from implicit_dsl.sets import SETS, SetRule

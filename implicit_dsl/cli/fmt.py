@@ -7,9 +7,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from implicit_dsl.cli.messages import Refusal, fail, plural, show_findings, write
 from implicit_dsl.cli.options import USAGE, Parser
 from implicit_dsl.cli.reading import read
-from implicit_dsl.cli.report import Refusal, fail, plural, show_findings, write
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.files import reason, write_whole
 from implicit_dsl.formatting import Spelling, formatted

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from implicit_dsl.cli.report import bold, plural
+from implicit_dsl.cli.messages import bold, plural
 from implicit_dsl.cli.table import printable, width
 from implicit_dsl.demands import BackwardDemand, SolverDemand, applying
 from implicit_dsl.guarantees import Guarantee

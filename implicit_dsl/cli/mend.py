@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli.messages import Refusal, tally, write
 from implicit_dsl.cli.options import USAGE
 from implicit_dsl.cli.programs import checked, found_in
-from implicit_dsl.cli.report import Refusal, tally, write
 from implicit_dsl.files import reason, write_whole
 from implicit_dsl.fixes import Fix, applied
 from implicit_dsl.source import Source

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from implicit_dsl.cli.report import Refusal
+from implicit_dsl.cli.messages import Refusal
 from implicit_dsl.files import INCLUDE_PATH
 
 USAGE = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli.messages import Refusal
 from implicit_dsl.cli.options import Parser
-from implicit_dsl.cli.report import Refusal
 
 if TYPE_CHECKING:
     from implicit_dsl.pictures import Spy

@@ -5,9 +5,9 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli.messages import Refusal, plural, show_findings
 from implicit_dsl.cli.options import USAGE, unique
 from implicit_dsl.cli.reading import read
-from implicit_dsl.cli.report import Refusal, plural, show_findings
 from implicit_dsl.compiler import Checked, check
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.files import include_path

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from implicit_dsl.cli.messages import Refusal
 from implicit_dsl.cli.options import USAGE
-from implicit_dsl.cli.report import Refusal
 from implicit_dsl.files import STANDARD_INPUT, cannot_read, read_source, read_standard_input
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from implicit_dsl.cli import loops
+from implicit_dsl.cli.messages import bold, dim, plural, write
 from implicit_dsl.cli.options import Parser
-from implicit_dsl.cli.report import bold, dim, plural, write
 from implicit_dsl.cli.table import printable, table, width
 from implicit_dsl.shapes import Shape, count, known, show
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from implicit_dsl.cli.report import bold
+from implicit_dsl.cli.messages import bold
 from implicit_dsl.cli.table import printable, table
 from implicit_dsl.shapes import Shape, Size, Total, show
 
@@ -136,8 +136,8 @@ def write_json(options: Namespace) -> int:
     from implicit_dsl.cli.programs import sound
 
     if options.check:
+        from implicit_dsl.cli.messages import Refusal
         from implicit_dsl.cli.options import USAGE
-        from implicit_dsl.cli.report import Refusal
 
         raise Refusal("`--check` is for modules", "leave out `--emit`", USAGE)
     found = sound(options.files[0], options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from implicit_dsl.cli.report import dim
+from implicit_dsl.cli.messages import dim
 
 _GAP = 2
 _SHORTEST = 12  # columns that are left of a long cell

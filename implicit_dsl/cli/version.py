@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from implicit_dsl import __version__
+from implicit_dsl.cli.messages import write
 from implicit_dsl.cli.options import Parser
-from implicit_dsl.cli.report import write
 
 
 def main(words: Sequence[str]) -> int:

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from implicit_dsl.cli.messages import Refusal
 from implicit_dsl.cli.options import USAGE
-from implicit_dsl.cli.report import Refusal
 from implicit_dsl.files import reason
 
 if TYPE_CHECKING:

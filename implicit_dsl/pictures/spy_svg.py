@@ -18,7 +18,12 @@ def spy_svg(spy: Spy) -> str:
     found = runs(occupied(spy, sheet.rows, sheet.cols))
     half = "translate(.5 0)" if found.vertical else "translate(0 .5)"
     place = f"translate({sheet.left} {sheet.top}) scale({sheet.cols.pixel} {sheet.rows.pixel}) {half}"
-    ink = css(1.0)
+    entries = f'<path id="entries" transform="{place}" fill="none" stroke="{css(1.0)}" d="{path(found)}"/>'
+    return framed(spy, sheet, entries)
+
+
+def framed(spy: Spy, sheet: Sheet, entries: str) -> str:
+    """The sheet of a picture as SVG text, with its entries drawn as given."""
     return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{sheet.width}" height="{sheet.height}" '
@@ -27,7 +32,7 @@ def spy_svg(spy: Spy) -> str:
             f"<desc>{markup(sheet.caption.parts[0][0])}</desc>",
             f'<rect width="{sheet.width}" height="{sheet.height}" rx="8" fill="#fff"/>',
             _lines(sheet),
-            f'<path id="entries" transform="{place}" fill="none" stroke="{ink}" d="{path(found)}"/>',
+            entries,
             *(_loop(sheet, box) for box in sheet.loops),
             *map(_text, (sheet.title, *sheet.labels, sheet.caption)),
             "</svg>\n",

@@ -19,7 +19,7 @@ from pathlib import Path
 from fuzz.guard import Guard
 from fuzz.seeds import ROOT
 from implicit_dsl.cli import check, compile
-from implicit_dsl.cli.report import Refusal
+from implicit_dsl.cli.messages import Refusal
 from implicit_dsl.compiler import read_source
 from implicit_dsl.source import Source
 

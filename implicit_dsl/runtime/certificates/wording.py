@@ -19,9 +19,9 @@ def describe(certificate: Certificate) -> str:
     counted = f"{proved} of {len(certificate.loops)} loops" if len(certificate.loops) > 1 else "its loop"
     verb = "proved" if certificate.proved else "proved" if len(certificate.loops) > 1 else "not proved"
     lines = [f"{certificate.model}: {counted} {verb} to have exactly one equilibrium", ""]
-    rows = [_HEADER, *(_row(loop) for loop in certificate.loops)]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(_HEADER))]
-    lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
+    rows = [_HEADER, *(row(loop) for loop in certificate.loops)]
+    widths = [max(len(cells[k]) for cells in rows) for k in range(len(_HEADER))]
+    lines += ["  " + "  ".join(cell.ljust(w) for cell, w in zip(cells, widths)).rstrip() for cells in rows]
     if any(loop.proof is not None and loop.proof.steps is not None for loop in certificate.loops):
         lines += ["", f"  steps: enough for an error of {certificate.tolerance:g} times the first step"]
     rests = dict.fromkeys(claim for loop in certificate.loops for claim in loop.claims)
@@ -34,7 +34,8 @@ def describe(certificate: Certificate) -> str:
     return "\n".join(lines)
 
 
-def _row(loop: LoopCertificate) -> tuple[str, ...]:
+def row(loop: LoopCertificate) -> tuple[str, ...]:
+    """A loop, what proves it, κ, the steps, and the iteration that these are about."""
     proof = loop.proof
     if proof is None:
         return (named(loop), "nothing", "", "", "refused")
