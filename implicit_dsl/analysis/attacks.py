@@ -20,6 +20,7 @@ from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.train.discovering import structure_of
 
 METHODS = ("fgsm", "pgd", "sparse")
+_ROUNDINGS = 8  # tries to round inputs into a Euclidean ball
 _FIRST = 0.5  # of the radius: the first step, from which steps become shorter
 
 
@@ -92,7 +93,8 @@ def attack(
             if method == "sparse":
                 kept = target.largest(given, entries)
                 start = [torch.where(k, s, u) for k, s, u in zip(kept, start, given)]
-            for u, found in target.climbed(start, 1 if method == "fgsm" else steps, kept):
+            ways = (1,) if method == "fgsm" else (1, steps)  # one long step is a candidate, too
+            for u, found in (point for way in ways for point in target.climbed(start, way, kept)):
                 better = found > margins
                 margins = torch.where(better, found, margins)
                 best = [torch.where(_beside(better, old), new, old) for new, old in zip(u, best)]
@@ -144,24 +146,38 @@ class _Target:
 
     def projected(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The nearest inputs of the ball and the range, none of which leaves either by rounding."""
-        moved = [(u - g).double() for u, g in zip(inputs, self.given)]
-        if self.norm == "2":
-            square = sum(m.flatten(1).square().sum(1) for m, moves in zip(moved, self.moves) if moves)
-            size = torch.as_tensor(square).sqrt()
-            share = (self.epsilon * (1 - 1e-6) / size.clamp_min(1e-300)).clamp_max(1.0)
-            moved = [m * _beside(share, m) for m in moved]
-        made = []
-        for m, g, u, moves in zip(moved, self.given, inputs, self.moves):
-            if not moves:
-                made.append(u)
-                continue
-            exact = g.double()
-            to = (exact + m.clamp(-self.epsilon, self.epsilon)).to(g.dtype)
-            # back by the spacing of numbers, where rounding has left the ball
-            outside = (to.double() - exact).abs() > self.epsilon
-            to = torch.where(outside, torch.nextafter(to, g), to)
-            made.append(to.clamp(self.lower, self.upper) if self._is_cut else to)
+        moved = [(u - g).double() if moves else 0 * g for u, g, moves in zip(inputs, self.given, self.moves)]
+        if self.norm == "inf":
+            return [self._rounded(m, g) for m, g in zip(moved, self.given)]
+        made = list(self.given)
+        share, inside = self._shares(moved), torch.zeros(len(self.labels), dtype=torch.bool)
+        for _ in range(_ROUNDINGS):
+            tried = [self._rounded(m * _beside(share, m), g) for m, g in zip(moved, self.given)]
+            apart = [(u.double() - g.double()) for u, g in zip(tried, self.given)]
+            fits = self._sizes(apart).to(inside.device) <= self.epsilon
+            fresh = fits & ~inside
+            made = [torch.where(_beside(fresh.to(u.device), u), u, old) for u, old in zip(tried, made)]
+            inside = inside | fits
+            share = share * (1 - 1e-3)
         return made
+
+    def _sizes(self, moved: Sequence[Tensor]) -> Tensor:
+        """Euclidean norms [samples], of all inputs together."""
+        return torch.stack([m.double().flatten(1).square().sum(1) for m in moved]).sum(0).sqrt()
+
+    def _shares(self, moved: Sequence[Tensor]) -> Tensor:
+        return (self.epsilon * (1 - 1e-6) / self._sizes(moved).clamp_min(1e-300)).clamp_max(1.0)
+
+    def _rounded(self, moved: Tensor, given: Tensor) -> Tensor:
+        """given + moved in the dtype of the model: no entry goes further than ε, or out of the range."""
+        if not given.dtype.is_floating_point:
+            return given
+        exact = given.double()
+        to = (exact + moved.clamp(-self.epsilon, self.epsilon)).to(given.dtype)
+        # back by the spacing of numbers, where rounding has gone too far
+        outside = (to.double() - exact).abs() > self.epsilon
+        to = torch.where(outside, torch.nextafter(to, given), to)
+        return to.clamp(self.lower, self.upper) if self._is_cut else to
 
     @property
     def _is_cut(self) -> bool:

@@ -27,6 +27,7 @@ from implicit_dsl.analysis.bounds import (
     some_of,
     upper_of_rows,
 )
+from implicit_dsl.analysis.boxes import boxes_of
 from implicit_dsl.analysis.branching import below_zero, can_branch
 from implicit_dsl.analysis.crown import relaxed, upper_bounds
 from implicit_dsl.analysis.network import Network, NoBound
@@ -113,6 +114,7 @@ def certified_accuracy(
     checked_method(method)
     network = network_for(model, inputs)
     classes, data = _checked(network, inputs, labels)
+    _require_bounds(network, data)
     right = _right(model, inputs, labels)
     broken = None
     if attack:
@@ -163,6 +165,7 @@ def certified_radius(
     if labels is None:
         labels = _predicted(model, inputs)
     classes, data = _checked(network, inputs, labels)
+    _require_bounds(network, data)
     wanted = np.flatnonzero(_right(model, inputs, labels))
     settings = Settings(method, norm, lower, upper, thorough)
     job = Job(network.system, data, labels.cpu().numpy(), classes, most, settings, tolerance)
@@ -184,6 +187,8 @@ def _checked(network: Network, inputs: Inputs, labels: torch.Tensor) -> tuple[in
             "a classification has one output [classes], with two classes at least, and this model has "
             f"{shapes}"
         )
+    if all(block.tokens for block in network.system.inputs):
+        raise ValueError("all inputs are tokens, which no ε moves: there is nothing to certify")
     classes = count(outputs[0].block.shape)
     data = arrays(network.system.inputs, inputs, "the inputs")
     samples = len(next(iter(data.values())))
@@ -196,6 +201,12 @@ def _checked(network: Network, inputs: Inputs, labels: torch.Tensor) -> tuple[in
             f"labels go from 0 to {classes - 1}, and these from {int(labels.min())} to {int(labels.max())}"
         )
     return classes, data
+
+
+def _require_bounds(network: Network, data: dict[str, np.ndarray]) -> None:
+    """Raises NoBound if not even the first sample has bounds, before anything is run that may diverge."""
+    first = {name: values[:1] for name, values in data.items()}
+    boxes_of(network, around(network.system.inputs, first, 0.0))
 
 
 def _predicted(model: nn.Module, inputs: Inputs) -> torch.Tensor:
