@@ -13,6 +13,7 @@ from implicit_dsl.matrices import Layout
 from implicit_dsl.model import Block as Named
 from implicit_dsl.model import Loop
 from implicit_dsl.operators import activation_rule
+from implicit_dsl.runtime.certificates.majorants import NoBound
 from implicit_dsl.runtime.certificates.prove import certify_system
 from implicit_dsl.runtime.certificates.result import Certificate
 from implicit_dsl.runtime.system import System
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy_module("numpy")
-
-
-class NoBound(ValueError):  # noqa: N818 (it is what was found, not a fault of the program)
-    """Nothing is proved; the text says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -133,3 +130,6 @@ def _node(system: System, block: Named, inner: str, outer: str, offset: str, mos
             reads[source] = block_of(own, chains, system.weights, *shapes, most)
     constant = np.asarray(system.offset(offset, block.name), np.float64).reshape(-1)
     return Node(block.name, block, reads, constant)
+
+
+__all__ = ["Network", "NoBound", "Node"]

@@ -39,10 +39,10 @@ def solve_states(
     Feed-forward states by substitution, each loop by Newton's method, sample by sample. Raises
     NoEquilibrium if a loop has none that is found, ValueError if states stand in no solvable order.
     """
-    _check_order(model)
+    check_order(model)
     X, Z = np.zeros((states.total, Z.shape[1])), Z.copy()
-    for blocks in _groups(model):
-        here, there = _indices(slots, blocks), _indices(states, blocks)
+    for blocks in groups(model):
+        here, there = indices(slots, blocks), indices(states, blocks)
         Z[here] += A[here] @ X  # the states of this group and those behind it are still zero
         if len(blocks) == 1 and not _loop_of(model, blocks[0]):
             X[there] = _phi(blocks, Z[here])
@@ -65,20 +65,20 @@ def solve_adjoint(
 ) -> np.ndarray:
     """Λ [slots, batch], for z [slots, batch] and CᵀG [states, batch]; loops by a linear solve."""
     At, L = A.T.tocsr(), np.zeros_like(Z)
-    for blocks in reversed(list(_groups(model))):
-        here, there = _indices(slots, blocks), _indices(states, blocks)
+    for blocks in reversed(list(groups(model))):
+        here, there = indices(slots, blocks), indices(states, blocks)
         g = pulled[there] + At[there] @ L  # this group has no Λ yet
         if len(blocks) == 1 and not _loop_of(model, blocks[0]):
-            L[here] = _vjp(blocks, Z[here], g)
+            L[here] = vjp(blocks, Z[here], g)
             continue
         inner = A[here][:, there].toarray()
         for sample in range(Z.shape[1]):
-            slope = _jacobian(blocks, Z[here, sample])
+            slope = slopes(blocks, Z[here, sample])
             L[here, sample] = np.linalg.solve(np.eye(len(here)) - slope.T @ inner.T, slope.T @ g[:, sample])
     return L
 
 
-def _check_order(model: ImplicitModel) -> None:
+def check_order(model: ImplicitModel) -> None:
     place = {block.name: at for at, block in enumerate(model.states)}
     member = {name: loop for loop in model.loops for name in loop.states}
     for row, col in model.A:
@@ -89,7 +89,7 @@ def _check_order(model: ImplicitModel) -> None:
             )
 
 
-def _groups(model: ImplicitModel) -> Iterator[list[Block]]:
+def groups(model: ImplicitModel) -> Iterator[list[Block]]:
     """Single states, and the states of a loop together, in the order in which they are solved."""
     member = {name: loop for loop in model.loops for name in loop.states}
     done: set[str] = set()
@@ -106,7 +106,7 @@ def _loop_of(model: ImplicitModel, block: Block) -> bool:
     return any(block.name in loop.states for loop in model.loops)
 
 
-def _indices(parts: Partition, blocks: list[Block]) -> np.ndarray:
+def indices(parts: Partition, blocks: list[Block]) -> np.ndarray:
     pieces = [np.arange(parts[block.name].start, parts[block.name].stop) for block in blocks]
     return np.concatenate(pieces)
 
@@ -125,7 +125,7 @@ def _phi(blocks: list[Block], Z: np.ndarray) -> np.ndarray:
     return np.concatenate(made)
 
 
-def _vjp(blocks: list[Block], Z: np.ndarray, g: np.ndarray) -> np.ndarray:
+def vjp(blocks: list[Block], Z: np.ndarray, g: np.ndarray) -> np.ndarray:
     """φ'(z)ᵀ g for slots [slots, batch] and g [states, batch]."""
     made, slot, state, batch = [], 0, 0, Z.shape[1]
     for block in blocks:
@@ -140,10 +140,10 @@ def _vjp(blocks: list[Block], Z: np.ndarray, g: np.ndarray) -> np.ndarray:
     return np.concatenate(made)
 
 
-def _jacobian(blocks: list[Block], z: np.ndarray) -> np.ndarray:
+def slopes(blocks: list[Block], z: np.ndarray) -> np.ndarray:
     """φ'(z) [states, slots] at one z [slots]: its rows are pulled-back unit vectors."""
     total = sum(count(block.shape) for block in blocks)
-    return _vjp(blocks, np.repeat(z[:, None], total, 1), np.eye(total)).T
+    return vjp(blocks, np.repeat(z[:, None], total, 1), np.eye(total)).T
 
 
 def _equilibrium(blocks: list[Block], inner: sparse.csr_array, b: np.ndarray) -> np.ndarray:
@@ -161,7 +161,7 @@ def _equilibrium(blocks: list[Block], inner: sparse.csr_array, b: np.ndarray) ->
         for _ in range(_NEWTON_STEPS):
             if is_exact(x, r):
                 return x
-            slope = _jacobian(blocks, inner @ x + b)
+            slope = slopes(blocks, inner @ x + b)
             try:
                 step = np.linalg.solve(np.eye(len(x)) - slope @ inner.toarray(), r)
             except np.linalg.LinAlgError:
