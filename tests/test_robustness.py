@@ -100,7 +100,13 @@ def test_methods_and_effort_are_ordered_and_branches_close_the_gap() -> None:
     model, inputs, labels = trained()
     shares = [
         certified_accuracy(model, inputs, labels, 0.2, method=method, thorough=thorough).certified
-        for method, thorough in (("interval", False), ("nemon", False), ("crown", False), ("crown", True))
+        for method, thorough in (
+            ("sensitivity", False),
+            ("interval", False),
+            ("nemon", False),
+            ("crown", False),
+            ("crown", True),
+        )
     ]
     assert shares == sorted(shares) and shares[0] < shares[-1]
     exact = certified_accuracy(model, inputs, labels, 0.2, thorough=True)

@@ -12,7 +12,7 @@ from implicit_dsl.analysis.crown import Objectives, Relaxed, relaxed, upper_boun
 from implicit_dsl.analysis.network import Network, Node
 from implicit_dsl.analysis.regions import Region
 from implicit_dsl.operators import activation_rule
-from implicit_dsl.runtime.certificates.rounding import growth
+from implicit_dsl.runtime.certificates.rounding import growth, upwards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,6 +188,8 @@ def upper_of_rows(
     `boxes` are those that the method works on, if they are known.
     """
     rows = np.broadcast_to(rows, (region.batch, *rows.shape[1:]))
+    if method == "sensitivity":
+        return _by_sensitivity(network, region, rows)
     if boxes is None:
         boxes = boxes_for(network, region, method, effort)
     if method in ("interval", "nemon"):
@@ -206,6 +208,27 @@ def upper_of_rows(
         made.append(upper_bounds(network, region, bounded, part, effort.optimise))
     found = np.concatenate(made, 1) + slack_of(network, boxes, rows)
     return np.asarray(np.minimum(found, _over_boxes(network, boxes, rows)))
+
+
+def _by_sensitivity(network: Network, region: Region, rows: np.ndarray) -> np.ndarray:
+    """y₀ ± S |u − u₀| for the functions `rows` of y, around the middle u₀ of the region."""
+    middle = Region(region.centre, region.centre, region.centre)
+    at = _over_boxes(network, boxes_of(network, middle), rows)
+    flat, index = np.unique(rows.reshape(-1, rows.shape[-1]), axis=0, return_inverse=True)
+    S = network.sensitivity.rows(flat)[np.reshape(index, rows.shape[:2])]
+    names = [block.name for block in network.system.inputs]
+    room = np.concatenate(
+        [
+            np.maximum(region.upper[name] - region.centre[name], region.centre[name] - region.lower[name])
+            for name in names
+        ],
+        1,
+    )
+    moved = upwards((S * room[:, None]).sum(-1), S.shape[-1] + 4)
+    if region.radius is not None:
+        ball = region.radius[:, None] * np.sqrt(upwards((S * S).sum(-1), S.shape[-1] + 4)) * (1 + growth(4))
+        moved = np.minimum(moved, ball)
+    return np.asarray(at + moved + growth(8) * (np.abs(at) + moved))
 
 
 def boxes_for(network: Network, region: Region, method: str, effort: Effort) -> Boxes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.matrices import MOST_ENTRIES, Block, block_of
+from implicit_dsl.analysis.sensitivities import Sensitivity
 from implicit_dsl.matrices import Layout
 from implicit_dsl.model import Block as Named
 from implicit_dsl.model import Loop
@@ -103,6 +104,11 @@ class Network:
     def certificate(self) -> Certificate:
         """Why each loop has one equilibrium, or what stands against it."""
         return certify_system(self.system)
+
+    @cached_property
+    def sensitivity(self) -> Sensitivity:
+        """How far outputs move with inputs, everywhere. Raises NoBound where nothing bounds that."""
+        return Sensitivity(self.system)
 
     def parts(self) -> Iterator[tuple[Loop | None, tuple[Node, ...]]]:
         """Single states and whole loops, in the order in which they are computed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
@@ -11,10 +11,9 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.bounds import Effort, checked_method, output_bounds_of, samples_at_once
 from implicit_dsl.analysis.network import Network
 from implicit_dsl.analysis.regions import Inputs, box
-from implicit_dsl.model import ImplicitModel
+from implicit_dsl.analysis.systems import system_for
 from implicit_dsl.runtime.system import System
 from implicit_dsl.shapes import sizes
-from implicit_dsl.train.discovering import structure_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,18 +67,8 @@ def network_for(model: nn.Module | System, inputs: Inputs) -> Network:
 
     Raises TypeError if the model is not a compiled one.
     """
-    if isinstance(model, System):
-        return Network.of(model)
     given = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
-    structure = ImplicitModel.from_data(structure_of(model))
-    free = {name for name, _ in structure.free}
-    shapes = {
-        block.name: tuple(tensor.shape[1:])
-        for block, tensor in zip(structure.inputs, given)
-        if block.name in free and isinstance(tensor, torch.Tensor)
-    }
-    system: System = cast(Any, model).system(**shapes)
-    return Network.of(system)
+    return Network.of(system_for(model, given))
 
 
 def _as_outputs(network: Network, values: np.ndarray) -> Outputs:
