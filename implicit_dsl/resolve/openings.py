@@ -12,7 +12,7 @@ from typing import Any, Literal
 from implicit_dsl import syntax as s
 from implicit_dsl.errors import Label
 from implicit_dsl.resolve.annotations.forms import is_free
-from implicit_dsl.resolve.annotations.matrices import SYSTEM, of_system
+from implicit_dsl.resolve.annotations.matrices import SENSITIVITY, SYSTEM, of_system
 from implicit_dsl.resolve.context import STATEMENT, Context
 from implicit_dsl.resolve.problem import Poisoned, Problem, did_you_mean, instead, problem
 from implicit_dsl.resolve.scope import Body, Environment, NotedOpen
@@ -98,7 +98,7 @@ def _opening(context: Context, noted: NotedOpen) -> Opening:
     region = statement.region
     indexed = region if isinstance(region, s.Index) else None
     matrix = of_system(region if indexed is None else indexed.value, environment)
-    if not matrix:
+    if not matrix or matrix == SENSITIVITY:
         raise _no_matrix(region if indexed is None else indexed.value, environment)
     structure = _structure(context, statement.structure, environment)
     behind = statement.structure.span if statement.structure is not None else None

@@ -26,14 +26,16 @@ SIDES = {
     "B": (Role.STATE, Role.INPUT),
     "C": (Role.OUTPUT, Role.STATE),
     "D": (Role.OUTPUT, Role.INPUT),
+    "S": (Role.OUTPUT, Role.INPUT),
 }  # what the rows and the columns of each are
 _MEANING = {
     "A": "A maps states to states",
     "B": "B maps inputs to states",
     "C": "C maps states to outputs",
     "D": "D maps inputs to outputs",
+    "S": "S goes from inputs to outputs",
 }
-_MATRIX = {sides: name for name, sides in SIDES.items()}
+_MATRIX = {sides: name for name, sides in SIDES.items() if name != "S"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def check_side(node: Node, matrix: str, side: int, span: Span, code: str, before
     if node.role is sides[side]:
         return
     fitting = matrix_of(node.role, sides[1]) if side == 0 else matrix_of(sides[0], node.role)
+    fitting = "" if matrix == "S" else fitting
     raise problem(
         code,
         f"`{' '.join(span.text.split())}` is {_a(node.role)}, and {_MEANING[matrix]}",

@@ -4,6 +4,7 @@ from implicit_dsl.train.descent import History, bcd
 from implicit_dsl.train.discovering import discover
 from implicit_dsl.train.proximal import ProximalStep
 from implicit_dsl.train.reduction import expand_, reduce_
+from implicit_dsl.train.robust import robust_loss, worst_margins
 from implicit_dsl.train.state_driven import (
     SimWarning,
     StateDriven,
@@ -29,7 +30,9 @@ __all__ = [
     "expand_",
     "opened_of",
     "reduce_",
+    "robust_loss",
     "sim",
     "sim_path",
     "transfer_",
+    "worst_margins",
 ]

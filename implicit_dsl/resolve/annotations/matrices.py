@@ -31,11 +31,14 @@ from implicit_dsl.source import Span
 
 MOST_TERMS = 256  # of a matrix expression, multiplied out
 SYSTEM = ("A", "B", "C", "D")
+SENSITIVITY = "S"  # what is made of these: |C| (I − M|A|)⁻¹ M|B| + |D|
 _OTHERS = {
     "B": "what inputs add to the states",
     "C": "what outputs read of the states",
     "D": "what outputs read of the inputs",
+    SENSITIVITY: "how far outputs follow inputs",
 }
+_IS = dict.fromkeys(SYSTEM, "the matrix of all states") | {SENSITIVITY: "the sensitivity of the outputs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,9 @@ def bounded(context: Context, expression: s.Expression, environment: Environment
             "E0404",
             f"{name} is {_OTHERS[name]}, and no part of a loop",
             expression.span,
-            help="loops are made of A; a single matrix is bounded by its own name",
+            help="it is made small with `@penalty λ*norm(system.S, Inf)`"
+            if name == SENSITIVITY
+            else "loops are made of A; a single matrix is bounded by its own name",
         )
     _check_whole(expression, environment)
     value = context.evaluate(expression, environment)
@@ -88,11 +93,12 @@ def bounded(context: Context, expression: s.Expression, environment: Environment
 
 
 def of_system(expression: s.Expression, environment: Environment) -> str:
-    """A, B, C or D if an expression is one of the assembled matrices, else ''."""
+    """A, B, C, D or S if an expression is one of the assembled matrices, else ''."""
+    known = (*SYSTEM, SENSITIVITY)
     match expression:
-        case s.Field(s.Name("system"), s.Name(name)) if name in SYSTEM and is_free("system", environment):
+        case s.Field(s.Name("system"), s.Name(name)) if name in known and is_free("system", environment):
             return name
-        case s.Name(name) if name in SYSTEM and is_free(name, environment):
+        case s.Name(name) if name in known and is_free(name, environment):
             return name
     return ""
 
@@ -109,10 +115,10 @@ def _check_whole(expression: s.Expression, environment: Environment) -> None:
             "E0404",
             f"the assembled {name} cannot be part of an expression",
             part.span,
-            notes=(f"there is no `{name}` in this program, so it is the matrix of all states",)
+            notes=(f"there is no `{name}` in this program, so it is {_IS[name]}",)
             if isinstance(part, s.Name)
             else (),
-            help="bound it as a whole, or parameters by their names",
+            help="" if name == SENSITIVITY else "bound it as a whole, or parameters by their names",
         )
 
 

@@ -207,14 +207,14 @@ def _of_system(context: Context, form: s.Expression, environment: Environment) -
                 raise problem("E0404", f"{name} has no `{region}`: only states read one another", form.span)
             return Assembled(name, form.span, region=region)
         case (row, column):
-            rows = named(context, row, environment, name in "CD", "E0404")
+            rows = named(context, row, environment, name in "CDS", "E0404")
             columns = named(context, column, environment, False, "E0404")
             return Assembled(name, form.span, rows and rows[0], columns and columns[0])
     raise problem(
         "E0404",
         f"a block of {name} is `{name}[to, from]`, with names",
         form.span,
-        help="of A there are `A[forward]`, `A[feedback]` and `A[self]`, too",
+        help="" if name == "S" else "of A there are `A[forward]`, `A[feedback]` and `A[self]`, too",
     )
 
 

@@ -9,10 +9,12 @@ from implicit_dsl import syntax as s
 from implicit_dsl.demands import Family, Measured, MeasureName, PenaltyDemand, Piece, SparseDemand, SystemPart
 from implicit_dsl.errors import Diagnostic
 from implicit_dsl.graph import Edge, Node, Role
-from implicit_dsl.operators import linear_rule
 from implicit_dsl.resolve.annotations.forms import no_keywords, number, unknown_word
+from implicit_dsl.resolve.annotations.linearity import check_known, check_linear, factors_of
+from implicit_dsl.resolve.annotations.matrices import SENSITIVITY
 from implicit_dsl.resolve.annotations.measures import Atom, atoms, is_measure, measures
 from implicit_dsl.resolve.annotations.selections import Assembled, Selection, names_of
+from implicit_dsl.resolve.annotations.sensitivity import of_sensitivity, refused
 from implicit_dsl.resolve.context import Context
 from implicit_dsl.resolve.problem import Problem, problem
 from implicit_dsl.resolve.scope import Noted
@@ -76,6 +78,8 @@ def _bound(context: Context, noted: Noted, form: s.Expression) -> Asked:
                 _check_groups(context, piece, atom)
         elif not isinstance(atom.what, Assembled):
             raise _of_product(atom.span)
+        elif atom.what.matrix == SENSITIVITY:
+            raise refused(text, atom.what.span)
     (factor,) = factors
     plain = tuple(replace(atom, factor=1.0) for atom in found)
     return Asked(plain, bound / factor, noted.annotation.span.line, text, form.span)
@@ -157,7 +161,8 @@ def _terms(
         if isinstance(atom.what, Selection):
             plain.append(atom)
         elif isinstance(atom.what, Assembled):
-            measured = _of_system(context, atom, atom.what, nodes, edges)
+            of = of_sensitivity if atom.what.matrix == SENSITIVITY else _of_system
+            measured = of(context, atom, atom.what, nodes, edges)
             if measured is not None:
                 found.append((atom.factor, measured, atom.span))
         else:
@@ -192,7 +197,7 @@ def _of_system(
         ):
             inside.append(edge)
             factored |= pair != (edge.target, edge.source or "")
-    trained = list(dict.fromkeys(id for edge in inside for id in edge.parameters if not _is_bias(edge, id)))
+    trained = list(dict.fromkeys(id for edge in inside for id in factors_of(edge)))
     if not trained:
         message = f"{_shown(what)} is zero, or of constants alone, so `{_text(atom.span)}` has no effect"
         context.report(Diagnostic("W0401", message, atom.span, help="remove it"))
@@ -217,7 +222,12 @@ def _of_system(
             atom.span,
             help="measure its blocks one by one",
         )
-    _check_measurable(inside, nodes, atom.span)
+    by_name = {node.name: node for node in nodes}
+    for edge in inside:
+        assert edge.source is not None
+        for name in (edge.source, edge.target):
+            check_known(by_name[name], atom.span)
+        check_linear(edge, atom.span)
     part = SystemPart(what.matrix, blocks, tuple(trained))
     return Measured(atom.name, (Family(atom.axis, part=part),))
 
@@ -237,15 +247,6 @@ def _text(span: Span) -> str:
     return " ".join(span.text.split())
 
 
-def _is_bias(edge: Edge, id: str) -> bool:
-    """Whether a tensor of an edge adds to a value, and is no factor of it."""
-    for operator in edge.chain:
-        for role, own in operator.parameters:
-            if own == id:
-                return role == "bias"
-    return False
-
-
 def _is_matrix(edge: Edge, edges: tuple[Edge, ...]) -> bool:
     """Whether a block is one matrix, which stands nowhere else."""
     if len(edge.chain) != 1 or edge.chain[0].kind not in ("dense", "matrix"):
@@ -253,13 +254,13 @@ def _is_matrix(edge: Edge, edges: tuple[Edge, ...]) -> bool:
     operator = edge.chain[0]
     if dict(operator.settings).get("transposed") or len(operator.source) != 1:
         return False
-    ids = {id for id in edge.parameters if not _is_bias(edge, id)}
+    ids = set(factors_of(edge))
     return len(ids) == 1 and sum(bool(ids & set(other.parameters)) for other in edges) == 1
 
 
 def _of_matrices(atom: Atom, inside: list[Edge]) -> tuple[Family, ...] | None:
     """The families of blocks that are matrices; None where these do not tell the measure."""
-    ids = [next(id for id in edge.parameters if not _is_bias(edge, id)) for edge in inside]
+    ids = [factors_of(edge)[0] for edge in inside]
     if atom.name not in get_args(MeasureName)[:4]:
         return (Family("whole", (Piece(ids[0]),)),) if len(ids) == 1 else None
     if atom.axis == "blocks" or atom.name in ("l1", "squares"):
@@ -270,31 +271,6 @@ def _of_matrices(atom: Atom, inside: list[Edge]) -> tuple[Family, ...] | None:
     for edge, id in zip(inside, ids):
         families.setdefault(edge.source if atom.axis == "columns" else edge.target, []).append(Piece(id))
     return tuple(Family(atom.axis, tuple(pieces)) for pieces in families.values())
-
-
-def _check_measurable(inside: list[Edge], nodes: tuple[Node, ...], span: Span) -> None:
-    """Raises Problem for blocks whose entries are not numbers times trained ones, or have no given number."""
-    by_name = {node.name: node for node in nodes}
-    for edge in inside:
-        assert edge.source is not None
-        for name in (edge.source, edge.target):
-            if any(not isinstance(size, int) for size in by_name[name].slots):
-                raise problem(
-                    "E0404",
-                    f"`{name}` has sizes that are left open, so the assembled matrix has no given entries",
-                    span,
-                    help="measure its layers by their names, or give all sizes",
-                )
-        for operator in edge.chain:
-            roles = {spec.role for spec in linear_rule(operator).parameters(operator)}
-            if not roles <= {"weight", "bias"}:
-                raise problem(
-                    "E0404",
-                    f"what `{edge.target}` reads of `{edge.source}` is not linear in its weights",
-                    span,
-                    f"they are those of {operator.kind}",
-                    help="measure the other blocks, or layers by their names",
-                )
 
 
 def _warn_ways_around(

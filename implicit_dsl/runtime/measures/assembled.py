@@ -18,12 +18,18 @@ from implicit_dsl.unroll import unrolled
 def cells_of_system(structure: Mapping[str, Any], part: SystemPart, axis: str) -> Cells:
     """The cells of blocks of an assembled matrix of a model without free sizes."""
     model = unrolled(ImplicitModel.from_data(structure).bind({}, None))
-    layout = Layout.of(model, part.matrix, "lower")
+    return cells_of_layout(Layout.of(model, part.matrix, "lower"), axis, part.blocks)
+
+
+def cells_of_layout(
+    layout: Layout, axis: str = "whole", blocks: tuple[tuple[str, str], ...] | None = None
+) -> Cells:
+    """The cells of an assembled matrix, or of some of its blocks (to, from)."""
     width = layout.shape[1]
     held = []
-    for summand in layout.summands():
-        if (summand.row, summand.col) in part.blocks:
-            block = part.blocks.index((summand.row, summand.col))
+    for number, summand in enumerate(layout.summands()):
+        if blocks is None or (summand.row, summand.col) in blocks:
+            block = number if blocks is None else blocks.index((summand.row, summand.col))
             held += [(tie, block) for tie in layout.ties(only=summand)]
     if not held:
         held_rows = held_cols = held_blocks = np.zeros(0, dtype=np.int64)

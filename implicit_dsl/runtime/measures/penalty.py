@@ -71,7 +71,22 @@ class Penalty:
             return of_family(self.measured.name, family, matrices)
         linear = {id for id, made in self.structures.items() if isinstance(made, LinearSet)}
         numbers = {id: weights[id] if id in linear else matrices[id] for id in family.tensors}
+        if _is_of_sensitivity(family):
+            found: Tensor = self._sensitivities[family].measure(
+                self.measured.name, family.axis, numbers, f"`{self.text}` (line {self.line})"
+            )
+            return found
         return of_cells(self.measured.name, self._cells[family], numbers)
+
+    @cached_property
+    def _sensitivities(self) -> dict[Family, Any]:
+        """S of the model, for the families that are of it."""
+        sensitivity = import_module("implicit_dsl.runtime.measures.sensitivity")
+        return {
+            family: sensitivity.Sensitivity.of(self.system, family.part)
+            for family in self.measured.families
+            if _is_of_sensitivity(family)
+        }
 
     @cached_property
     def _cells(self) -> dict[Family, Cells]:
@@ -92,6 +107,8 @@ class Penalty:
     def proximal(self) -> bool:
         """Whether its proximal operator is known in closed form, or as the root of one equation."""
         if set(self.tensors) & set(self.made) or self.measured.matrix:
+            return False
+        if any(map(_is_of_sensitivity, self.measured.families)):
             return False
         if any(not isinstance(made, LinearSet) for made in self.structures.values()):
             return False
@@ -182,6 +199,10 @@ class Penalty:
             return prox_of_family(name, family, weights, steps)
         (piece,) = family.pieces
         return _prox_of_matrix(name, family, weights, float(steps[piece.tensor].mean()))
+
+
+def _is_of_sensitivity(family: Family) -> bool:
+    return family.part is not None and family.part.matrix == "S"
 
 
 def _prox_of_matrix(
