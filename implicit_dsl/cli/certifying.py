@@ -49,6 +49,9 @@ def options(parser: Parser, most: int | None, required: bool = False) -> None:
         action="store_false",
         help="do not look for disturbed inputs that are misclassified",
     )
+    parser.add_argument(
+        "--thorough", action="store_true", help="prove as many as can be, by branch and bound; takes longer"
+    )
     parser.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the work (1)")
 
 
@@ -67,6 +70,7 @@ def asked(options: Namespace, samples: Samples | None) -> Certifying:
         upper=upper,
         processes=options.processes,
         attack=options.attack,
+        thorough=options.thorough,
     )
 
 

@@ -89,6 +89,7 @@ def _accuracy(module: nn.Module, samples: Samples, asked: Certifying, epsilon: f
         upper=asked.upper,
         attack=asked.attack,
         processes=asked.processes,
+        thorough=asked.thorough,
     )
 
 

@@ -44,6 +44,7 @@ class Certifying:
     upper: float | None = None
     processes: int = 1
     attack: bool = True
+    thorough: bool = False
 
 
 @dataclass(frozen=True)
