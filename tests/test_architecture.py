@@ -93,7 +93,7 @@ def test_each_library_has_its_place() -> None:
     places = {
         "lark": {"parse"},
         "jinja2": {"emit", "page"},
-        "networkx": {"graph", "pictures", "schedule"},
+        "networkx": {"analysis", "graph", "pictures", "schedule"},
         "torch": {
             "analysis",
             "cli",

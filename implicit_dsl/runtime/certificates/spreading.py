@@ -11,7 +11,7 @@ both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -53,7 +53,6 @@ class Spread:
 
     def __init__(self, system: System, within: bool = True, entered: np.ndarray | None = None) -> None:
         """`within`: see `majorants`. Changes come in at slots `entered` [slots], or else from the inputs."""
-        check_order(system.model)
         for id, values in system.weights.items():
             if not np.isfinite(values).all():
                 raise NoBound(
@@ -63,7 +62,7 @@ class Spread:
         self.slots, self.states = system.partition("slots"), system.partition("states")
         self.A, self.B = magnitudes(system, "A"), magnitudes(system, "B")
         self.majorants = {made.block.name: made for made in majorants(system, within)}
-        self.parts = tuple(self._part(names) for names in _names(system))
+        self.parts = parts_of(system, self.A, self.majorants)
         self._refuse_unbounded(self.B.sum(1) > 0 if entered is None else entered)
         for part in self.parts:
             _ = part.proof  # raises NoBound
@@ -81,6 +80,13 @@ class Spread:
             delta[part.there] = part.spread(incoming)
         return delta
 
+    def swept(self, change: np.ndarray) -> np.ndarray:
+        """M(σ) [states, k] for changes σ [slots, k], without what these make of other slots."""
+        made = np.zeros((self.states.total, change.shape[1]))
+        for part in self.parts:
+            made[part.there] = part.majorant(change[part.here])
+        return made
+
     def backward(self, pulled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """t [states, k] and w = Kᵀ t [slots, k] for p [states, k]: p·δ ≤ w·r.
 
@@ -95,18 +101,6 @@ class Spread:
             reads = part.reads
             t[reads] = product(part.before_t[reads], w[part.here], t[reads])
         return t, w
-
-    def _part(self, names: tuple[Loop | None, tuple[str, ...]]) -> Part:
-        loop, inside = names
-        blocks = [self.system.model.blocks[name] for name in inside]
-        here, there = indices(self.slots, blocks), indices(self.states, blocks)
-        rows = self.A[here]
-        inner = rows[:, there]
-        outside = np.ones(self.states.total, bool)
-        outside[there] = False
-        before = (rows * outside[None, :]).tocsr()
-        before.eliminate_zeros()
-        return Part(loop, tuple(self.majorants[name] for name in inside), here, there, before, inner)
 
     def _refuse_unbounded(self, entered: np.ndarray) -> None:
         """Raises NoBound for a slope without a bound, where changes reach its slots."""
@@ -169,7 +163,7 @@ class Part:
         return (self.matrix_t.T @ self.inner).tocsr()
 
     @cached_property
-    def _factors(self) -> Any:
+    def factors(self) -> Any:
         """Those of I − K |A|; None if there are none."""
         size = self.inner.shape[1]
         try:
@@ -215,8 +209,8 @@ class Part:
 
     def _vectors(self, side: str) -> Iterator[np.ndarray]:
         """(I − K |A|)⁻¹ 1, and Perron vectors, or those of the transposed matrix ("T")."""
-        if self._factors is not None:
-            yield self._factors.solve(np.ones(self.inner.shape[1]), trans=side)
+        if self.factors is not None:
+            yield self.factors.solve(np.ones(self.inner.shape[1]), trans=side)
         matrix = self.step_matrix if side == "N" else self.step_matrix.T.tocsr()
         yield from proving(matrix, np.ones(matrix.shape[0]))
 
@@ -241,23 +235,36 @@ class Part:
         if self.proof is None:
             return self.majorant(given)
         start = None
-        if self.is_linear and self._factors is not None:
-            start = self._factors.solve(self.majorant(given))
+        if self.is_linear and self.factors is not None:
+            start = self.factors.solve(self.majorant(given))
         return _closed(lambda delta: self.step(delta, given), self.proof, given.shape[1], start)
 
     def pulled(self, p: np.ndarray) -> np.ndarray:
         """t ≥ p + (K |A|)ᵀ t, [its states, k]."""
         if self.proof is None:
             return p
-        start = None if self._factors is None else self._factors.solve(p, trans="T")
+        start = None if self.factors is None else self.factors.solve(p, trans="T")
         return _closed(lambda t: self._step_behind(t, p), self.proof_behind, p.shape[1], start)
 
 
-def _names(system: System) -> list[tuple[Loop | None, tuple[str, ...]]]:
-    """Single states and loops in the order in which they are computed."""
+def parts_of(system: System, A: sparse.csr_array, bounds: Mapping[str, Majorant]) -> tuple[Part, ...]:
+    """Single states and whole loops in the order in which they are computed, for |A| and majorants by state.
+
+    Whether loops contract is not asked yet. Raises ValueError if states stand in no solvable order.
+    """
+    check_order(system.model)
     member = {name: loop for loop in system.model.loops for name in loop.states}
-    found = [tuple(block.name for block in blocks) for blocks in groups(system.model)]
-    return [(member.get(names[0]), names) for names in found]
+    slots, states, made = system.partition("slots"), system.partition("states"), []
+    for blocks in groups(system.model):
+        here, there = indices(slots, blocks), indices(states, blocks)
+        rows = A[here]
+        outside = np.ones(states.total, bool)
+        outside[there] = False
+        before = (rows * outside[None, :]).tocsr()
+        before.eliminate_zeros()
+        held = tuple(bounds[block.name] for block in blocks)
+        made.append(Part(member.get(blocks[0].name), held, here, there, before, rows[:, there]))
+    return tuple(made)
 
 
 def _vector(step: Step, size: int, starts: Iterable[np.ndarray]) -> Proof | None:
@@ -330,4 +337,4 @@ def _uncontracting(part: Part) -> str:
     )
 
 
-__all__ = ["NoBound", "Part", "Spread"]
+__all__ = ["NoBound", "Part", "Spread", "parts_of"]
