@@ -128,6 +128,8 @@ def test_the_page_has_all_sections_and_needs_nothing_else(capsys: pytest.Capture
         "states",
         "certificate",
         "solver",
+        "sensitivity",
+        "influence",
         "robustness",
     ]
     assert len(page) < 2**20
@@ -346,6 +348,56 @@ def test_data_that_do_not_fit_are_refused(capsys: pytest.CaptureFixture[str], sa
     code, err = report(capsys, "net.impl", "--weights", "net.safetensors", "--data", "wrong.npz")
 
     assert (1, True) == (code, said in err), err
+
+
+def dense() -> tuple[np.ndarray, ...]:
+    """|A|, |B|, |C| and |D| of the model with its weights, states in the order of the picture."""
+    module = implicit_dsl.load("net.impl").Net()
+    module.load_state_dict(tensors("net"))
+    system = module.system()
+    return tuple(
+        np.abs(operator.to_scipy().toarray()) for operator in (system.A, system.B, system.C, system.D)
+    )
+
+
+def rows_of(page: str, caption: str) -> list[list[str]]:
+    """The cells of the table with this caption, without its header."""
+    table = page.split(f"<caption>{caption}</caption>")[1].split("</table>")[0].split("<tbody>")[1]
+    listed = re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)
+    return [[html.unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row)] for row in listed]
+
+
+def test_the_sensitivity_is_that_of_the_matrices(capsys: pytest.CaptureFixture[str]) -> None:
+    page = made(capsys)
+    A, B, C, D = dense()
+    S = C @ np.linalg.solve(np.eye(len(A)) - A, B) + D
+
+    rows = rows_of(page, "By output")
+    assert [row[0] for row in rows] == ["y[1]", "y[2]", "y[3]"]
+    assert [float(row[1]) for row in rows] == pytest.approx(S.sum(1).tolist(), rel=1e-3)
+    assert [row[3].split(" ")[0] for row in rows] == [f"u[{at + 1}]" for at in S.argmax(1)]
+    strongest = rows_of(page, "Inputs of the largest influence")
+    assert [float(row[1]) for row in strongest] == pytest.approx(sorted(S.max(0), reverse=True), rel=1e-3)
+
+
+def test_images_are_shown_as_images(capsys: pytest.CaptureFixture[str]) -> None:
+    save("model Eye\n    input u[2, 3, 5]\n    output y[4] = Dense(4)*flatten(u)\nend\n", "eye")
+    tags = parsed(made(capsys, stem="eye"))
+    images = [attrs for tag, attrs in tags.found if tag == "img"]
+
+    assert [image["alt"] for image in images] == ["any output", "y[1]", "y[2]", "y[3]", "y[4]"]
+    assert {(image["width"], image["height"]) for image in images} == {("110", "66")}
+
+
+def test_lines_of_the_drawing_carry_the_strength_of_their_block(capsys: pytest.CaptureFixture[str]) -> None:
+    page = made(capsys)
+    A, B, C, _ = dense()
+    x, h = slice(0, 6), slice(6, 11)
+    sums = [M.sum(1).max() for M in (B[h], A[x, h], A[x, x], C[:, x])]
+    drawing = page.split('id="influence"')[1].split("</svg>")[0]
+    written = re.findall(r"<tspan[^>]*>([\d.]+)</tspan>", drawing)
+
+    assert sorted(map(float, written)) == pytest.approx(sorted(sums), rel=6e-3)
 
 
 def test_several_inputs_go_by_their_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """The effective depth of a trained model: how much of its sensitivity comes from paths of which length.
 
-S = |D| + Σ_k |C| (K |A|)^{k−1} K |B|, where the k-th term has all paths through k states. Weighed by the sums of
-their entries, k has a mean: the depth that the weights make use of, whatever the program has.
+S = |D| + Σ_k |C| (K |A|)^{k−1} K |B|, where the k-th term has all paths through k states. Weighed by the sums
+of their entries, k has a mean: the depth that the weights make use of, whatever the program has.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from torch import nn
@@ -71,7 +72,7 @@ class Influence:
     """
 
     model: str
-    graph: nx.DiGraph
+    graph: nx.DiGraph[str]
     edges: tuple[Edge, ...]
     loops: tuple[LoopGain, ...]
     depth: Depth | None
@@ -95,10 +96,10 @@ def influence(
 ) -> Influence:
     """The graph of influence of a compiled model; `shapes` and `length` as for `sensitivity`.
 
-    `graph` (networkx) has the inputs, states and outputs as nodes, with `kind`, `shape` and `loop`, and an edge
-    for each block of A, B, C and D that is not zero, with the numbers of `Edge`. Norms are as computed; gains
-    are bounds. Raises ValueError for weights that are not finite and sizes that do not fit, TypeError if the
-    model is not a compiled one.
+    `graph` (networkx) has the inputs, states and outputs as nodes, with `kind`, `shape` and `loop`, and an
+    edge for each block of A, B, C and D that is not zero, with the numbers of `Edge`. Norms are as computed;
+    gains are bounds. Raises ValueError for weights that are not finite and sizes that do not fit, TypeError if
+    the model is not a compiled one.
     """
     system = system_of(model, shapes, length)
     for id, values in system.weights.items():
@@ -194,17 +195,17 @@ def _transfer(part: Part, upper: float) -> np.ndarray:
             pushed = np.zeros(ends[-1])
             pushed[ends[at] : ends[at + 1]] = 1.0
             moved = _solved(part, pushed)
-            made[:, at] = [moved[a:b].max(initial=0.0) for a, b in zip(ends, ends[1:])]
+            made[:, at] = [moved[a:b].max(initial=0.0) for a, b in pairwise(ends)]
     return made
 
 
 def _solved(part: Part, pushed: np.ndarray) -> np.ndarray:
     """(I − K |A|)⁻¹ p."""
-    return np.maximum(np.asarray(part.factors.solve(pushed)), 0.0)
+    return np.asarray(np.maximum(np.asarray(part.factors.solve(pushed)), 0.0))
 
 
-def _graph(system: System, edges: tuple[Edge, ...]) -> nx.DiGraph:
-    graph = nx.DiGraph(name=system.model.name)
+def _graph(system: System, edges: tuple[Edge, ...]) -> nx.DiGraph[str]:
+    graph: nx.DiGraph[str] = nx.DiGraph(name=system.model.name)
     loop_of = {name: loop.name for loop in system.model.loops for name in loop.states}
     groups = {"input": system.inputs, "state": system.model.states, "output": system.outputs}
     for kind, blocks in groups.items():
@@ -218,16 +219,12 @@ def _graph(system: System, edges: tuple[Edge, ...]) -> nx.DiGraph:
 
 def describe(found: Influence) -> str:
     """The report of `str(influence(model))`."""
-    kinds = [held for _, held in found.graph.nodes(data="kind")]
+    kinds = [str(held["kind"]) for held in found.graph.nodes.values()]
     counted = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in ("input", "state", "output"))
     lines = [f"{found.model}: {counted}, {len(found.edges)} blocks that are not zero", ""]
     ranked = sorted(found.edges, key=lambda edge: -edge.gain)
     head = ("", "from", "to", "gain", "‖·‖∞", "‖·‖₂", "‖·‖F", "not zero")
-    rows = [head] + [
-        (e.matrix, e.source, e.target, *(f"{x:.4g}" for x in (e.gain, e.infinity, e.spectral, e.frobenius)))
-        + (f"{100 * e.share:.3g} %",)
-        for e in ranked[:_SHOWN]
-    ]
+    rows = [head, *map(_cells, ranked[:_SHOWN])]
     lines += _table(rows, left=3)
     lines += [f"  … and {len(ranked) - _SHOWN} weaker ones"] if len(ranked) > _SHOWN else []
     lines += ["", "  strongest paths, by the product of their gains"]
@@ -245,6 +242,12 @@ def describe(found: Influence) -> str:
         lines += ["", f"  loop {{{names}}}: gain {between} each time round; {ends}"]
     lines += ["", *(f"  {line}" for line in str(found.depth or f"no depth: {found.why}").split("\n"))]
     return "\n".join(lines)
+
+
+def _cells(edge: Edge) -> tuple[str, ...]:
+    numbers = (edge.gain, edge.infinity, edge.spectral, edge.frobenius)
+    shown = (f"{number:.4g}" for number in numbers)
+    return (edge.matrix, edge.source, edge.target, *shown, f"{100 * edge.share:.3g} %")
 
 
 def _table(rows: list[tuple[str, ...]], left: int) -> list[str]:

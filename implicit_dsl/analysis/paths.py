@@ -39,25 +39,26 @@ class Path:
 
 
 def strongest(
-    graph: nx.DiGraph, transfers: Transfers, source: str, target: str, most: int
+    graph: nx.DiGraph[str], transfers: Transfers, source: str, target: str, most: int
 ) -> tuple[Path, ...]:
     """The `most` strongest paths from `source`, or any input, to `target`, or any output.
 
-    `transfers`: for each loop its states and how far each moves in the end if one is pushed, [to, from]. Dynamic
-    programming over the graph without its loops, with the best paths to each block.
+    `transfers`: for each loop its states and how far each moves in the end if one is pushed, [to, from].
+    Dynamic programming over the graph without its loops, with the best paths to each block.
     """
     for name in filter(None, (source, target)):
         if name not in graph:
             raise KeyError(f"there is no `{name}` here; there are {', '.join(graph)}")
-    kinds = dict(graph.nodes(data="kind"))
+    kinds: dict[str, str] = {name: held["kind"] for name, held in graph.nodes.items()}
     if (source and kinds[source] == "output") or (target and kinds[target] == "input"):
         raise ValueError("a path goes from an input or a state to a state or an output")
     of_loop = {name: at for at, (names, _) in enumerate(transfers) for name in names}
     best: dict[str, list[Path]] = {name: [] for name in graph}
-    for name in _order(graph, of_loop):
-        if isinstance(name, int):
-            _enter(graph, *transfers[name], best, of_loop, source, most)
+    for step in _order(graph, of_loop):
+        if isinstance(step, int):
+            _enter(graph, *transfers[step], best, of_loop, source, most)
         else:
+            name = step
             best[name] = _best(_arriving(graph, name, best, of_loop), most)
             if name == source or (not source and kinds[name] == "input"):
                 best[name].append(Path((name,), 1.0))
@@ -65,9 +66,9 @@ def strongest(
     return tuple(_best([path for end in ends for path in best[end] if len(path.blocks) > 1], most))
 
 
-def _order(graph: nx.DiGraph, of_loop: dict[str, int]) -> list[str | int]:
+def _order(graph: nx.DiGraph[str], of_loop: dict[str, int]) -> list[str | int]:
     """Blocks, and loops by their number, in an order in which they can be computed."""
-    folded = nx.DiGraph()
+    folded: nx.DiGraph[str | int] = nx.DiGraph()
     folded.add_nodes_from(of_loop.get(name, name) for name in graph)
     edges = ((of_loop.get(a, a), of_loop.get(b, b)) for a, b in graph.edges)
     folded.add_edges_from((a, b) for a, b in edges if a != b)
@@ -75,7 +76,7 @@ def _order(graph: nx.DiGraph, of_loop: dict[str, int]) -> list[str | int]:
 
 
 def _arriving(
-    graph: nx.DiGraph, name: str, best: dict[str, list[Path]], of_loop: dict[str, int]
+    graph: nx.DiGraph[str], name: str, best: dict[str, list[Path]], of_loop: dict[str, int]
 ) -> list[Path]:
     """Paths to a block along each edge that does not stay within a loop."""
     own = of_loop.get(name, -1)
@@ -88,7 +89,7 @@ def _arriving(
 
 
 def _enter(
-    graph: nx.DiGraph,
+    graph: nx.DiGraph[str],
     names: tuple[str, ...],
     transfer: np.ndarray,
     best: dict[str, list[Path]],

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from implicit_dsl.page.certificate import certificate
 from implicit_dsl.page.figures import plural
+from implicit_dsl.page.influences import influences
 from implicit_dsl.page.matrix import matrix
 from implicit_dsl.page.parts import Section
 from implicit_dsl.page.program import program
 from implicit_dsl.page.robustness import robustness
+from implicit_dsl.page.sensitivities import sensitivities
 from implicit_dsl.page.solving import solving
 from implicit_dsl.page.states import states
 from implicit_dsl.page.subject import Certifying, Samples, Subject
@@ -17,7 +19,7 @@ from implicit_dsl.shapes import count
 
 __all__ = ["Certifying", "Samples", "Subject", "page"]
 
-_SECTIONS = (program, matrix, states, certificate, solving, robustness)
+_SECTIONS = (program, matrix, states, certificate, solving, sensitivities, influences, robustness)
 
 
 def page(subject: Subject) -> str:
