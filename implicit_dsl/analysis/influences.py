@@ -98,8 +98,8 @@ def influence(
 
     `graph` (networkx) has the inputs, states and outputs as nodes, with `kind`, `shape` and `loop`, and an
     edge for each block of A, B, C and D that is not zero, with the numbers of `Edge`. Norms are as computed;
-    gains are bounds. Raises ValueError for weights that are not finite and sizes that do not fit, TypeError if
-    the model is not a compiled one.
+    gains are bounds. Raises ValueError for weights that are not finite and sizes that do not fit, and
+    TypeError if the model is not a compiled one.
     """
     system = system_of(model, shapes, length)
     for id, values in system.weights.items():
