@@ -93,9 +93,14 @@ def _numbers(given: tuple[int, ...]) -> str:
 
 
 def _part(part: SystemPart, names: Names) -> str:
-    blocks = ", ".join(f"({quoted(row)}, {quoted(column)})" for row, column in part.blocks)
-    tensors = ", ".join(map(quoted, part.tensors))
-    return f"{names('SystemPart')}({quoted(part.matrix)}, ({blocks},), ({tensors},))"
+    blocks = _tuple([f"({quoted(row)}, {quoted(column)})" for row, column in part.blocks])
+    tensors = _tuple([*map(quoted, part.tensors)])
+    return f"{names('SystemPart')}({quoted(part.matrix)}, {blocks}, {tensors})"
+
+
+def _tuple(entries: list[str]) -> str:
+    """A tuple; a comma behind the last of several would ask for a line for each."""
+    return f"({', '.join(entries)}{',' if len(entries) == 1 else ''})"
 
 
 def _matrix(matrix: Matrix, names: Names) -> str:

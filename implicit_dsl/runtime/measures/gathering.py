@@ -12,14 +12,14 @@ from implicit_dsl.demands import Family, Piece
 
 def gathered(family: Family, weights: Mapping[str, Tensor]) -> Tensor:
     """The groups of a family [groups, entries], from matrices and kernels by id."""
-    return torch.cat([_rows(selected(weights[p.tensor], p), family.axis) for p in family.pieces], 1)
+    return torch.cat([_as_rows(selected(weights[p.tensor], p), family.axis) for p in family.pieces], 1)
 
 
 def scattered(family: Family, weights: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """The tensors of a family with its groups replaced by rows [groups, entries]."""
     found = {id: weights[id] for id in family.tensors}
     parts = [selected(weights[piece.tensor], piece) for piece in family.pieces]
-    widths = [_rows(part, family.axis).shape[1] for part in parts]
+    widths = [_as_rows(part, family.axis).shape[1] for part in parts]
     for piece, part, taken in zip(family.pieces, parts, torch.split(rows, widths, 1)):
         found[piece.tensor] = replaced(found[piece.tensor], piece, _unrows(taken, part, family.axis))
     return found
@@ -46,7 +46,7 @@ def replaced(weight: Tensor, piece: Piece, part: Tensor) -> Tensor:
     return found
 
 
-def _rows(part: Tensor, axis: str) -> Tensor:
+def _as_rows(part: Tensor, axis: str) -> Tensor:
     match axis:
         case "columns":
             return part.movedim(1, 0).flatten(1)
