@@ -10,14 +10,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.regions import Inputs, Norm, checked_radius
+from implicit_dsl.analysis.sensitivities import Sensitivity
+from implicit_dsl.analysis.systems import system_for
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.train.discovering import structure_of
+
+Guide: TypeAlias = Literal["slopes", "sensitivity"]
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy_module("numpy")
 
 METHODS = ("fgsm", "pgd", "sparse")
 _ROUNDINGS = 8  # tries to round inputs into a Euclidean ball
@@ -35,6 +44,7 @@ class Attack:
     margins: Tensor
     method: str
     epsilon: float
+    queries: int = 0  # how often the model was run on each sample
 
     @property
     def accuracy(self) -> float:
@@ -61,23 +71,28 @@ def attack(
     steps: int = 40,
     restarts: int = 3,
     entries: int = 1,
+    guide: Guide = "slopes",
     seed: int = 0,
 ) -> Attack:
     """Inputs within ε, between `lower` and `upper`, on which a compiled model errs, as far as they are found.
 
     fgsm takes one step; pgd `steps` from each of `restarts` starts, the first at the inputs themselves, the
     others random; sparse changes no more than `entries` entries of all inputs of a sample, those on which the
-    margin depends most. Inputs of tokens stay as they are. The model is run in evaluation mode, in its own
+    margin depends most: by its slopes there, or by what S allows at most (`guide` "sensitivity"), times how
+    far an entry may move. Inputs of tokens stay as they are. The model is run in evaluation mode, in its own
     dtype, and left as it is.
 
     Raises ValueError for an unknown method or norm, ε below 0, shapes and labels that do not fit, NaN, and
-    inputs outside of the range; TypeError if the model is not a compiled one.
+    inputs outside of the range; NoBound (a ValueError) where S is asked for and there is none; TypeError if
+    the model is not a compiled one.
     """
     checked_radius(epsilon)
     if method not in METHODS:
         raise ValueError(f'there is no attack "{method}": there are "fgsm", "pgd" and "sparse"')
     if norm not in ("inf", "2"):
-        raise ValueError(f'there is no norm "{norm}": it is "inf" or "2"')
+        raise ValueError(f'there is no norm "{norm}": it is the text "inf" or "2"')
+    if guide not in ("slopes", "sensitivity"):
+        raise ValueError(f'there is no guide "{guide}": it is "slopes" or "sensitivity"')
     if steps < 1 or restarts < 1 or entries < 1:
         raise ValueError("steps, restarts and entries are numbers of at least 1")
     blocks = ImplicitModel.from_data(structure_of(model)).inputs
@@ -87,11 +102,10 @@ def attack(
     with _evaluated(model):
         best, margins = target.first()
         tries = restarts if method != "fgsm" else 1
+        kept = target.largest(entries, guide) if method == "sparse" else None
         for number in range(tries):
             start = list(given) if number == 0 else target.random(generator)
-            kept = None
-            if method == "sparse":
-                kept = target.largest(given, entries)
+            if kept is not None:
                 start = [torch.where(k, s, u) for k, s, u in zip(kept, start, given)]
             ways = (1,) if method == "fgsm" else (1, steps)  # one long step is a candidate, too
             for u, found in (point for way in ways for point in target.climbed(start, way, kept)):
@@ -99,7 +113,7 @@ def attack(
                 margins = torch.where(better, found, margins)
                 best = [torch.where(_beside(better, old), new, old) for new, old in zip(u, best)]
     made = best[0] if isinstance(inputs, Tensor) else tuple(best)
-    return Attack(made, margins > 0, margins, method, float(epsilon))
+    return Attack(made, margins > 0, margins, method, float(epsilon), target.queries)
 
 
 class _Target:
@@ -120,18 +134,36 @@ class _Target:
         self.epsilon, self.norm = epsilon, norm
         self.moves = [not block.tokens for block in blocks]
         self.lower, self.upper = lower, upper
+        self.queries = 0
+
+    def scores(self, inputs: Sequence[Tensor]) -> Tensor:
+        """y [samples, classes]."""
+        self.queries += 1
+        made: Tensor = self.model(*inputs)
+        return made
 
     def margins(self, inputs: Sequence[Tensor]) -> Tensor:
         """max_{j≠c} y_j − y_c [samples]: wrong where it is not below zero, which counts as above."""
-        scores = self.model(*inputs)
+        return self.margins_of(self.scores(inputs))
+
+    def margins_of(self, scores: Tensor) -> Tensor:
+        """The same for y [samples, classes]."""
         own = scores.gather(1, self.labels[:, None])[:, 0]
         others = scores.scatter(1, self.labels[:, None], float("-inf")).amax(1)
         made: Tensor = others - own
         return made
 
     def first(self) -> tuple[list[Tensor], Tensor]:
+        """The inputs themselves, with their margins. Raises ValueError for what is no classification."""
         with torch.no_grad():
-            return list(self.given), self.margins(self.given)
+            scores = self.scores(self.given)
+            if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
+                raise ValueError("a classification has one output [classes], with two classes at least")
+            if len(self.labels) and int(self.labels.max()) >= scores.shape[1]:
+                raise ValueError(
+                    f"labels go from 0 to {scores.shape[1] - 1}, and there is one of {int(self.labels.max())}"
+                )
+            return list(self.given), self.margins_of(scores)
 
     def random(self, generator: torch.Generator) -> list[Tensor]:
         """Random inputs of the ball."""
@@ -219,18 +251,43 @@ class _Target:
         size = torch.stack([slope.flatten(1).square().sum(1) for slope in slopes]).sum(0).sqrt()
         return [slope / _beside(size.clamp_min(1e-30), slope) for slope in slopes]
 
-    def largest(self, inputs: Sequence[Tensor], entries: int) -> list[Tensor]:
-        """Where a sample may be changed: the entries with the largest slopes, in the room that they have."""
-        slopes, _ = self.gradients(inputs)
+    def largest(self, entries: int, guide: Guide) -> list[Tensor]:
+        """Where a sample may be changed: the entries that can move its margin most, in the room they have."""
+        slopes, _ = self.gradients(self.given)
+        bounds = self._bounds() if guide == "sensitivity" else [None] * len(slopes)
         rooms = []
-        for u, slope, moves in zip(inputs, slopes, self.moves):
-            to = torch.where(slope > 0, self._end(u, self.upper, 1.0), self._end(u, self.lower, -1.0))
-            rooms.append(((to - u).abs() * slope.abs()).flatten(1) * moves)
+        for u, slope, bound, moves in zip(self.given, slopes, bounds, self.moves):
+            up, down = (self._end(u, end, sign) for end, sign in ((self.upper, 1.0), (self.lower, -1.0)))
+            if bound is None:
+                weights = (torch.where(slope > 0, up, down) - u).abs() * slope.abs()
+            else:
+                weights = torch.maximum(up - u, u - down) * bound
+            rooms.append(weights.flatten(1) * moves)
         whole = torch.cat(rooms, 1)
         chosen = torch.zeros_like(whole, dtype=torch.bool)
         chosen.scatter_(1, whole.topk(min(entries, whole.shape[1]), 1).indices, True)
         parts = torch.split(chosen, [room.shape[1] for room in rooms], 1)
-        return [part.reshape(u.shape) for part, u in zip(parts, inputs)]
+        return [part.reshape(u.shape) for part, u in zip(parts, self.given)]
+
+    def _bounds(self) -> list[Tensor | None]:
+        """How much each entry can move y_j − y_c at most, for the nearest other class j; None for tokens.
+
+        Raises NoBound where there is no S.
+        """
+        with torch.no_grad():
+            scores = self.scores(self.given)
+        classes = torch.eye(scores.shape[1], dtype=torch.float64)
+        rivals = scores.scatter(1, self.labels[:, None], float("-inf")).argmax(1)
+        rows = (classes[rivals.cpu()] - classes[self.labels.cpu()]).numpy()
+        different, of = np.unique(rows, axis=0, return_inverse=True)
+        system = system_for(self.model, self.given)
+        found = Sensitivity(system).rows(different)[of.reshape(-1)]
+        parts = system.partition("inputs")
+        made: list[Tensor | None] = []
+        for block, u in zip(system.inputs, self.given):
+            bound = torch.from_numpy(found[:, parts[block.name]])
+            made.append(None if block.tokens else bound.to(u.device, u.dtype).reshape(u.shape))
+        return made
 
     def _end(self, u: Tensor, end: float | None, sign: float) -> Tensor:
         moved = u + sign * self.epsilon
@@ -263,6 +320,13 @@ def _prepared(
     like = next((p for p in (*model.parameters(), *model.buffers()) if p.dtype.is_floating_point), None)
     made = []
     for block, u in zip(blocks, tensors):
+        known = block.given
+        fits = u.ndim == 1 + len(known) and all(
+            not isinstance(size, int) or size == got for size, got in zip(known, u.shape[1:])
+        )
+        if not fits or len(u) != len(labels):
+            wanted = ", ".join(map(str, (len(labels), *known)))
+            raise ValueError(f"`{block.name}` has shape [{wanted}], and {list(u.shape)} was given")
         if block.tokens:
             made.append(u if like is None else u.to(like.device))
             continue

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.runtime.certificates.majorants import magnitudes, product
 from implicit_dsl.runtime.certificates.spreading import Spread
-from implicit_dsl.runtime.system import System
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,12 +57,12 @@ class Depth:
         return "\n".join(lines)
 
 
-def depth_of(system: System) -> Depth:
-    """That of a system. For maxima, terms are those of changes of all inputs at once.
+def depth_of(spread: Spread) -> Depth:
+    """That of a system whose loops are proved to contract.
 
-    Raises NoBound as `sensitivity` does.
+    For maxima, the terms are those of changes of all inputs at once.
     """
-    spread = Spread(system)
+    system = spread.system
     C = magnitudes(system, "C").sum(0)
     sums, rest = [float(magnitudes(system, "D").sum())], 0.0
     moved = spread.swept(spread.B.sum(1)[:, None])

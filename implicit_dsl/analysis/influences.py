@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from torch import nn
 
@@ -12,9 +12,8 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.depth import Depth, depth_of
 from implicit_dsl.analysis.paths import Path, strongest
 from implicit_dsl.analysis.systems import Shapes, system_of
-from implicit_dsl.runtime.certificates.majorants import Majorant, NoBound, magnitudes, majorants, product
-from implicit_dsl.runtime.certificates.roots import perron_bounds
-from implicit_dsl.runtime.certificates.spreading import Part, parts_of
+from implicit_dsl.runtime.certificates.majorants import Majorant, NoBound, magnitudes, product
+from implicit_dsl.runtime.certificates.spreading import Part, Spread
 from implicit_dsl.runtime.system import System
 from implicit_dsl.shapes import count
 
@@ -27,6 +26,7 @@ else:
     nx = lazy_module("networkx")
     sparse = lazy_module("scipy.sparse")
 
+Graph: TypeAlias = "nx.DiGraph[str]"
 _DENSE = 300  # rows or columns of a block whose singular values are all computed
 _POWERS = 200  # steps of the power iteration for others
 _SHOWN = 16
@@ -63,6 +63,17 @@ class LoopGain:
     upper: float
     amplification: float
 
+    def __str__(self) -> str:
+        names = ", ".join(self.states[:4]) + (", …" if len(self.states) > 4 else "")
+        close = self.upper - self.lower <= 0.02 * self.upper
+        gain = f"{self.upper:.3g}" if close else f"{self.lower:.4g} … {self.upper:.4g}"
+        if self.lower == 0 and not close:
+            gain = f"{self.upper:.4g} at most"
+        end = f"a push by 1 ends as {self.amplification:.4g} at most"
+        if self.amplification == float("inf"):
+            end = "it is not proved to contract"
+        return f"the loop {{{names}}}: gain {gain} each time round; {end}"
+
 
 @dataclass(frozen=True)
 class Influence:
@@ -72,7 +83,7 @@ class Influence:
     """
 
     model: str
-    graph: nx.DiGraph[str]
+    graph: Graph
     edges: tuple[Edge, ...]
     loops: tuple[LoopGain, ...]
     depth: Depth | None
@@ -98,24 +109,22 @@ def influence(
 
     `graph` (networkx) has the inputs, states and outputs as nodes, with `kind`, `shape` and `loop`, and an
     edge for each block of A, B, C and D that is not zero, with the numbers of `Edge`. Norms are as computed;
-    gains are bounds. Raises ValueError for weights that are not finite and sizes that do not fit, and
-    TypeError if the model is not a compiled one.
+    gains are bounds. Raises NoBound (a ValueError) for weights that are not finite, ValueError for sizes
+    that do not fit, TypeError if the model is not a compiled one.
     """
     system = system_of(model, shapes, length)
-    for id, values in system.weights.items():
-        if not np.isfinite(values).all():
-            raise ValueError(f"the tensor `{id}` holds values that are not finite")
-    bounds = {one.block.name: one for one in majorants(system)}
-    A = magnitudes(system, "A")
+    spread = Spread(system, prove=False)
+    parts = [part for part in spread.parts if part.loop is not None]
     with np.errstate(all="ignore"):
-        edges = _edges(system, bounds)
-        parts = [part for part in parts_of(system, A, bounds) if part.loop is not None]
+        edges = _edges(system, spread.majorants)
         loops = tuple(map(_loop_gain, parts))
-        transfers = tuple((_names(part), _transfer(part, gain.upper)) for part, gain in zip(parts, loops))
-    try:
-        depth, why = depth_of(system), ""
-    except NoBound as none:
-        depth, why = None, str(none)
+        transfers = tuple((_names(part), _transfer(part)) for part in parts)
+        depth, why = None, ""
+        try:
+            spread.prove()
+            depth = depth_of(spread)
+        except NoBound as none:
+            why = str(none)
     graph = _graph(system, edges)
     return Influence(system.model.name, graph, edges, loops, depth, why, transfers)
 
@@ -176,36 +185,31 @@ def _names(part: Part) -> tuple[str, ...]:
 
 
 def _loop_gain(part: Part) -> LoopGain:
-    """Bounds of the Perron root of K |A|; infinite where K is unbounded or too large to be made."""
-    names = _names(part)
-    if any(one.matrix is None for one in part.majorants) or not np.isfinite(part.step_matrix.data).all():
-        return LoopGain(names, 0.0, float("inf"), float("inf"))
-    lower, upper, _ = perron_bounds(part.step_matrix)
-    most = float(_solved(part, np.ones(len(part.there))).max()) if upper < 1 else float("inf")
-    return LoopGain(names, lower, upper, most)
+    lower, upper, _ = part.perron
+    lower = lower if part.is_linear else 0.0  # of K, which may be more than M
+    try:
+        upper = min(upper, part.rate)
+        most = float(part.pushed(np.ones((len(part.there), 1))).max(initial=0.0))
+    except NoBound:
+        most = float("inf")
+    return LoopGain(_names(part), lower, upper, most)
 
 
-def _transfer(part: Part, upper: float) -> np.ndarray:
+def _transfer(part: Part) -> np.ndarray:
     """How far each state of a loop moves in the end if one is pushed by 1, [to, from]."""
     ends = np.cumsum([0, *(count(one.block.shape) for one in part.majorants)])
-    size = len(part.majorants)
-    made = np.full((size, size), np.inf)
-    if upper < 1:
-        for at in range(size):
-            pushed = np.zeros(ends[-1])
-            pushed[ends[at] : ends[at + 1]] = 1.0
-            moved = _solved(part, pushed)
-            made[:, at] = [moved[a:b].max(initial=0.0) for a, b in pairwise(ends)]
-    return made
+    pushed = np.zeros((ends[-1], len(part.majorants)))
+    for at, (first, last) in enumerate(pairwise(ends)):
+        pushed[first:last, at] = 1.0
+    try:
+        moved = part.pushed(pushed)
+    except NoBound:
+        return np.full((len(part.majorants),) * 2, np.inf)
+    return np.stack([moved[first:last].max(0, initial=0.0) for first, last in pairwise(ends)])
 
 
-def _solved(part: Part, pushed: np.ndarray) -> np.ndarray:
-    """(I − K |A|)⁻¹ p."""
-    return np.asarray(np.maximum(np.asarray(part.factors.solve(pushed)), 0.0))
-
-
-def _graph(system: System, edges: tuple[Edge, ...]) -> nx.DiGraph[str]:
-    graph: nx.DiGraph[str] = nx.DiGraph(name=system.model.name)
+def _graph(system: System, edges: tuple[Edge, ...]) -> Graph:
+    graph: Graph = nx.DiGraph(name=system.model.name)
     loop_of = {name: loop.name for loop in system.model.loops for name in loop.states}
     groups = {"input": system.inputs, "state": system.model.states, "output": system.outputs}
     for kind, blocks in groups.items():
@@ -219,35 +223,25 @@ def _graph(system: System, edges: tuple[Edge, ...]) -> nx.DiGraph[str]:
 
 def describe(found: Influence) -> str:
     """The report of `str(influence(model))`."""
-    kinds = [str(held["kind"]) for held in found.graph.nodes.values()]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}s" for kind in ("input", "state", "output"))
+    kinds = [held["kind"] for _, held in found.graph.nodes(data=True)]
+    counted = ", ".join(
+        f"{kinds.count(kind)} {kind}{'s' * (kinds.count(kind) != 1)}" for kind in ("input", "state", "output")
+    )
     lines = [f"{found.model}: {counted}, {len(found.edges)} blocks that are not zero", ""]
     ranked = sorted(found.edges, key=lambda edge: -edge.gain)
     head = ("", "from", "to", "gain", "‖·‖∞", "‖·‖₂", "‖·‖F", "not zero")
-    rows = [head, *map(_cells, ranked[:_SHOWN])]
+    rows: list[tuple[str, ...]] = [head]
+    for e in ranked[:_SHOWN]:
+        numbers = (f"{x:.4g}" for x in (e.gain, e.infinity, e.spectral, e.frobenius))
+        rows.append((e.matrix, e.source, e.target, *numbers, f"{100 * e.share:.3g} %"))
     lines += _table(rows, left=3)
     lines += [f"  … and {len(ranked) - _SHOWN} weaker ones"] if len(ranked) > _SHOWN else []
     lines += ["", "  strongest paths, by the product of their gains"]
     lines += [f"    {path}" for path in found.paths()] or ["    none: no output depends on an input"]
     for loop in found.loops:
-        names = ", ".join(loop.states[:4]) + (", …" if len(loop.states) > 4 else "")
-        between = (
-            f"{loop.upper:.4g}" if loop.upper - loop.lower < 1e-3 else f"{loop.lower:.4g} … {loop.upper:.4g}"
-        )
-        ends = (
-            f"a push by 1 ends as {loop.amplification:.4g} at most"
-            if loop.upper < 1
-            else "it is not proved to contract"
-        )
-        lines += ["", f"  loop {{{names}}}: gain {between} each time round; {ends}"]
+        lines += ["", f"  {loop}"]
     lines += ["", *(f"  {line}" for line in str(found.depth or f"no depth: {found.why}").split("\n"))]
     return "\n".join(lines)
-
-
-def _cells(edge: Edge) -> tuple[str, ...]:
-    numbers = (edge.gain, edge.infinity, edge.spectral, edge.frobenius)
-    shown = (f"{number:.4g}" for number in numbers)
-    return (edge.matrix, edge.source, edge.target, *shown, f"{100 * edge.share:.3g} %")
 
 
 def _table(rows: list[tuple[str, ...]], left: int) -> list[str]:

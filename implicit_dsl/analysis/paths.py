@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 else:
     nx = lazy_module("networkx")
 
+_SHOWN = 10  # blocks of a path that is printed
+Graph: TypeAlias = "nx.DiGraph[str]"
 Transfers: TypeAlias = "Sequence[tuple[tuple[str, ...], np.ndarray]]"
 
 
@@ -35,12 +37,13 @@ class Path:
             f"{name} (×{around[at]:.3g} around its loop)" if at in around else name
             for at, name in enumerate(self.blocks)
         ]
+        if len(named) > _SHOWN:
+            left = len(named) - _SHOWN + 1
+            named[_SHOWN // 2 : -_SHOWN // 2 + 1] = [f"… {left} more …"]
         return f"{self.gain:<10.4g} {' → '.join(named)}"
 
 
-def strongest(
-    graph: nx.DiGraph[str], transfers: Transfers, source: str, target: str, most: int
-) -> tuple[Path, ...]:
+def strongest(graph: Graph, transfers: Transfers, source: str, target: str, most: int) -> tuple[Path, ...]:
     """The `most` strongest paths from `source`, or any input, to `target`, or any output.
 
     `transfers`: for each loop its states and how far each moves in the end if one is pushed, [to, from].
@@ -49,24 +52,23 @@ def strongest(
     for name in filter(None, (source, target)):
         if name not in graph:
             raise KeyError(f"there is no `{name}` here; there are {', '.join(graph)}")
-    kinds: dict[str, str] = {name: held["kind"] for name, held in graph.nodes.items()}
+    kinds = {name: held["kind"] for name, held in graph.nodes(data=True)}
     if (source and kinds[source] == "output") or (target and kinds[target] == "input"):
         raise ValueError("a path goes from an input or a state to a state or an output")
     of_loop = {name: at for at, (names, _) in enumerate(transfers) for name in names}
     best: dict[str, list[Path]] = {name: [] for name in graph}
-    for step in _order(graph, of_loop):
-        if isinstance(step, int):
-            _enter(graph, *transfers[step], best, of_loop, source, most)
+    for one in _order(graph, of_loop):
+        if isinstance(one, int):
+            _enter(graph, *transfers[one], best, of_loop, source, most)
         else:
-            name = step
-            best[name] = _best(_arriving(graph, name, best, of_loop), most)
-            if name == source or (not source and kinds[name] == "input"):
-                best[name].append(Path((name,), 1.0))
+            best[one] = _best(_arriving(graph, one, best, of_loop), most)
+            if one == source or (not source and kinds[one] == "input"):
+                best[one].append(Path((one,), 1.0))
     ends = [target] if target else [name for name in graph if kinds[name] == "output"]
     return tuple(_best([path for end in ends for path in best[end] if len(path.blocks) > 1], most))
 
 
-def _order(graph: nx.DiGraph[str], of_loop: dict[str, int]) -> list[str | int]:
+def _order(graph: Graph, of_loop: dict[str, int]) -> list[str | int]:
     """Blocks, and loops by their number, in an order in which they can be computed."""
     folded: nx.DiGraph[str | int] = nx.DiGraph()
     folded.add_nodes_from(of_loop.get(name, name) for name in graph)
@@ -75,9 +77,7 @@ def _order(graph: nx.DiGraph[str], of_loop: dict[str, int]) -> list[str | int]:
     return list(nx.topological_sort(folded))
 
 
-def _arriving(
-    graph: nx.DiGraph[str], name: str, best: dict[str, list[Path]], of_loop: dict[str, int]
-) -> list[Path]:
+def _arriving(graph: Graph, name: str, best: dict[str, list[Path]], of_loop: dict[str, int]) -> list[Path]:
     """Paths to a block along each edge that does not stay within a loop."""
     own = of_loop.get(name, -1)
     return [
@@ -89,7 +89,7 @@ def _arriving(
 
 
 def _enter(
-    graph: nx.DiGraph[str],
+    graph: Graph,
     names: tuple[str, ...],
     transfer: np.ndarray,
     best: dict[str, list[Path]],

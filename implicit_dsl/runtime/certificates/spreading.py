@@ -20,7 +20,7 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import Loop
 from implicit_dsl.runtime.certificates.contraction import proving
 from implicit_dsl.runtime.certificates.majorants import Majorant, NoBound, magnitudes, majorants, product
-from implicit_dsl.runtime.certificates.roots import perron_bounds
+from implicit_dsl.runtime.certificates.roots import PerronBounds, perron_bounds
 from implicit_dsl.runtime.certificates.rounding import greatest_ratio
 from implicit_dsl.runtime.reference import check_order, groups, indices
 from implicit_dsl.runtime.system import System
@@ -40,6 +40,7 @@ Proof: TypeAlias = "tuple[np.ndarray, np.ndarray]"
 _SUMS = 4_000  # steps of v ← 1 + M(|A| v)
 _STEPS = 20_000  # towards the least δ
 _STEADY = 1e-12
+_CLOSE, _ROUGH = 1e-3, 0.02  # bounds of a Perron root, relatively, and of one that is above 1
 _LARGEST = 1e100  # entry of v
 _ROOMS = (0.0, 1.0, 1.01, 10.0, 1e3, 1e6)  # of what is missing, beside what v makes up for
 
@@ -51,8 +52,17 @@ class Spread:
     without v; ValueError if its states stand in no solvable order.
     """
 
-    def __init__(self, system: System, within: bool = True, entered: np.ndarray | None = None) -> None:
-        """`within`: see `majorants`. Changes come in at slots `entered` [slots], or else from the inputs."""
+    def __init__(
+        self,
+        system: System,
+        within: bool = True,
+        entered: np.ndarray | None = None,
+        prove: bool = True,
+    ) -> None:
+        """`within`: see `majorants`. Changes come in at slots `entered` [slots], or else from the inputs.
+
+        Unless `prove` is asked for, `prove()` has to be called before anything is bounded.
+        """
         for id, values in system.weights.items():
             if not np.isfinite(values).all():
                 raise NoBound(
@@ -63,9 +73,15 @@ class Spread:
         self.A, self.B = magnitudes(system, "A"), magnitudes(system, "B")
         self.majorants = {made.block.name: made for made in majorants(system, within)}
         self.parts = parts_of(system, self.A, self.majorants)
-        self._refuse_unbounded(self.B.sum(1) > 0 if entered is None else entered)
+        self._entered = self.B.sum(1) > 0 if entered is None else entered
+        if prove:
+            self.prove()
+
+    def prove(self) -> None:
+        """Raises NoBound unless all slopes that changes reach are bounded, and all loops contract."""
+        self._refuse_unbounded(self._entered)
         for part in self.parts:
-            _ = part.proof  # raises NoBound
+            _ = part.proof
 
     @cached_property
     def is_linear(self) -> bool:
@@ -211,8 +227,19 @@ class Part:
         """(I − K |A|)⁻¹ 1, and Perron vectors, or those of the transposed matrix ("T")."""
         if self.factors is not None:
             yield self.factors.solve(np.ones(self.inner.shape[1]), trans=side)
-        matrix = self.step_matrix if side == "N" else self.step_matrix.T.tocsr()
-        yield from proving(matrix, np.ones(matrix.shape[0]))
+        if self.perron.lower < 1:
+            matrix = self.step_matrix if side == "N" else self.step_matrix.T.tocsr()
+            yield from proving(matrix, np.ones(matrix.shape[0]))
+
+    @cached_property
+    def perron(self) -> PerronBounds:
+        """Bounds of the Perron root of K |A|; infinite where K is unbounded or too large to be made."""
+        unknown = any(majorant.matrix is None for majorant in self.majorants)
+        if unknown or not np.isfinite(self.step_matrix.data).all():
+            return PerronBounds(0.0, float("inf"), None)
+        solved = None if self.factors is None else self.factors.solve(np.ones(self.inner.shape[1]))
+        contracts = solved is not None and bool((solved > 0).all())
+        return perron_bounds(self.step_matrix, gap=_CLOSE if contracts else _ROUGH)
 
     def _step_behind(self, t: np.ndarray, given: np.ndarray | None = None) -> np.ndarray:
         return product(self._inner_t, product(self.matrix_t, t), given)
@@ -228,7 +255,7 @@ class Part:
             return 0.0
         v, _ = self.proof
         found = greatest_ratio(self.step(v[:, None])[:, 0], v)
-        return min(found, perron_bounds(self.step_matrix).upper) if self.is_linear else found
+        return min(found, self.perron.upper) if self.is_linear else found
 
     def spread(self, given: np.ndarray) -> np.ndarray:
         """δ [its states, k] for r [its slots, k]."""
@@ -238,6 +265,18 @@ class Part:
         if self.is_linear and self.factors is not None:
             start = self.factors.solve(self.majorant(given))
         return _closed(lambda delta: self.step(delta, given), self.proof, given.shape[1], start)
+
+    def pushed(self, p: np.ndarray) -> np.ndarray:
+        """δ [its states, k] with M(|A| δ) + p ≤ δ: how far its states end, if they are pushed by p."""
+        if self.proof is None:
+            return p
+
+        def step(delta: np.ndarray) -> np.ndarray:
+            made = self.step(delta) + p
+            return np.where(made > 0, np.nextafter(made, np.inf), 0.0)
+
+        start = self.factors.solve(p) if self.is_linear and self.factors is not None else None
+        return _closed(step, self.proof, p.shape[1], start)
 
     def pulled(self, p: np.ndarray) -> np.ndarray:
         """t ≥ p + (K |A|)ᵀ t, [its states, k]."""
@@ -326,10 +365,9 @@ def _uncontracting(part: Part) -> str:
     loop = part.loop
     assert loop is not None
     names = ", ".join(loop.states[:6]) + (", …" if len(loop.states) > 6 else "")
-    root = ""
-    if all(majorant.matrix is not None for majorant in part.majorants):
-        lower, upper, _ = perron_bounds(part.step_matrix, gap=1e-3)
-        root = f", as its Perron root with the slopes of φ is {upper:.4g}" if lower >= 1 else ""
+    lower, _, _ = part.perron
+    known = part.is_linear and lower >= 1
+    root = f", as its Perron root with the slopes of φ is at least {lower:.4g}" if known else ""
     return (
         f"the loop {{{names}}}: no v > 0 with |A| v < v is found{root}, so nothing bounds what goes round "
         "in it. Make it contract, as by `@wellposed norm(A, Inf) <= 0.95` and `project_()`, or by smaller "
