@@ -12,6 +12,7 @@ from implicit_dsl.analysis.bounds import Effort, checked_method, output_bounds_o
 from implicit_dsl.analysis.network import Network
 from implicit_dsl.analysis.regions import Inputs, box
 from implicit_dsl.analysis.systems import system_for
+from implicit_dsl.analysis.threads import in_one_thread
 from implicit_dsl.runtime.system import System
 from implicit_dsl.shapes import sizes
 
@@ -23,6 +24,7 @@ else:
 Outputs: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 
 
+@in_one_thread
 def output_bounds(
     model: nn.Module | System,
     lower: Inputs,

@@ -35,6 +35,7 @@ from implicit_dsl.analysis.outputs import network_for
 from implicit_dsl.analysis.parallel import Found, Job, Settings, run_jobs
 from implicit_dsl.analysis.progress import Progress
 from implicit_dsl.analysis.regions import Inputs, Norm, Region, around, arrays, checked_radius
+from implicit_dsl.analysis.threads import in_one_thread
 from implicit_dsl.shapes import count
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class CertifiedAccuracy:
         )
 
 
+@in_one_thread
 def certified_accuracy(
     model: nn.Module,
     inputs: Inputs,
@@ -136,6 +138,7 @@ def certified_accuracy(
     )  # fmt: skip
 
 
+@in_one_thread
 def certified_radius(
     model: nn.Module,
     inputs: Inputs,

@@ -43,7 +43,11 @@ def solved(
 
 
 def _found(node: Node, a: np.ndarray, s: np.ndarray, least: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """About the solution: by regula falsi with halving, from an interval that holds it."""
+    """About the solution: in closed form where φ is linear or relu, else by secants with halving."""
+    activation = node.block.activation
+    if activation is None or activation.kind in ("identity", "relu"):
+        return np.asarray(node.activated(s) / (1 - a))  # a < 1, so that x has the sign of s
+    # from an interval that holds it
     x = node.activated(s)
     g = node.activated(a * x + s) - x
     reach = np.abs(g) / least
