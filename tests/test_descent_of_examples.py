@@ -23,6 +23,7 @@ OUTSIDE = {
     "GraphNetwork": "its activation `matmul`",
     "FiniteGraphNetwork": "its activation `matmul`",
     "Tagger": "its activation `upto`",
+    "RobustDigits": "`norm(system.S, Inf)` (line 16) has no proximal operator",
     **dict.fromkeys(
         ("ConvLSTM", "ConvGRU", "Flow", "GRUNet", "MGUNet", "LSTMNet", "LSTMStream"),
         "its activation `product`",

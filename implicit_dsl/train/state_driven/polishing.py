@@ -86,7 +86,7 @@ def _on_face(
     border = torch.where(active[:, None], normal, 0.0)
     system[:, :-1, -1], system[:, -1, :-1] = border, border
     system[:, -1, -1] = (~active).to(right)
-    right = torch.cat((right, torch.where(active, bound, 0.0)[:, None]), 1)
+    right = torch.cat((right, bound * active.to(right)[:, None]), 1)
     solution, wrong = torch.linalg.solve_ex(system, right[:, :, None])
     solution = torch.where((wrong == 0)[:, None], solution[:, :, 0], float("nan"))
     return solution[:, :-1], solution[:, -1]
