@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from implicit_dsl.model import ImplicitModel
 
 _ABOUT = (
-    "S = |C| (I − |A|)⁻¹ |B| + |D|: whatever the inputs are, moving them by |Δu| moves the outputs by at "
-    "most S |Δu|. It is a bound over all inputs, and so larger than what happens near one of them."
+    "S = |C| (I − M|A|)⁻¹ M|B| + |D|, with the largest slopes M of the activations: whatever the inputs are, "
+    "moving them by |Δu| moves the outputs by at most S |Δu|, which is more than happens near one of them."
 )
 _MOST_ENTRIES = 2_000_000
 _MOST_OUTPUTS = 30
