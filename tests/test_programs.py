@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 from test_bounds import assert_within, layers, loop, mlp, samples
 
+import implicit_dsl
 from implicit_dsl.analysis import NoBound, output_bounds
 from implicit_dsl.analysis.bounds import Effort, boxes_for, objectives_of
 from implicit_dsl.analysis.crown import relaxed
@@ -115,3 +116,11 @@ def test_what_programs_need_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     region = box(network.system.inputs, u, u + 0.1)
     with pytest.raises(NoBound, match="take the method `crown`"):
         program_of(network, region, relaxed(network, boxes_for(network, region, "lp", Effort())), 0)
+
+
+def test_what_is_too_large_is_refused() -> None:
+    model = implicit_dsl.loads(
+        "model M\ninput u[150]\nstate x[60] ~ relu(Dense(60)*u)\noutput y = x\nend"
+    ).M()
+    with pytest.raises(ValueError, match="210 inputs and states are too many"):
+        output_bounds(model, torch.zeros(1, 150), torch.ones(1, 150), method="sdp")

@@ -190,6 +190,8 @@ def upper_of_rows(
     rows = np.broadcast_to(rows, (region.batch, *rows.shape[1:]))
     if method == "sensitivity":
         return _by_sensitivity(network, region, rows)
+    if method == "sdp":
+        sdp.require(network)  # before boxes are worked on
     if boxes is None:
         boxes = boxes_for(network, region, method, effort)
     if method in ("interval", "nemon"):

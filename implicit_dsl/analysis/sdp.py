@@ -19,6 +19,7 @@ from implicit_dsl.analysis.network import Network
 from implicit_dsl.analysis.regions import Region
 from implicit_dsl.analysis.relaxation import Program, program_of
 from implicit_dsl.runtime.certificates.rounding import UNIT, largest_row_sum
+from implicit_dsl.shapes import count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,18 +29,29 @@ else:
 MOST = 200  # inputs and states together
 
 
-def upper_bounds(network: Network, region: Region, bounded: Relaxed, objectives: Objectives) -> np.ndarray:
-    """Upper bounds [batch, k] of the objectives, each by a semidefinite program.
-
-    Raises ImportError without cvxpy, and ValueError for more than 200 inputs and states.
-    """
+def require(network: Network) -> Any:
+    """cvxpy, for a network that is small enough. Raises ImportError without it, ValueError for a larger one."""
     try:
-        cvxpy = import_module("cvxpy")
+        found = import_module("cvxpy")
     except ImportError:
         raise ImportError('the method "sdp" needs cvxpy: pip install "implicitc[sdp]"') from None
-    size = sum(node.size for node in network.states) + sum(x.shape[1] for x in region.lower.values())
+    size = _size(network)
     if size > MOST:
-        raise ValueError(f"{size} inputs and states are too many for a semidefinite program: {MOST} at most")
+        raise ValueError(
+            f"{size} inputs and states are too many for a semidefinite program, which takes {MOST} at most: "
+            "`crown` or `lp` do without"
+        )
+    return found
+
+
+def _size(network: Network) -> int:
+    inputs = sum(count(block.shape) for block in network.system.inputs)
+    return inputs + sum(node.size for node in network.states)
+
+
+def upper_bounds(network: Network, region: Region, bounded: Relaxed, objectives: Objectives) -> np.ndarray:
+    """Upper bounds [batch, k] of the objectives, each by a semidefinite program. Raises as `require` does."""
+    cvxpy, size = require(network), _size(network)
     rows = objectives.offset.shape[1]
     made = np.empty((region.batch, rows))
     for sample in range(region.batch):
