@@ -30,7 +30,7 @@ MOST = 200  # inputs and states together
 
 
 def require(network: Network) -> Any:
-    """cvxpy, for a network that is small enough. Raises ImportError without it, ValueError for a larger one."""
+    """cvxpy, for a small network. Raises ImportError without it, ValueError for a larger network."""
     try:
         found = import_module("cvxpy")
     except ImportError:
