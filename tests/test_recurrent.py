@@ -374,3 +374,22 @@ def test_what_is_not_finite_is_named_with_its_step(output: str, place: str) -> N
     assert module.M()(u[:, :0]).isfinite().all()
     compiled = torch.compile(module.M(), backend="eager", fullgraph=True)
     assert compiled(u).isnan().any()
+
+
+def test_what_is_computed_ahead_and_read_by_a_lag_alone_goes_through_the_steps() -> None:
+    """g does not depend on a step before, x reads it two steps later, and h is computed behind all steps."""
+    model = implicit_dsl.loads("""
+model Lagged
+    input v[5, 3]
+    recurrent s over v
+        state g[3], h[3]
+        state x[3] ~ tanh(prev(g, 2))
+        h ~ tanh(x)
+        g ~ tanh(s)
+    end
+    output y[5, 3] = h
+end
+""").Lagged(dtype=torch.float64)
+    v = torch.randn(2, 5, 3, dtype=torch.float64)
+    lagged = torch.cat((torch.zeros(2, 2, 3, dtype=torch.float64), v.tanh()[:, :3]), 1)
+    torch.testing.assert_close(model(v), lagged.tanh().tanh())

@@ -78,7 +78,7 @@ def trailing(recurrence: Recurrence[ImplicitModel]) -> Trailing:
         loops=tuple(loop for loop in step.loops if not set(loop.states) <= moved),
     )
     still = {term.source for term in rest.terms} | {name for one in rest.recurrences for name in one.reads}
-    still |= {state for _, state, _ in kept}
+    still |= {state for _, state, _ in kept} | {carry.now for carry in recurrence.carried}
     sequences = tuple(pair for pair in recurrence.sequences if pair[0] in still)
     made = replace(recurrence, gives=(*kept, *shown), sequences=sequences)
     made = replace(made, step=giving(rest, made.results))
