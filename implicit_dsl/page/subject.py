@@ -84,8 +84,11 @@ class Subject:
 
 
 def no_answer() -> tuple[type[Exception], ...]:
-    """What computations raise where there is no answer; the text says why."""
-    return (ValueError, ArithmeticError, NotImplementedError, RuntimeError, MemoryError)
+    """What computations raise where there is no answer; the text says why.
+
+    ImportError: a package is missing; RuntimeError: a loop finds no equilibrium, or PyTorch no memory.
+    """
+    return (ValueError, ArithmeticError, ImportError, RuntimeError, MemoryError)
 
 
 def reason(error: Exception) -> str:
