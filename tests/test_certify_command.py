@@ -233,3 +233,12 @@ def test_a_program_with_errors_is_shown(capsys: pytest.CaptureFixture[str]) -> N
     code, out, err = run(capsys, "--epsilon", "0.1")
 
     assert (1, "") == (code, out) and "error[E" in err
+
+
+def test_a_package_that_is_missing_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cvxpy", None)
+    code, out, err = run(capsys, "--epsilon", "0.01", "--method", "sdp")
+    assert (code, out) == (1, "")
+    assert "`--method sdp` needs a package" in err and 'pip install "implicitc[sdp]"' in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from implicit_dsl.cli.messages import Refusal
@@ -59,6 +60,8 @@ def asked(options: Namespace, samples: Samples | None) -> Certifying:
     """What the options say. Raises Refusal if the limits of the inputs contradict each other."""
     from implicit_dsl.page.subject import Certifying
 
+    if options.method == "sdp" and not _installed("cvxpy"):
+        raise Refusal("`--method sdp` needs a package", 'pip install "implicitc[sdp]"')
     lower, upper = options.lower, options.upper
     if lower is not None and upper is not None and lower >= upper:
         raise Refusal(f"`--lower {lower:g}` is not below `--upper {upper:g}`", code=USAGE)
@@ -72,6 +75,13 @@ def asked(options: Namespace, samples: Samples | None) -> Certifying:
         attack=options.attack,
         thorough=options.thorough,
     )
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # it is kept from being imported
+        return False
 
 
 def _usual(samples: Samples | None) -> tuple[float, ...]:
