@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,21 +37,21 @@ def linear() -> Any:
     return implicit_dsl.loads(LINEAR).Linear(dtype=torch.float64)
 
 
-def trained(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
+def trained(seed: int = 0) -> tuple[Any, Tensor, Tensor]:
     """A network fitted to three clouds of points."""
     torch.manual_seed(seed)
     labels = torch.arange(60) % 3
     inputs = (
         torch.randn(60, 4, dtype=torch.float64) * 0.4 + 1.2 * torch.eye(3, 4, dtype=torch.float64)[labels]
     )
-    model: nn.Module = implicit_dsl.loads(CLASSES).Net(dtype=torch.float64)
-    model.project_()  # type: ignore[operator]
+    model = implicit_dsl.loads(CLASSES).Net(dtype=torch.float64)
+    model.project_()
     optimizer = torch.optim.Adam(model.parameters(), 2e-2)
     for _ in range(80):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
-        model.project_()  # type: ignore[operator]
+        model.project_()
     return model, inputs, labels
 
 
@@ -189,11 +190,36 @@ def test_several_steps_reach_further_than_one_and_few_entries_are_few() -> None:
 def test_an_attack_leaves_the_model_as_it_is() -> None:
     model, inputs, labels = trained()
     model.train()
-    model.B.requires_grad_(False)  # type: ignore[union-attr]
+    model.B.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attack(model, inputs, labels, 0.1)
-    assert model.training and not model.B.requires_grad and model.A.requires_grad  # type: ignore[union-attr]
+    assert model.training and not model.B.requires_grad and model.A.requires_grad
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda *given: certified_accuracy(*given, 0.1, attack=False),
+        lambda *given: certified_radius(*given),
+        lambda *given: attack(*given, 0.1),
+    ],
+    ids=["certified_accuracy", "certified_radius", "attack"],
+)
+def test_parts_in_evaluation_mode_stay_in_it(run: Callable[..., object]) -> None:
+    """Those that a user froze in a model that is being trained."""
+    model, inputs, labels = trained()
+    model.train()
+    model.y_dense.eval()
+    run(model, inputs, labels)
+    assert model.training and not model.y_dense.training
+
+
+def test_a_tolerance_below_rounding_ends() -> None:
+    model, inputs = linear(), torch.randn(2, 4, dtype=torch.float64)
+    found = certified_radius(model, inputs, most=50.0, tolerance=1e-300)
+    exact = exact_radii(model, inputs, model(inputs).argmax(1), "inf")
+    torch.testing.assert_close(found, exact, rtol=1e-9, atol=0)
 
 
 # ------------------------------------------------------------------------------------- mistakes

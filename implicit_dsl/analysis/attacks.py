@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.regions import Inputs, Norm, checked_radius
 from implicit_dsl.analysis.sensitivities import Sensitivity
-from implicit_dsl.analysis.systems import system_for
+from implicit_dsl.analysis.systems import system_for, tensors_for
+from implicit_dsl.evaluating import evaluating
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.train.discovering import structure_of
 
@@ -99,7 +100,7 @@ def attack(
     given = _prepared(model, blocks, inputs, labels, lower, upper)
     target = _Target(model, blocks, given, labels.to(given[0].device), epsilon, norm, lower, upper)
     generator = torch.Generator().manual_seed(seed)
-    with _evaluated(model):
+    with evaluating(model), _frozen(model):
         best, margins = target.first()
         tries = restarts if method != "fgsm" else 1
         kept = target.largest(entries, guide) if method == "sparse" else None
@@ -317,8 +318,6 @@ def _prepared(
         raise ValueError(f"labels are whole numbers [samples], one for each of {len(tensors[0])} samples")
     if len(labels) and int(labels.min()) < 0:
         raise ValueError(f"labels go from 0, and there is one of {int(labels.min())}")
-    like = next((p for p in (*model.parameters(), *model.buffers()) if p.dtype.is_floating_point), None)
-    made = []
     for block, u in zip(blocks, tensors):
         known = block.given
         fits = u.ndim == 1 + len(known) and all(
@@ -328,30 +327,24 @@ def _prepared(
             wanted = ", ".join(map(str, (len(labels), *known)))
             raise ValueError(f"`{block.name}` has shape [{wanted}], and {list(u.shape)} was given")
         if block.tokens:
-            made.append(u if like is None else u.to(like.device))
             continue
         if not bool(torch.isfinite(u).all()):
             raise ValueError(f"`{block.name}` holds values that are not finite")
         low, high = (float(u.min()), float(u.max())) if u.numel() else (0.0, 0.0)
         if (lower is not None and low < lower) or (upper is not None and high > upper):
             raise ValueError(f"`{block.name}` goes from {low:g} to {high:g}, out of the range that is given")
-        made.append(u.detach() if like is None else u.detach().to(like.device, like.dtype))
-    return made
+    return tensors_for(model, tensors)
 
 
 @contextmanager
-def _evaluated(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, with parameters that need no gradients, and as it was behind."""
-    training: list[tuple[Any, bool]] = [(module, module.training) for module in model.modules()]
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """The model with parameters that need no gradients, and as it was behind."""
     wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
     for parameter, _ in wanted:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for module, flag in training:
-            module.training = flag
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
 

@@ -35,7 +35,9 @@ from implicit_dsl.analysis.outputs import network_for
 from implicit_dsl.analysis.parallel import Found, Job, Settings, run_jobs
 from implicit_dsl.analysis.progress import Progress
 from implicit_dsl.analysis.regions import Inputs, Norm, Region, around, arrays, checked_radius
+from implicit_dsl.analysis.systems import tensors_for
 from implicit_dsl.analysis.threads import in_one_thread
+from implicit_dsl.evaluating import evaluating
 from implicit_dsl.shapes import count
 
 if TYPE_CHECKING:
@@ -215,18 +217,8 @@ def _require_bounds(network: Network, data: dict[str, np.ndarray]) -> None:
 def _predicted(model: nn.Module, inputs: Inputs) -> torch.Tensor:
     """The class that the model finds, in evaluation mode."""
     tensors = (inputs,) if isinstance(inputs, torch.Tensor) else tuple(inputs)
-    like = next((p for p in (*model.parameters(), *model.buffers()) if p.dtype.is_floating_point), None)
-    given = [
-        u.to(like.device, like.dtype) if like is not None and u.dtype.is_floating_point else u
-        for u in tensors
-    ]
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            scores: torch.Tensor = model(*given)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad():
+        scores: torch.Tensor = model(*tensors_for(model, tensors))
     return scores.argmax(1).cpu()
 
 
@@ -254,7 +246,8 @@ def _radii(job: Job, network: Network, chosen: np.ndarray) -> list[Found]:
     low = np.where(proved, high, low)
     tried = high / 16
     while True:
-        open_ = np.flatnonzero(high - low > job.tolerance * high)
+        between = (low < tried) & (tried < high)  # no number is left, where the tolerance is below rounding
+        open_ = np.flatnonzero((high - low > job.tolerance * high) & between)
         open_ = open_[high[open_] > 1e-9 * job.epsilon]
         if not len(open_):
             break

@@ -39,4 +39,12 @@ def system_for(model: nn.Module | System, inputs: Sequence[torch.Tensor]) -> Sys
     return system_of(model, {block.name: tuple(u.shape[1:]) for block, u in pairs if block.name in free})
 
 
-__all__ = ["system_for", "system_of"]
+def tensors_for(model: nn.Module, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The inputs on the device of a model and, unless they are tokens, in its dtype, without gradients."""
+    like = next((p for p in (*model.parameters(), *model.buffers()) if p.dtype.is_floating_point), None)
+    if like is None:
+        return [u.detach() for u in inputs]
+    return [u.detach().to(like.device, like.dtype if u.dtype.is_floating_point else u.dtype) for u in inputs]
+
+
+__all__ = ["system_for", "system_of", "tensors_for"]

@@ -17,6 +17,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
+from implicit_dsl.evaluating import evaluating
 from implicit_dsl.translation.mutation import writes_into_views
 from implicit_dsl.translation.refusal import TranslationError
 
@@ -41,9 +42,8 @@ class Exported:
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The module in evaluation mode; mode, buffers and random numbers are as before afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """The module in evaluation mode; modes, buffers and random numbers are as before afterwards."""
     buffers = [
         (part, name, buffer, buffer.detach().clone())
         for part in module.modules()
@@ -51,14 +51,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     ]
     fast = torch.backends.mha.get_fastpath_enabled()
     try:
-        module.eval()
         torch.backends.mha.set_fastpath_enabled(False)  # the path taken in training, operator by operator
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with evaluating(module), torch.enable_grad(), torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for part, training in modes:
-            part.training = training
         for part, name, buffer, before in buffers:
             if getattr(part, name) is not buffer:
                 setattr(part, name, buffer)

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.majorants import majorant_matrix
 from implicit_dsl.model import Block
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.base import ActivationRule, Operator
@@ -30,7 +31,6 @@ else:
 
 _MOST_SLOTS = 16_384  # of an activation that is not elementwise and whose matrix is made
 _SAFE = 1e-200  # no product of few numbers above it and slopes is lost to underflow
-_CHUNK = 1 << 22  # numbers held at once while it is made
 
 
 class NoBound(ValueError):  # noqa: N818 (it is what was found, not a fault of the program)
@@ -49,11 +49,16 @@ class Majorant:
         """No less than M(σ) [states, k], for σ [slots, k]."""
         if self.block.activation is None:
             return change
-        rule, batch = activation_rule(self.block.activation), change.shape[1]
-        given = change.T.reshape(batch, *sizes(self.block.slots))
+        batch = change.shape[1]
+        made = self._of_samples(change.T.reshape(batch, *sizes(self.block.slots)))
+        return made.reshape(batch, count(self.block.shape)).T
+
+    def _of_samples(self, change: np.ndarray) -> np.ndarray:
+        """The same for σ [k, *slots]."""
+        assert self.block.activation is not None
+        rule = activation_rule(self.block.activation)
         with np.errstate(over="ignore", invalid="ignore"):
-            made = self._moved(rule, self.block.activation, given)
-        made = np.asarray(made).reshape(batch, count(self.block.shape)).T
+            made = np.asarray(self._moved(rule, self.block.activation, change))
         terms = 0 if rule.elementwise else 2 * count(self.block.slots)
         return _raised(made, terms, change.min(initial=np.inf, where=change > 0))
 
@@ -68,16 +73,10 @@ class Majorant:
         slots, states = count(self.block.slots), count(self.block.shape)
         if self.block.activation is None:
             return sparse.eye_array(slots, format="csr")
-        if activation_rule(self.block.activation).elementwise:
-            return sparse.diags_array(self(np.ones((slots, 1)))[:, 0], format="csr")
-        if slots > _MOST_SLOTS:
+        if slots > _MOST_SLOTS and not activation_rule(self.block.activation).elementwise:
             return None
-        step, columns = max(1, _CHUNK // max(slots, states)), []
-        for at in range(0, slots, step):
-            unit = np.zeros((slots, min(step, slots - at)))
-            unit[np.arange(at, at + unit.shape[1]), np.arange(unit.shape[1])] = 1.0
-            columns.append(sparse.csc_array(self(unit)))
-        return sparse.hstack(columns, format="csr") if columns else sparse.csr_array((states, slots))
+        rows, columns, values = majorant_matrix(self.block.activation, self._of_samples)
+        return sparse.csr_array((values, (rows, columns)), shape=(states, slots))
 
     @cached_property
     def is_linear(self) -> bool:

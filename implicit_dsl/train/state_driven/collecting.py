@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from implicit_dsl.evaluating import evaluating
 from implicit_dsl.train.state_driven.activations import Layer, found_in, layer_of, why_not
 from implicit_dsl.train.state_driven.compiled import is_compiled, states_of_compiled
 
@@ -77,7 +77,7 @@ def collect_states(
         U, Z, X, Y, taken, shape, dtype = states_of_compiled(network, inputs)
         return States(U, Z, X, Y, taken, tuple(inputs.shape[1:]), shape, dtype)
     chosen = _modules(network, layers)
-    with _evaluated(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
         parts = [_observed(network, piece, chosen) for piece in inputs.split(batch)]  # type: ignore[no-untyped-call]  # of PyTorch
     taken = parts[0][2]
     if any(part[2] != taken for part in parts):
@@ -112,18 +112,6 @@ def _modules(network: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.M
     if not layers:
         raise ValueError("no layers are named: there would be no states")
     return {name: modules[name] for name in layers}
-
-
-@contextmanager
-def _evaluated(network: nn.Module) -> Iterator[None]:
-    """The network in evaluation mode; then each module as it was."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _observed(
