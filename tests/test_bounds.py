@@ -411,7 +411,8 @@ def test_lines_are_made_again_only_where_slots_are_others() -> None:
     region = box(network.system.inputs, u - 0.1, u + 0.1)
     boxes = boxes_for(network, region, "interval", Effort())
     first = relaxed(network, boxes)
-    other = boxes.with_slots("b", tuple(end + 0 for end in boxes.slots["b"]))  # type: ignore[arg-type]
+    low, high = boxes.slots["b"]
+    other = boxes.with_slots("b", (low + 0, high + 0))
     second = relaxed(network, other, first)
     assert second.lines["a"] is first.lines["a"] and second.lines["b"] is not first.lines["b"]
 

@@ -56,7 +56,7 @@ def made(text: str, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     module = implicit_dsl.loads(text)
     name = next(name for name in module.__all__ if "Output" not in name)
-    model: nn.Module = getattr(module, name)(dtype=torch.float64)
+    model = getattr(module, name)(dtype=torch.float64)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=0.5)
@@ -215,7 +215,7 @@ def test_paths_between_given_blocks() -> None:
 @settings(QUIET, max_examples=20)
 def test_random_programs_have_reports(program: RandomProgram) -> None:
     module, _, _ = twins(program)
-    system = module.system()  # type: ignore[operator]
+    system = module.system()
     found = influence(system)
     assert str(found).startswith(system.model.name)
     if found.depth is not None:

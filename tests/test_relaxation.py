@@ -11,6 +11,7 @@ from test_operators import ACTIVATIONS, ELEMENTWISE, within, without_masks
 
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.elementwise import Elementwise
 from implicit_dsl.shapes import sizes
 
 law = settings(max_examples=15, deadline=None)
@@ -59,7 +60,8 @@ def test_lines_are_closer_than_constants(kind: str, data: st.DataObject) -> None
     case = data.draw(CASES[kind])
     operator = case.operator
     rule = activation_rule(operator)
-    if rule.curve(operator) is None:  # type: ignore[attr-defined]
+    assert isinstance(rule, Elementwise)
+    if rule.curve(operator) is None:
         return
     lower, upper, _ = box(case, data.draw(WIDTHS))
     lines = rule.lines(operator, lower, upper)

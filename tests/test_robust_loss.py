@@ -99,9 +99,9 @@ def made(name: str, seed: int = 0, scale: float = 0.5) -> Any:
     return module
 
 
-def data(module: nn.Module, batch: int = 4, seed: int = 1) -> tuple[Tensor, Tensor]:
+def data(module: Any, batch: int = 4, seed: int = 1) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    (block,) = module.system().inputs  # type: ignore[operator]
+    (block,) = module.system().inputs
     u = torch.rand(batch, *block.shape, generator=generator, dtype=torch.float64)
     return u, torch.randint(0, 3, (batch,), generator=generator)
 
@@ -114,9 +114,9 @@ def negative(M: np.ndarray) -> np.ndarray:
     return np.minimum(M, 0.0)
 
 
-def dense_margins(module: nn.Module, u: Tensor, labels: Tensor, epsilon: float) -> np.ndarray:
+def dense_margins(module: Any, u: Tensor, labels: Tensor, epsilon: float) -> np.ndarray:
     """Bounds of yⱼ − y_label by the matrices of the system: the interval fixed point, swept to its end."""
-    system: Any = module.system()  # type: ignore[operator]
+    system = module.system()
     A, B, C, D = (getattr(system, name).to_numpy() for name in "ABCD")
     flat = u.flatten(1).numpy().T
     low, high = np.clip(flat - epsilon, 0, 1), np.clip(flat + epsilon, 0, 1)

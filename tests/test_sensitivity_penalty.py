@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import settings as checked
 from random_programs import RandomProgram, programs
 from test_exactness import QUIET, build, outputs
-from torch import Tensor, nn
+from torch import Tensor
 
 import implicit_dsl
 from implicit_dsl.compiler import check
@@ -142,23 +142,23 @@ def test_blocks_are_named() -> None:
     np.testing.assert_allclose(float(module.penalty().detach()), expected, rtol=1e-12)
 
 
-def gradients_are_those_of_differences(module: nn.Module) -> None:
+def gradients_are_those_of_differences(module: Any) -> None:
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     given = tuple(dict(module.named_parameters())[name].detach().clone() for name in names)
 
     def value(*tensors: Tensor) -> Tensor:
-        penalties: Any = module.penalties
         weights = dict(zip(names, tensors))
-        return torch.stack([one.value({id: weights[id] for id in one.tensors}) for one in penalties]).sum()
+        return torch.stack(
+            [one.value({id: weights[id] for id in one.tensors}) for one in module.penalties]
+        ).sum()
 
     point = tuple(tensor.requires_grad_() for tensor in given)
     assert torch.autograd.gradcheck(value, point, fast_mode=True)
-    (module.penalty()).backward()  # type: ignore[operator]
+    module.penalty().backward()
     expected = torch.autograd.grad(value(*point), point, allow_unused=True)
     for name, gradient in zip(names, expected):
         own = dict(module.named_parameters())[name].grad
-        assert gradient is None or own is not None
-        assert gradient is None or torch.equal(own, gradient)  # type: ignore[arg-type]
+        assert gradient is None or (own is not None and torch.equal(own, gradient))
 
 
 @pytest.mark.parametrize("large", (False, True), ids=("factored", "summed"))
@@ -234,7 +234,7 @@ def test_a_loop_that_does_not_die_out_is_refused_by_name() -> None:
         module.penalty()
 
 
-@pytest.mark.parametrize("root", (0.5, 0.999, 1.0, 1.001, 2.0))
+@pytest.mark.parametrize("root", (0.5, 0.999, 1.001, 2.0))
 @pytest.mark.parametrize("large", (False, True), ids=("factored", "summed"))
 def test_it_has_a_value_where_the_perron_root_is_below_one(
     root: float, large: bool, monkeypatch: pytest.MonkeyPatch
@@ -250,6 +250,18 @@ def test_it_has_a_value_where_the_perron_root_is_below_one(
     else:
         with pytest.raises(NoSensitivity):
             module.penalty()
+
+
+@pytest.mark.parametrize("large", (False, True), ids=("factored", "summed"))
+def test_a_perron_root_of_one_is_refused(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is one exactly, without rounding: one circle through all states."""
+    if large:
+        monkeypatch.setattr(resolvent, "LARGEST_DENSE", 0)
+    module = loop("entries(S)")
+    with torch.no_grad():
+        module.A.copy_(torch.roll(torch.eye(len(module.A)), 1, 0))
+    with pytest.raises(NoSensitivity):
+        module.penalty()
 
 
 def test_cycles_without_a_positive_perron_vector_have_a_value() -> None:
