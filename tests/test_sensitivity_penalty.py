@@ -264,6 +264,25 @@ def test_a_perron_root_of_one_is_refused(large: bool, monkeypatch: pytest.Monkey
         module.penalty()
 
 
+@pytest.mark.parametrize("below", [1e-4, 1e-9, 1e-13, 2e-16])
+@pytest.mark.parametrize("mixing", [0.0, 0.5])
+def test_sums_end_however_near_to_one_a_perron_root_is(
+    below: float, mixing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = loop("entries(S)")
+    size = len(module.A)
+    circle = torch.roll(torch.eye(size, dtype=torch.float64), 1, 0)
+    with torch.no_grad():
+        module.A.copy_((1 - below) * ((1 - mixing) * circle + mixing / size))
+    factored = float(module.penalty().detach()) if below > 1e-10 else float("inf")
+    monkeypatch.setattr(resolvent, "LARGEST_DENSE", 0)
+    if below > 1e-5:
+        np.testing.assert_allclose(float(module.penalty().detach()), factored, rtol=1e-9)
+    else:
+        with pytest.raises(NoSensitivity, match=r"not by enough to compute S \(that of `x`, 1"):
+            module.penalty()
+
+
 def test_cycles_without_a_positive_perron_vector_have_a_value() -> None:
     module = loop("entries(S)", "tanh")
     with torch.no_grad():

@@ -19,8 +19,8 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.regions import Inputs, Norm, checked_radius
 from implicit_dsl.analysis.sensitivities import Sensitivity
 from implicit_dsl.analysis.systems import system_for, tensors_for
-from implicit_dsl.evaluating import evaluating
 from implicit_dsl.model import Block, ImplicitModel
+from implicit_dsl.runtime.evaluating import evaluating
 from implicit_dsl.train.discovering import structure_of
 
 Guide: TypeAlias = Literal["slopes", "sensitivity"]

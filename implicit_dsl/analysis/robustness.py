@@ -37,7 +37,7 @@ from implicit_dsl.analysis.progress import Progress
 from implicit_dsl.analysis.regions import Inputs, Norm, Region, around, arrays, checked_radius
 from implicit_dsl.analysis.systems import tensors_for
 from implicit_dsl.analysis.threads import in_one_thread
-from implicit_dsl.evaluating import evaluating
+from implicit_dsl.runtime.evaluating import evaluating
 from implicit_dsl.shapes import count
 
 if TYPE_CHECKING:

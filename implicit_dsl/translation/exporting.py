@@ -17,7 +17,7 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
-from implicit_dsl.evaluating import evaluating
+from implicit_dsl.runtime.evaluating import evaluating
 from implicit_dsl.translation.mutation import writes_into_views
 from implicit_dsl.translation.refusal import TranslationError
 

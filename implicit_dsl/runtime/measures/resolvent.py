@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,8 @@ else:
     sparse = lazy_module("scipy.sparse")
 
 LARGEST_DENSE = 1_000  # states of a matrix that is factored
-_TERMS = 50_000  # of Σ Pᵗ
+_TERMS = 50_000  # of Σ Pᵗ, until a certificate is found
+_MOST_TERMS = 1_000_000  # of a sum behind it, so that it ends where a Perron root is as good as 1
 _EXACT = 1e-15  # of a sum, beside its size in the norm of the certificate
 _AT_ONCE = 1 << 22  # products that are held at once
 
@@ -131,7 +133,7 @@ class _Summed(Engine):
                 break  # its Perron root is at least 1 (Collatz and Wielandt)
             if (term < 1.0).all():  # P v = v − 1 + term
                 self.rate = float((P @ total / total).max(initial=0.0))
-                self.v = total if self.rate < 1 else None
+                self.v = total if _terms(self.rate) <= _MOST_TERMS else None
                 break
             total = total + term
         self.vector = None if self.v is None else torch.from_numpy(self.v).to(like)
@@ -154,6 +156,13 @@ class _Summed(Engine):
         v = self.v[:, None]
         found = (v * np.abs(x)).sum(0) if turned else (np.abs(x) / v).max(0, initial=0.0)
         return np.asarray(found)
+
+
+def _terms(rate: float) -> float:
+    """How many terms a sum takes at most, whose sizes shrink by `rate`, until the rest is below `_EXACT`."""
+    if not rate < 1:
+        return float("inf")
+    return log(_EXACT * (1 - rate)) / log(rate) if rate > 0 else 1.0
 
 
 def engine_of(values: Tensor, places: Places, K: sparse.csr_array) -> Engine:

@@ -35,6 +35,7 @@ else:
     sparse = lazy_module("scipy.sparse")
 
 _SHOWN = 3  # loops that a message names
+_NEAR_ONE = 1 - 1e-9  # Perron roots that it names, beside the largest
 _LARGEST_ROOT = 1_500  # states of a loop whose Perron root a message tells
 
 
@@ -236,15 +237,16 @@ def _no_inverse(model: Sensitivity, sizes: Tensor, asked: str) -> str:
         at = np.concatenate([np.arange(*model.states[name].indices(model.states.total)) for name in states])
         if len(at) <= _LARGEST_ROOT:
             root = float(np.abs(np.linalg.eigvals(P[at][:, at].toarray())).max(initial=0.0))
-            if root > 1 - 1e-9:
-                found.append((root, states))
-    named = [f"that of `{states[0]}`, {root:.4g}" for root, states in sorted(found, reverse=True)[:_SHOWN]]
+            found.append((root, states))
+    found.sort(reverse=True)
+    shown = [(root, states) for root, states in found if root > _NEAR_ONE][:_SHOWN] or found[:1]
+    named = [f"that of `{states[0]}`, {root:.6g}" for root, states in shown]
     where = ", ".join(named) or "of its loops, which are too large to tell which"
     return (
         f"{asked} has no value: S = |C|(I − M|A|)⁻¹M|B| + |D| needs loops in which changes die out, and the "
-        f"Perron root of M|A| is not below 1 ({where}). Bound them, by `@wellposed norm(A, Inf)"
-        " <= 0.95` or `@wellposed spectral(abs(A)) <= 0.95`, and call `model.project_()` before `penalty()` "
-        "and after each step of the optimiser"
+        f"Perron root of M|A| is not below 1, or not by enough to compute S ({where}). Bound them, by "
+        "`@wellposed norm(A, Inf) <= 0.95` or `@wellposed spectral(abs(A)) <= 0.95`, and call "
+        "`model.project_()` before `penalty()` and after each step of the optimiser"
     )
 
 

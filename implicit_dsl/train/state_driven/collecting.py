@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from implicit_dsl.evaluating import evaluating
+from implicit_dsl.runtime.evaluating import evaluating
 from implicit_dsl.train.state_driven.activations import Layer, found_in, layer_of, why_not
 from implicit_dsl.train.state_driven.compiled import is_compiled, states_of_compiled
 
