@@ -255,6 +255,26 @@ def test_what_is_not_understood_is_refused_by_name(line: str) -> None:
     assert [found.code for found in caught.value.diagnostics] == [REFUSED[line]]
 
 
+@pytest.mark.parametrize("line", ["@penalty {}", "@sparse {} <= 1"])
+@pytest.mark.parametrize("what", ["entries(A)", "entries(system.C)", "rows(system.A[h, h])"])
+def test_matrices_that_hold_the_step_of_a_recurrence_are_refused(line: str, what: str) -> None:
+    """There stands no A in this program outside of the step, so that it is the assembled one."""
+    with pytest.raises(ImplicitError, match="as often as there are steps") as caught:
+        implicit_dsl.compile(
+            "model M\ninput u[5, 3]\nrecurrent v over u\nparam A[4, 4], B[4, 3]\n"
+            f"state h[4] ~ tanh(A*prev(h) + B*v)\nend\noutput y = last(h)\n{line.format(what)}\nend"
+        )
+    assert [found.code for found in caught.value.diagnostics] == ["E0404"]
+
+
+def test_weights_of_a_step_are_counted_once() -> None:
+    module = implicit_dsl.loads(
+        "model M\ninput u[5, 3]\nparam A[4, 4], B[4, 3]\nrecurrent v over u\n"
+        "state h[4] ~ tanh(A*prev(h) + B*v)\nend\noutput y = last(h)\n@penalty entries(A)\nend"
+    ).M()
+    torch.testing.assert_close(module.penalty(), module.A.abs().sum())
+
+
 def test_a_way_around_the_selection_is_told() -> None:
     codes = [
         d.code for d in check(Source(MODEL.format(line="@sparse columns(B) <= 1", more=" + u"))).diagnostics

@@ -129,14 +129,19 @@ def read_penalty(context: Context, noted: Noted) -> list[Asked]:
 
 
 def assembled(
-    context: Context, asked: list[Asked], nodes: tuple[Node, ...], edges: tuple[Edge, ...]
+    context: Context, asked: list[Asked], nodes: tuple[Node, ...], edges: tuple[Edge, ...], in_steps: bool
 ) -> tuple[tuple[SparseDemand, ...], tuple[PenaltyDemand, ...]]:
-    """The bounds and penalties with the weights that they are about; those of nothing are dropped."""
+    """The bounds and penalties with the weights that they are about; those of nothing are dropped.
+
+    `in_steps` says whether some of the nodes and edges are those of a step.
+    """
     used = {id for edge in edges for id in edge.parameters}
     bounds: list[SparseDemand] = []
     penalties: list[PenaltyDemand] = []
     for one in asked:
         try:
+            if in_steps:
+                _refuse_steps(one)
             found = [term for term in _terms(context, one, nodes, edges) if set(term[1].tensors) <= used]
         except Problem as wrong:
             context.report(wrong.diagnostic)
@@ -150,6 +155,19 @@ def assembled(
             bounds.append(SparseDemand(measured, one.bound, one.line, one.text, one.span))
             _warn_ways_around(context, bounds[-1], nodes, edges)
     return tuple(bounds), tuple(penalties)
+
+
+def _refuse_steps(asked: Asked) -> None:
+    """Raises Problem for a part of the assembled matrices of a model that computes step by step."""
+    for atom in asked.atoms:
+        if isinstance(atom.what, Assembled) and atom.what.matrix != SENSITIVITY:
+            raise problem(
+                "E0404",
+                f"{_shown(atom.what)} holds the step of a `recurrent` or `ode` as often as there are steps",
+                atom.span,
+                help="measure weights by their names; those that a step declares are seen from here if "
+                "`param` stands before the `recurrent`",
+            )
 
 
 def _terms(
