@@ -109,6 +109,18 @@ def test_no_sample_of_a_random_program_leaves_its_bounds(
             assert all(float((b - a).abs().max()) < 1e-6 for a, b in zip(*map(outputs, bounds)) if a.numel())
 
 
+def test_a_single_number_is_added_to_what_is_steep_far_out() -> None:
+    """log(1 + |x|) is bounded by boxes of what it reads, and those by the number g."""
+    model = implicit_dsl.loads(
+        "model M\ninput u[3, 1]\nparam g[] = 0.5\nstate x[3, 1] ~ tanh(u)\nstate v[3, 1] ~ tanh(x + g)\n"
+        "state w[3, 1] ~ tanh(log(1 + abs(v)))\noutput y[3, 1] = w\nend"
+    ).M(dtype=torch.float64)
+    u = torch.randn(2, 3, 1, dtype=torch.float64)
+    points = samples([u - 0.1], [u + 0.1], 60, 0)
+    for method in METHODS:
+        assert_within(model, points, *output_bounds(model, u - 0.1, u + 0.1, method=method))
+
+
 @pytest.mark.slow
 def test_no_sample_of_a_million_leaves_its_bounds() -> None:
     total = 0

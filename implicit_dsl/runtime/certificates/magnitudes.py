@@ -70,7 +70,7 @@ def _terms(operator: Operator) -> int:
 
 
 def _applied(operator: Operator, x: np.ndarray, tensors: Tensors) -> np.ndarray:
-    batch = torch.from_numpy(np.ascontiguousarray(x, np.float64))[None]
+    batch = torch.from_numpy(np.asarray(x, np.float64, order="C"))[None]  # keeps [], unlike ascontiguousarray
     with torch.no_grad():
         made = linear_rule(operator).apply(operator, batch, tensors)
     return np.asarray(made[0].numpy())
