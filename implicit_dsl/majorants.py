@@ -16,7 +16,6 @@ else:
     np = lazy_module("numpy")
 
 Triplets: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"
-Majorant: TypeAlias = Callable[["np.ndarray"], "np.ndarray"]  # M(σ) [k, *state], for σ [k, *slots]
 
 _AT_ONCE = 1 << 22  # numbers that a majorant is given at once
 
@@ -33,13 +32,13 @@ def is_bounded(activation: Operator) -> bool:
         return bool(np.isfinite(rule.majorant(activation, change)).all())
 
 
-def majorant_matrix(activation: Operator, of: Majorant | None = None) -> Triplets:
+def majorant_matrix(activation: Operator, of: Callable[[np.ndarray], np.ndarray] | None = None) -> Triplets:
     """Rows [entries], columns and numbers of K [size of the state, slots], by the majorant M of the rule.
 
     For an entry by entry activation the largest slope on the diagonal. Else the column of slot j is the
     majorant of the unit vector eⱼ: M is subadditive and positively homogeneous, so that M(Σ σⱼ eⱼ) is at
     most Σ σⱼ M(eⱼ). For max-pooling that is the sum over its window, where M takes the largest. `of` is a
-    majorant to be taken in place of M, such as one that is rounded up.
+    majorant to be taken in place of M, such as one that is rounded up: M(σ) [k, *state] of σ [k, *slots].
     """
     rule = activation_rule(activation)
     majorant = of or (lambda change: rule.majorant(activation, change))

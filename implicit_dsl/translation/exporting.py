@@ -42,7 +42,7 @@ class Exported:
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
+def preserving(module: nn.Module) -> Iterator[None]:
     """The module in evaluation mode; modes, buffers and random numbers are as before afterwards."""
     buffers = [
         (part, name, buffer, buffer.detach().clone())

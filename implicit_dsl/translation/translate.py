@@ -16,7 +16,7 @@ from implicit_dsl.errors import ImplicitError
 from implicit_dsl.loading import loads
 from implicit_dsl.runtime.system import System
 from implicit_dsl.translation.declaring import Declaring
-from implicit_dsl.translation.exporting import Exported, check_values, export, prepared, undisturbed
+from implicit_dsl.translation.exporting import Exported, check_values, export, prepared, preserving
 from implicit_dsl.translation.program import program
 from implicit_dsl.translation.refusal import TranslationError, path_of, refusal
 from implicit_dsl.translation.regrouping import axis_of, size_of
@@ -75,7 +75,7 @@ def from_torch(
         raise TypeError(f"{type(module).__name__} is no nn.Module: put what it computes into a `forward`")
     check_values(module)
     args, kwargs = prepared(args, dict(example_kwargs or {}), batch_axis)
-    with undisturbed(module):
+    with preserving(module):
         _called(module, args, kwargs)  # errors such as those of wrong shapes are the user's own
         exported = export(module, args, kwargs, batch_axis, free_axes or {})
         written = _written(module, exported)
