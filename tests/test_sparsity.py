@@ -267,6 +267,19 @@ def test_matrices_that_hold_the_step_of_a_recurrence_are_refused(line: str, what
     assert [found.code for found in caught.value.diagnostics] == ["E0404"]
 
 
+def test_blocks_behind_a_recurrence_are_measured() -> None:
+    module = implicit_dsl.loads(
+        "model M\ninput u[5, 3]\nparam W[4, 4], V[4, 3]\nrecurrent v over u\n"
+        "state h[4] ~ tanh(W*prev(h) + V*v)\nend\nstate a[4] ~ relu(Dense(4)*last(h))\n"
+        "state b[4] ~ relu(Dense(4)*a)\nstate c[4] ~ relu(Dense(4)*b)\nopen A[c, a]\noutput y = c\n"
+        "@penalty entries(A[c, a])\nend"
+    ).M(dtype=torch.float64)
+    with torch.no_grad():
+        module.A_c_a.normal_()
+    block = module.system().A["c", "a"].to_numpy()
+    np.testing.assert_allclose(module.penalty().item(), abs(block).sum(), rtol=1e-12)
+
+
 def test_weights_of_a_step_are_counted_once() -> None:
     module = implicit_dsl.loads(
         "model M\ninput u[5, 3]\nparam A[4, 4], B[4, 3]\nrecurrent v over u\n"

@@ -105,7 +105,9 @@ def _resolve(
     all_edges = (*edges, *(edge for graph in every for edge in graph.edges))
     asked = demands(context, requests, all_nodes, all_edges)
     if context.measured:
-        sparse, penalties = assembled(context, context.measured, all_nodes, all_edges, bool(every))
+        steps = {node.name for graph in every for node in graph.nodes}
+        steps |= {name for one in recurrences for name, *_ in one.gives}
+        sparse, penalties = assembled(context, context.measured, all_nodes, all_edges, steps)
         asked = replace(asked, sparse=sparse, penalties=penalties)
     graph = _graph(context, body, template, name, bound, nodes, edges, recurrences, asked)
     return None if context.findings.errors > before else graph

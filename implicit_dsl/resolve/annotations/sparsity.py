@@ -129,19 +129,19 @@ def read_penalty(context: Context, noted: Noted) -> list[Asked]:
 
 
 def assembled(
-    context: Context, asked: list[Asked], nodes: tuple[Node, ...], edges: tuple[Edge, ...], in_steps: bool
+    context: Context, asked: list[Asked], nodes: tuple[Node, ...], edges: tuple[Edge, ...], steps: set[str]
 ) -> tuple[tuple[SparseDemand, ...], tuple[PenaltyDemand, ...]]:
     """The bounds and penalties with the weights that they are about; those of nothing are dropped.
 
-    `in_steps` says whether some of the nodes and edges are those of a step.
+    `steps` names the nodes that are computed step by step, and what is given by them.
     """
     used = {id for edge in edges for id in edge.parameters}
     bounds: list[SparseDemand] = []
     penalties: list[PenaltyDemand] = []
     for one in asked:
         try:
-            if in_steps:
-                _refuse_steps(one)
+            if steps:
+                _refuse_steps(one, nodes, steps)
             found = [term for term in _terms(context, one, nodes, edges) if set(term[1].tensors) <= used]
         except Problem as wrong:
             context.report(wrong.diagnostic)
@@ -157,16 +157,22 @@ def assembled(
     return tuple(bounds), tuple(penalties)
 
 
-def _refuse_steps(asked: Asked) -> None:
-    """Raises Problem for a part of the assembled matrices of a model that computes step by step."""
+def _refuse_steps(asked: Asked, nodes: tuple[Node, ...], steps: set[str]) -> None:
+    """Raises Problem for a part of the assembled matrices that may hold blocks of the steps."""
     for atom in asked.atoms:
-        if isinstance(atom.what, Assembled) and atom.what.matrix != SENSITIVITY:
+        what = atom.what
+        if not isinstance(what, Assembled) or what.matrix == SENSITIVITY:
+            continue
+        sides = [
+            names_of(one, nodes, what.matrix, side) for side, one in enumerate((what.rows, what.columns))
+        ]
+        if any(named is None or steps & set(named) for named in sides):
             raise problem(
                 "E0404",
-                f"{_shown(atom.what)} holds the step of a `recurrent` or `ode` as often as there are steps",
+                f"{_shown(what)} holds the step of a `recurrent` or `ode` as often as there are steps",
                 atom.span,
-                help="measure weights by their names; those that a step declares are seen from here if "
-                "`param` stands before the `recurrent`",
+                help="measure weights by their names, with their `param` before the `recurrent`, or a block "
+                "of states outside of it, `A[to, from]`",
             )
 
 
