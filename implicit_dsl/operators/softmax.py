@@ -15,8 +15,9 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
-from implicit_dsl.operators.relaxation import outwards
-from implicit_dsl.shapes import Shape, show
+from implicit_dsl.operators.joint import LARGEST, Planes, closest, log_sum_exp, of_sets, rounded, shares_below
+from implicit_dsl.operators.relaxation import Lines, outwards
+from implicit_dsl.shapes import Shape, count, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,11 +52,53 @@ def _largest_other(change: np.ndarray) -> np.ndarray:
 
 def _share(own: np.ndarray, others: np.ndarray) -> np.ndarray:
     """1 ÷ (1 + Σ_{j≠i} exp (others_j − own_i)) over the last axis."""
-    apart = others[..., None, :] - own[..., :, None]
     with np.errstate(over="ignore"):
-        powers = np.exp(apart)
-    powers[..., np.arange(own.shape[-1]), np.arange(own.shape[-1])] = 1.0
-    return np.asarray(1 / powers.sum(-1))
+        return np.asarray(1 / np.exp(_apart(own, others)).sum(-1))
+
+
+def _log_share(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Its logarithm."""
+    apart = _apart(own, others)
+    top = apart.max(-1, keepdims=True)  # no less than 0, the entry of its own
+    return np.asarray(-(top[..., 0] + np.log(np.exp(apart - top).sum(-1))))
+
+
+def _apart(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """others_j − own_i for j ≠ i, and 0 for j = i."""
+    apart = others[..., None, :] - own[..., :, None]
+    apart[..., np.arange(own.shape[-1]), np.arange(own.shape[-1])] = 0.0
+    return np.asarray(apart)
+
+
+def log_softmax_planes(lower: np.ndarray, upper: np.ndarray) -> tuple[list[Planes], list[Planes]]:
+    """zᵢ − log Σ exp(z) between planes, two below and one above: boxes [batch, sets, n]."""
+    unit = np.eye(lower.shape[-1])
+    below, above = (Planes(unit - one.slope, -one.offset) for one in log_sum_exp(lower, upper)[::-1])
+    return [below, shares_below(lower, upper)], [above]
+
+
+def softmax_planes(
+    lower: np.ndarray, upper: np.ndarray, ends: tuple[np.ndarray, np.ndarray]
+) -> tuple[list[Planes], list[Planes]]:
+    """exp of the logarithm between planes: a chord above, and a tangent in the middle below.
+
+    `ends` bounds the values, [batch, sets, n] each as the box.
+    """
+    below, above = log_softmax_planes(lower, upper)
+    middle, most = (lower + upper) / 2, np.maximum(np.abs(lower), np.abs(upper))
+    least, largest = ends
+    with np.errstate(all="ignore"):
+        low, high = np.log(least), np.log(largest)
+        narrow = high - low <= 1e-9 * (1 + np.abs(low))
+        chord = np.where(narrow, 0.0, (largest - least) / np.where(narrow, 1.0, high - low))
+        tops = [Planes(chord[..., None] * one.slope, largest + chord * (one.offset - high)) for one in above]
+        bottoms = []
+        for one in below:
+            at = one.at(middle)
+            touched = np.exp(np.minimum(at, 0.0))
+            slope, offset = touched[..., None] * one.slope, touched * (1 + one.offset - np.minimum(at, 0.0))
+            bottoms.append(rounded(Planes(slope, offset), most, -1))
+        return bottoms, [rounded(one, most, 1) for one in tops]
 
 
 class _OverOneAxis(ActivationRule):
@@ -96,6 +139,37 @@ class _OverOneAxis(ActivationRule):
     def moved(self, change: np.ndarray) -> np.ndarray:
         """The majorant, over the last axis."""
 
+    @abstractmethod
+    def ends(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bounds of φ on boxes, over the last axis, rounded outwards."""
+
+    @abstractmethod
+    def planes(
+        self, lower: np.ndarray, upper: np.ndarray, ends: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[list[Planes], list[Planes]]:
+        """Linear bounds below and above on boxes [batch, sets, n], on which φ lies within `ends`."""
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        axis = self.axis(operator)
+        low, high = self.ends(np.moveaxis(lower, axis, -1), np.moveaxis(upper, axis, -1))
+        return np.moveaxis(low, -1, axis), np.moveaxis(high, -1, axis)
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        axis = self.axis(operator)
+        places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
+        slots = np.moveaxis(places, axis, -1)
+        n = slots.shape[-1]
+        if n > LARGEST:
+            return super().lines(operator, lower, upper)
+        low, high = (np.moveaxis(one, axis, -1).reshape(len(one), -1, n) for one in (lower, upper))
+        ends = self.ends(low, high)
+        middle = (low + high) / 2
+        found = self.planes(low, high, ends)
+        below, above = (closest(some, *rest) for some, *rest in zip(found, ends, (middle, middle), (-1, 1)))
+        return of_sets(slots.reshape(-1, n), below, above)
+
     def reference(self, operator: Operator, z: np.ndarray) -> np.ndarray:
         axis = self.axis(operator)
         return np.moveaxis(self.value(np.moveaxis(z, axis, -1)), -1, axis)
@@ -128,14 +202,14 @@ class Softmax(_OverOneAxis):
     def gain(self, operator: Operator) -> float:
         return 0.5
 
-    def image(
-        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def ends(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least where its own slot is at its lower end and all others are at their upper ones."""
-        axis = self.axis(operator)
-        low, high = (np.moveaxis(bound, axis, -1) for bound in (lower, upper))
-        bottom, top = (np.moveaxis(share, -1, axis) for share in (_share(low, high), _share(high, low)))
-        return outwards(bottom, top, 0.0, 1.0)
+        return outwards(_share(lower, upper), _share(upper, lower), 0.0, 1.0)
+
+    def planes(
+        self, lower: np.ndarray, upper: np.ndarray, ends: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[list[Planes], list[Planes]]:
+        return softmax_planes(lower, upper, ends)
 
     def range(self, operator: Operator) -> tuple[float, float]:
         return 0.0, 1.0
@@ -162,6 +236,16 @@ class LogSoftmax(_OverOneAxis):
         if change.shape[-1] < 2:
             return np.zeros_like(change)
         return np.asarray(change + _largest_other(change))
+
+    def ends(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """At the same corners as softmax."""
+        bottom, top = (_log_share(own, others) for own, others in ((lower, upper), (upper, lower)))
+        return outwards(bottom, top, -np.inf, 0.0)
+
+    def planes(
+        self, lower: np.ndarray, upper: np.ndarray, ends: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[list[Planes], list[Planes]]:
+        return log_softmax_planes(lower, upper)
 
     def gain(self, operator: Operator) -> float:
         return 2.0
