@@ -41,6 +41,7 @@ def test_images_and_lines_hold(kind: str, data: st.DataObject) -> None:
     batch = len(lower)
     low, high = rule.image(operator, lower, upper)
     lines = rule.lines(operator, lower, upper)
+    assert len(lines.index) <= rule.reads(operator)
     flat_low, flat_high = low.reshape(batch, -1), high.reshape(batch, -1)
     for z in points:
         x = rule.reference(operator, z).reshape(batch, -1)

@@ -116,8 +116,7 @@ def _with_tighter(network: Network, region: Region, bounded: Relaxed, node: Node
     if not len(open_):
         return boxes
     low, high = lower.copy(), upper.copy()
-    widest = max([one.size for one in network.states] + [node.slots])
-    step = max(1, _MOST_NUMBERS // (region.batch * widest * 2))
+    step = _rows_at_once(network, 2 * region.batch)
     for at in range(0, len(open_), step):
         chosen = open_[at : at + step]
         wanted = _rows_of(network, node, chosen)
@@ -133,6 +132,21 @@ def _with_tighter(network: Network, region: Region, bounded: Relaxed, node: Node
     cut = np.maximum(before[0], made[0]), np.minimum(before[1], made[1])
     values = {**boxes.values, node.name: (np.minimum(*cut), np.maximum(*cut))}
     return Boxes(values, {**boxes.slots, node.name: slots})
+
+
+def _widest(network: Network) -> int:
+    """The numbers that a backward pass needs for one function of one sample, at one state."""
+    found = [1]
+    for node in network.states:
+        activation = node.block.activation
+        reads = 1 if activation is None else activation_rule(activation).reads(activation)
+        found += [node.slots, max(1, reads) * node.size]
+    return max(found)
+
+
+def _rows_at_once(network: Network, batch: int) -> int:
+    """How many functions of each of so many samples are bounded at once, so that arrays are not too large."""
+    return max(1, _MOST_NUMBERS // (batch * _widest(network)))
 
 
 def _is_open(node: Node, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
@@ -203,8 +217,7 @@ def upper_of_rows(
         found = np.minimum.reduce([solve(network, region, bounded, objectives) for solve in solvers])
         found = found + slack_of(network, boxes, rows)
         return np.asarray(np.minimum(found, _over_boxes(network, boxes, rows)))
-    widest = max([node.size for node in network.states] + [1])
-    step = max(1, _MOST_NUMBERS // (region.batch * widest))
+    step = _rows_at_once(network, region.batch)
     for at in range(0, rows.shape[1], step):
         part = some_of(objectives, slice(at, at + step))
         made.append(upper_bounds(network, region, bounded, part, effort.optimise))
@@ -278,7 +291,6 @@ def output_bounds_of(network: Network, region: Region, method: str, effort: Effo
 
 def samples_at_once(network: Network, rows: int, effort: Effort) -> int:
     """How many samples are bounded at once, so that arrays are not too large."""
-    widest = max([node.size for node in network.states] + [node.slots for node in network.states] + [1])
     if effort.tighten:
-        rows = max(rows, 2 * min(widest, 64))
-    return max(1, min(1_000, _MOST_NUMBERS // (widest * max(1, rows))))
+        rows = max(rows, 2 * min(max([node.slots for node in network.states] + [1]), 64))
+    return max(1, min(1_000, _MOST_NUMBERS // (_widest(network) * max(1, rows))))

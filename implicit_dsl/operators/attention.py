@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.operators.attended import Attended
 from implicit_dsl.operators.base import (
     Expression,
     Formal,
@@ -16,10 +17,12 @@ from implicit_dsl.operators.base import (
     Settings,
     ShapeError,
 )
+from implicit_dsl.operators.joint import LARGEST
 from implicit_dsl.operators.products import product_of_bounds
+from implicit_dsl.operators.relaxation import Line, Lines, either
 from implicit_dsl.operators.slots import SeveralSlots, joined
 from implicit_dsl.operators.softmax import softmax, softmax_moved
-from implicit_dsl.shapes import Shape, count, known, show
+from implicit_dsl.shapes import Shape, count, known, show, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,6 +162,81 @@ class Attend(SeveralSlots):
             made = np.where(switched[:, None, None], np.inf, made)
         return made
 
+    def _on(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Attended:
+        """Its arguments on a box, with the heads among the samples."""
+        low, high = self.parts(operator, lower), self.parts(operator, upper)
+        q, k, v = (
+            (self._alone(operator, least), self._alone(operator, most))
+            for least, most in zip(low[:3], high[:3])
+        )
+        zero = [(least <= 0) & (most >= 0) for least, most in zip(low[3:], high[3:])]
+        nothing = [one & (least == most) for one, least, most in zip(zero, low[3:], high[3:])]
+        shape = (len(lower), operator["heads"], len(q[0][0]), len(k[0][0]))
+        surely, maybe = (
+            np.broadcast_to(self._seen(operator, [~one for one in masks]), shape).reshape(-1, *shape[2:])
+            for masks in (zero, nothing)
+        )
+        return Attended(q, k, v, self._factor(operator), surely, maybe)
+
+    def _alone(self, operator: Operator, part: np.ndarray) -> np.ndarray:
+        """[batch · heads, positions, features of a head]."""
+        split = self._heads(operator, part)
+        return split.reshape(-1, *split.shape[2:])
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By bounds of the weights, and by the majorant, which may be closer on small boxes."""
+        made = [
+            self._merged(end.reshape(len(lower), -1, *end.shape[1:]))
+            for end in self._on(operator, lower, upper).ends
+        ]
+        moved = super().image(operator, lower, upper)
+        return np.maximum(made[0], moved[0]), np.minimum(made[1], moved[1])
+
+    def reads(self, operator: Operator) -> int:
+        """Its query, all keys, and its feature of all values."""
+        q, k, *_ = self.slots(operator)
+        width = count(q[1:]) // operator["heads"]
+        read = width + count(k[:1]) * (width + 1)
+        return read if read <= 4 * LARGEST else 0
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        """What `Attended` says, or constants where these are closer, or where a mask is not known."""
+        read, box = self.reads(operator), self._on(operator, lower, upper)
+        constant = super().lines(operator, lower, upper)
+        if not read or (box.surely != box.maybe).any():
+            return constant
+        heads, batch = operator["heads"], len(lower)
+        slots = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
+        q, k, v = (self._alone(operator, part) for part in self.parts(operator, slots)[:3])
+        shape = (heads, q.shape[1], v.shape[2])
+
+        def by_state(values: np.ndarray) -> np.ndarray:
+            """[…, heads, t, e] as […, states]."""
+            return np.moveaxis(values, -3, -2).reshape(*values.shape[:-3], -1)
+
+        def together(*parts: np.ndarray) -> np.ndarray:
+            """What belongs to each slot that is read, [samples, slots, states]."""
+            flat = [part.reshape(-1, *shape, int(np.prod(part.shape[3:]))) for part in parts]
+            return by_state(np.moveaxis(np.concatenate(flat, -1), -1, 1))
+
+        whole = (heads, *shape[1:])
+        index = together(
+            np.broadcast_to(q[:, :, None], (*whole, q.shape[2])),
+            np.broadcast_to(k[:, None, None], (*whole, *k.shape[1:])),
+            np.broadcast_to(v.swapaxes(1, 2)[:, None], (*whole, v.shape[1])),
+        )[0]
+        middle = ((lower + upper) / 2).reshape(batch, -1)[:, index]
+        made = []
+        for sign, slopes, (end,) in zip((-1, 1), box.slopes(), (constant.below, constant.above)):
+            line = Line(
+                together(slopes.q, slopes.k, slopes.v), by_state(slopes.offset.reshape(batch, *shape))
+            )
+            flat = Line(np.zeros_like(line.slope), end.offset)
+            made.append(_sorted(line, flat, middle, sign))
+        return Lines(index, *made)
+
     def _masked(self, operator: Operator, mask: Expression) -> str:
         """The mask as booleans [batch, 1, queries or 1, keys], True where a key is attended to."""
         keys = dict(operator.settings)["mask"] == "keys"
@@ -189,6 +267,15 @@ class Attend(SeveralSlots):
         if heads > 1:
             lines = ("(", *(f"    {line}" for line in (*lines[:-1], ")", *merged)), ")")
         return Expression(f"{call}{', '.join(given)}){''.join(merged)}", lines=lines)
+
+
+def _sorted(one: Line, other: Line, middle: np.ndarray, sign: int) -> tuple[Line, Line]:
+    """The two with that first which is closer in the middle, and is a number."""
+    usable = np.isfinite(one.slope).all(1) & np.isfinite(one.offset)
+    slope, offset = np.where(usable[:, None], one.slope, 0.0), np.where(usable, one.offset, other.offset)
+    one = Line(slope, offset)
+    first = sign * one.at(middle) <= sign * other.at(middle)
+    return either(first, one, other), either(first, other, one)
 
 
 RULES: tuple[Rule, ...] = (Attend(),)

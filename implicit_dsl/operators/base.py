@@ -1,10 +1,9 @@
 """What an operator is, and what its rule has to say.
 
-An `Operator` is plain data: a kind, the shapes it maps between, its settings and the
-parameters it uses. Everything known about a kind stands in its `Rule`: the shape rule,
-the parameters, the exact matrix, the majorant, the PyTorch expression and the
-documentation. Linear operators live on the edges of the graph (blocks of A, B, C, D),
-activations on its nodes.
+An `Operator` is plain data: a kind, the shapes it maps between, its settings and the parameters it uses.
+Everything known about a kind stands in its `Rule`: the shape rule, the parameters, the exact matrix, the
+majorant, bounds on boxes, the PyTorch expression and the documentation. Linear operators live on the edges
+of the graph (blocks of A, B, C, D), activations on its nodes.
 """
 
 from __future__ import annotations
@@ -113,9 +112,8 @@ class ShapeError(Exception):
 class Entries:
     """Part of a matrix as triplets: M[rows, cols] += coefficients · θ.flat[slots].
 
-    θ is the parameter in `role`; a constant part has no role and no slots, and its
-    entries are the coefficients themselves. This is the tie map: linear in θ. Its
-    adjoint collects a matrix of gradients back onto θ.
+    θ is the parameter in `role`; a constant part has no role and no slots, and its entries are the coefficients
+    themselves. This is the tie map: linear in θ. Its adjoint collects a matrix of gradients back onto θ.
     """
 
     role: str
@@ -372,6 +370,10 @@ class ActivationRule(Rule):
         Where φ is monotone, its values at the ends; otherwise its value in the middle and the majorant.
         """
         return relaxation.image(self, operator, lower, upper)
+
+    def reads(self, operator: Operator) -> int:
+        """How many slots the lines of an entry read, at most, which is what they need memory for."""
+        return 1 if self.elementwise else 0
 
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         """Linear bounds of φ on finite boxes [batch, *source]; constants, where nothing better is known."""

@@ -46,7 +46,9 @@ def rounded(planes: Planes, most: np.ndarray, sign: int) -> Planes:
     return planes.moved(sign * 32 * LIBRARY * planes.size(most))
 
 
-def closest(candidates: Sequence[Planes], ends: np.ndarray, middle: np.ndarray, sign: int) -> Sequence[Planes]:
+def closest(
+    candidates: Sequence[Planes], ends: np.ndarray, middle: np.ndarray, sign: int
+) -> Sequence[Planes]:
     """The two of `candidates`, and of the constants `ends`, that are closest in the middle.
 
     sign: 1 for bounds above, −1 below. What is no number is left out.
@@ -99,7 +101,7 @@ def log_sum_exp(lower: np.ndarray, upper: np.ndarray) -> tuple[Planes, Planes]:
 
 
 def shares_below(lower: np.ndarray, upper: np.ndarray) -> Planes:
-    """Planes below −log (1 + Σ_{j≠i} exp (zⱼ − zᵢ)), from the chords of these powers: close if zᵢ is largest."""
+    """Planes below −log (1 + Σ_{j≠i} exp (zⱼ − zᵢ)), from chords of these powers: close if zᵢ is largest."""
     n = lower.shape[-1]
     own = np.eye(n, dtype=bool)
     least, most = (np.where(own, 0.0, one[..., None, :] - other[..., :, None]) for one, other in (

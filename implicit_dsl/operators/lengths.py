@@ -112,6 +112,9 @@ class _WithLength(SeveralSlots):
             made.append((self.value(operator, k, *least), self.value(operator, k, *most)))
         return np.minimum.reduce([ends[0] for ends in made]), np.maximum.reduce([ends[1] for ends in made])
 
+    def reads(self, operator: Operator) -> int:
+        return 1 + count(self.slots(operator)[1][:1])  # one for each length that a sample may have
+
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         """Where lengths are known, what is picked, which is linear in the sequence."""
         first, last = _whole_numbers(self.parts(operator, lower)[0], self.parts(operator, upper)[0])

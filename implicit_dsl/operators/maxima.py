@@ -52,6 +52,9 @@ class _Extremum(EntryByEntry):
     def gain(self, operator: Operator) -> float:
         return 1.0
 
+    def reads(self, operator: Operator) -> int:
+        return 2
+
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         ends = (lower, upper) if self.sign > 0 else (-upper, -lower)
         places = np.arange(count(operator.source), dtype=float).reshape(1, *sizes(operator.source))
@@ -127,6 +130,9 @@ class Maxout(ActivationRule):
         return np.asarray(np.expand_dims(g, axis) * largest / largest.sum(axis, keepdims=True)).reshape(
             z.shape
         )
+
+    def reads(self, operator: Operator) -> int:
+        return int(operator["pieces"])
 
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))

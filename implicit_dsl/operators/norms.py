@@ -22,6 +22,9 @@ from implicit_dsl.operators.base import (
     ShapeError,
 )
 from implicit_dsl.operators.initialisers import ParameterSpec
+from implicit_dsl.operators.joint import LARGEST, of_sets
+from implicit_dsl.operators.relaxation import LIBRARY, Lines
+from implicit_dsl.operators.scaled import Scaled
 from implicit_dsl.operators.windows import channels_and_axes
 from implicit_dsl.shapes import Shape, count, known, show, sizes
 
@@ -120,6 +123,40 @@ class Normalisation(ActivationRule):
         total = parts.sum(-1, keepdims=True)
         made = (own * parts + 0.5 * (total - parts)) / math.sqrt(operator["eps"])
         return np.asarray(made.reshape(change.shape))
+
+    def majorant_on(
+        self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray
+    ) -> np.ndarray:
+        """The same over the least √(σ² + ε) of the box."""
+        least = self._on(operator, lower, upper).scales[0]
+        share = np.minimum(math.sqrt(operator["eps"]) / least * (1 + 8 * LIBRARY), 1.0)
+        made = self._split(operator, self.majorant(operator, change)) * share[..., None]
+        return np.asarray(made.reshape(change.shape))
+
+    def _on(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Scaled:
+        ends = self._split(operator, lower), self._split(operator, upper)
+        return Scaled(*ends, eps=operator["eps"], centred=self.centred)
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """By the bounds of the scale, and by the majorant, which is closer on small boxes."""
+        low, high = (end.reshape(lower.shape) for end in self._on(operator, lower, upper).ends)
+        moved = super().image(operator, lower, upper)
+        return np.maximum(low, moved[0]), np.minimum(high, moved[1])
+
+    def reads(self, operator: Operator) -> int:
+        size = self._size(operator)
+        return size if size <= LARGEST else 0
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        n = self.reads(operator)
+        if not n:
+            return super().lines(operator, lower, upper)
+        low, high = (self._split(operator, end) for end in self.image(operator, lower, upper))
+        value = self._split(operator, self.reference(operator, (lower + upper) / 2))
+        below, above = self._on(operator, lower, upper).planes(value, low, high)
+        return of_sets(np.arange(count(operator.source)).reshape(-1, n), below, above)
 
     def range(self, operator: Operator) -> tuple[float, float] | None:
         """|y|² ≤ n, and the other entries of a set have to make up for the mean of one."""

@@ -243,6 +243,9 @@ class MaxPool(ActivationRule):
     def gain(self, operator: Operator) -> float:
         return 1.0
 
+    def reads(self, operator: Operator) -> int:
+        return int(self.windows(operator)[0].shape[-1])
+
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         places = np.arange(count(operator.source), dtype=float).reshape(1, *sizes(operator.source))
         index, *bounds = (

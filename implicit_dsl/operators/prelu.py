@@ -85,6 +85,9 @@ class PRelu(ActivationRule):
     def gain(self, operator: Operator) -> float:
         return 1.0
 
+    def reads(self, operator: Operator) -> int:
+        return 1
+
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         low, high = (bound.reshape(len(bound), -1) for bound in (lower, upper))
         return side_by_side(relu_lines(low, high), mirrored(relu_lines(-high, -low)))

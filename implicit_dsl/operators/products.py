@@ -58,6 +58,9 @@ class _Bilinear(SeveralSlots):
             (low.sum(1) - slack).reshape(shape), (high.sum(1) + slack).reshape(shape), -np.inf, np.inf
         )
 
+    def reads(self, operator: Operator) -> int:
+        return 2
+
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
         (al, bl), (au, bu) = self._ends(operator, lower, upper)
         places = np.arange(count(operator.source), dtype=float).reshape(1, *sizes(operator.source))
@@ -134,6 +137,9 @@ class MatMul(_Bilinear):
         first = np.broadcast_to(a.swapaxes(1, 2)[..., None], shape)
         second = np.broadcast_to(b[:, :, None, :], shape)
         return first.reshape(len(a), a.shape[2], -1), second.reshape(len(a), a.shape[2], -1)
+
+    def reads(self, operator: Operator) -> int:
+        return 2 * count(self.slots(operator)[0][1:])
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         a, b = parts

@@ -180,12 +180,13 @@ def curved_lines(
         lines = [line(s, sign * excess.largest(s, sign)) for s in (slope, chord)]
         heights = [sign * (one.slope[:, 0] * middle + one.offset) for one in lines]
         first = heights[0] <= heights[1]
-        made.append(tuple(_either(first, *pair) for pair in ((lines[0], lines[1]), (lines[1], lines[0]))))
+        made.append(tuple(either(first, *pair) for pair in ((lines[0], lines[1]), (lines[1], lines[0]))))
     above, below = made
     return entrywise(below, above)
 
 
-def _either(first: np.ndarray, one: Line, other: Line) -> Line:
+def either(first: np.ndarray, one: Line, other: Line) -> Line:
+    """One line for the states that are `first` [batch, states], and another for the rest."""
     return Line(
         np.where(first[:, None], one.slope, other.slope), np.where(first, one.offset, other.offset)
     )  # fmt: skip

@@ -56,6 +56,20 @@ def _share(own: np.ndarray, others: np.ndarray) -> np.ndarray:
         return np.asarray(1 / np.exp(_apart(own, others)).sum(-1))
 
 
+def softmax_bounds(
+    lower: np.ndarray, upper: np.ndarray, surely: np.ndarray, maybe: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of softmax over those entries of the last axis that take part, `surely` or in some cases.
+
+    Least where its own slot is at its lower end and all others are at their upper ones. What takes no part
+    is zero.
+    """
+    bottom = _share(lower, np.where(maybe, upper, -np.inf))
+    top = _share(upper, np.where(surely, lower, -np.inf))
+    low, high = outwards(bottom, top, 0.0, 1.0)
+    return np.where(surely, low, 0.0), np.where(maybe, high, 0.0)
+
+
 def _log_share(own: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Its logarithm."""
     apart = _apart(own, others)
@@ -156,13 +170,16 @@ class _OverOneAxis(ActivationRule):
         low, high = self.ends(np.moveaxis(lower, axis, -1), np.moveaxis(upper, axis, -1))
         return np.moveaxis(low, -1, axis), np.moveaxis(high, -1, axis)
 
+    def reads(self, operator: Operator) -> int:
+        n = count(operator.source[self.axis(operator) % (len(operator.source) + 1) - 1 :][:1])
+        return n if n <= LARGEST else 0
+
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
-        axis = self.axis(operator)
+        n, axis = self.reads(operator), self.axis(operator)
+        if not n:
+            return super().lines(operator, lower, upper)
         places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
         slots = np.moveaxis(places, axis, -1)
-        n = slots.shape[-1]
-        if n > LARGEST:
-            return super().lines(operator, lower, upper)
         low, high = (np.moveaxis(one, axis, -1).reshape(len(one), -1, n) for one in (lower, upper))
         ends = self.ends(low, high)
         middle = (low + high) / 2
@@ -203,8 +220,8 @@ class Softmax(_OverOneAxis):
         return 0.5
 
     def ends(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Least where its own slot is at its lower end and all others are at their upper ones."""
-        return outwards(_share(lower, upper), _share(upper, lower), 0.0, 1.0)
+        all_of_them = np.ones(lower.shape, bool)
+        return softmax_bounds(lower, upper, all_of_them, all_of_them)
 
     def planes(
         self, lower: np.ndarray, upper: np.ndarray, ends: tuple[np.ndarray, np.ndarray]
