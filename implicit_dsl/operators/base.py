@@ -112,8 +112,8 @@ class ShapeError(Exception):
 class Entries:
     """Part of a matrix as triplets: M[rows, cols] += coefficients · θ.flat[slots].
 
-    θ is the parameter in `role`; a constant part has no role and no slots, and its entries are the coefficients
-    themselves. This is the tie map: linear in θ. Its adjoint collects a matrix of gradients back onto θ.
+    θ is the parameter in `role`; a constant part has no role and no slots, and its entries are the
+    coefficients. This is the tie map: linear in θ. Its adjoint collects a matrix of gradients back onto θ.
     """
 
     role: str
