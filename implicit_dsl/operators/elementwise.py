@@ -61,26 +61,43 @@ class Elementwise(ActivationRule):
         """How φ' runs; None: functions made of it have no derived bound."""
         return None
 
+    def turns(self, operator: Operator) -> tuple[float, ...] | None:
+        """In order, the points between which φ' is monotone; None: they are not known."""
+        curve = self.curve(operator)
+        return None if curve is None else tuple(sorted({point for point, _ in curve.turns}))
+
     def image(
         self, operator: Operator, lower: np.ndarray, upper: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        curve = self.curve(operator)
-        if curve is None or self.monotone(operator):
+        turns = self.turns(operator)
+        if turns is None or self.monotone(operator):
             return super().image(operator, lower, upper)
-        excess, zero = relaxation.Excess(self, operator, curve, lower, upper), np.zeros_like(lower)
-        return -excess.largest(zero, -1.0), excess.largest(zero, 1.0)
+        with np.errstate(all="ignore"):
+            excess, zero = relaxation.Excess(self, operator, turns, lower, upper), np.zeros_like(lower)
+            low, high = -excess.largest(zero, -1.0), excess.largest(zero, 1.0)
+        known = self.smooth(operator, lower, upper) & np.isfinite(low) & np.isfinite(high)
+        if known.all():
+            return low, high
+        least, most = super().image(operator, lower, upper)
+        return np.where(known, low, least), np.where(known, high, most)
 
     def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
-        batch, curve = len(lower), self.curve(operator)
+        batch, turns = len(lower), self.turns(operator)
         low, high = lower.reshape(batch, -1), upper.reshape(batch, -1)
-        if curve is not None:
-            return relaxation.curved_lines(self, operator, curve, low, high)
-        least, most = self.slopes_on(operator, low, high)
-        value = self.reference(operator, (low + high) / 2)
         with np.errstate(all="ignore"):
-            made = relaxation.secant_lines(value, least, most, low, high)
-        known = np.isfinite(made.above[0].offset) & np.isfinite(made.below[0].offset)
-        return made if known.all() else super().lines(operator, lower, upper)
+            if turns is not None:
+                made = relaxation.curved_lines(self, operator, turns, low, high)
+            else:
+                least, most = self.slopes_on(operator, low, high)
+                value = self.reference(operator, (low + high) / 2)
+                made = relaxation.secant_lines(value, least, most, low, high)
+        return relaxation.or_constants(
+            made, self.smooth(operator, low, high), self.image(operator, lower, upper)
+        )
+
+    def smooth(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+        """Where φ has a bounded slope on an interval."""
+        return np.ones(lower.shape, bool)
 
     def slopes_on(
         self, operator: Operator, lower: np.ndarray, upper: np.ndarray
@@ -123,11 +140,13 @@ class Steep(Elementwise):
     def slope(self, operator: Operator) -> tuple[float, float] | None:
         return None
 
-    def slopes_on(
-        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        steepest = self.steepest(operator, lower, upper)
-        return np.zeros_like(steepest) if self.monotone(operator) else -steepest, steepest
+    def turns(self, operator: Operator) -> tuple[float, ...]:
+        """On any interval on which it is smooth."""
+        return ()
+
+    def smooth(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return np.asarray(np.isfinite(self.steepest(operator, lower, upper)))
 
     def majorant_on(
         self, operator: Operator, change: np.ndarray, lower: np.ndarray, upper: np.ndarray

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import Expression, Operator, Rule
 from implicit_dsl.operators.elementwise import Steep, example
+from implicit_dsl.operators.joint import by_derivatives
 from implicit_dsl.operators.products import product_of_bounds
+from implicit_dsl.operators.relaxation import Line, Lines, or_constants, outwards
 from implicit_dsl.operators.slots import EntryByEntry
+from implicit_dsl.shapes import count, sizes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +44,9 @@ class Power(Steep):
     def monotone(self, operator: Operator) -> bool:
         exponent = operator["exponent"]
         return bool(exponent > 0 and (exponent % 2 == 1 or exponent % 1 != 0))
+
+    def turns(self, operator: Operator) -> tuple[float, ...]:
+        return (0.0,)
 
     def steepest(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
         exponent = operator["exponent"]
@@ -116,6 +122,41 @@ class Quotient(EntryByEntry):
             product_of_bounds(np.multiply, da, inverse)
             + product_of_bounds(np.multiply, whole, product_of_bounds(np.multiply, inverse, inverse))
         )
+
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """At corners, if b keeps its sign."""
+        (al, bl), (au, bu) = self.parts(operator, lower), self.parts(operator, upper)
+        with np.errstate(all="ignore"):
+            quotients = [a / b for a in (al, au) for b in (bl, bu)]
+        safe = _least(bl, bu) > 0
+        low, high = np.minimum.reduce(quotients), np.maximum.reduce(quotients)
+        return outwards(np.where(safe, low, -np.inf), np.where(safe, high, np.inf), -np.inf, np.inf)
+
+    def reads(self, operator: Operator) -> int:
+        return 2
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        """From intervals of the derivatives 1/b and −a/b²."""
+        (al, bl), (au, bu) = (
+            (part.reshape(len(ends), -1) for part in self.parts(operator, ends)) for ends in (lower, upper)
+        )
+        low, high = np.stack((al, bl), -1), np.stack((au, bu), -1)
+        safe = _least(bl, bu) > 0
+        with np.errstate(all="ignore"):
+            inverse = np.stack((1 / bu, 1 / bl))
+            quotients = [-a * one * one for a in (al, au) for one in inverse]
+            least = np.stack((inverse[0], np.minimum.reduce(quotients)), -1)
+            most = np.stack((inverse[1], np.maximum.reduce(quotients)), -1)
+            value = ((al + au) / (bl + bu))[..., None]
+            below, above = by_derivatives(value, least[:, :, None], most[:, :, None], low, high)
+        places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
+        index = np.stack([part.reshape(-1) for part in self.parts(operator, places)])
+        lines = [
+            (Line(np.moveaxis(one.slope[:, :, 0], -1, 1), one.offset[:, :, 0]),) for one in (below, above)
+        ]
+        return or_constants(Lines(index, *lines), safe, self.image(operator, lower, upper))
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         a, b = parts

@@ -8,6 +8,7 @@ where the maximum is. (Zhang et al. 2018, CROWN; McCormick 1976 for products.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from implicit_dsl.operators.base import ActivationRule, Operator
-    from implicit_dsl.operators.elementwise import Curve, Elementwise
+    from implicit_dsl.operators.elementwise import Elementwise
 else:
     np = lazy_module("numpy")
 
@@ -109,15 +110,19 @@ def relu_lines(lower: np.ndarray, upper: np.ndarray) -> Lines:
 
 
 class Excess:
-    """φ(z) − s z for the φ of a rule with a curve, on intervals [lower, upper] of arrays of one shape."""
+    """φ(z) − s z on intervals [lower, upper] of arrays of one shape; between `turns`, φ' is monotone."""
 
     def __init__(
-        self, rule: Elementwise, operator: Operator, curve: Curve, lower: np.ndarray, upper: np.ndarray
+        self,
+        rule: Elementwise,
+        operator: Operator,
+        turns: Sequence[float],
+        lower: np.ndarray,
+        upper: np.ndarray,
     ) -> None:
         self._rule, self._operator = rule, operator
         self.lower, self.upper = lower, upper
-        points = sorted({point for point, _ in curve.turns})
-        cuts = [lower, *(np.clip(point, lower, upper) for point in points), upper]
+        cuts = [lower, *(np.clip(point, lower, upper) for point in turns), upper]
         self._pieces = list(pairwise(cuts))
 
     def value(self, z: np.ndarray) -> np.ndarray:
@@ -166,10 +171,10 @@ class Excess:
 
 
 def curved_lines(
-    rule: Elementwise, operator: Operator, curve: Curve, lower: np.ndarray, upper: np.ndarray
+    rule: Elementwise, operator: Operator, turns: Sequence[float], lower: np.ndarray, upper: np.ndarray
 ) -> Lines:
-    """Of an elementwise φ with a curve, on [batch, states]: the closest on average, and the chord."""
-    excess = Excess(rule, operator, curve, lower, upper)
+    """Of an elementwise φ on [batch, states]: the closest on average, and the chord."""
+    excess = Excess(rule, operator, turns, lower, upper)
     narrow = upper - lower <= _NARROW * (1 + np.abs(lower) + np.abs(upper))
     width = np.where(narrow, 1.0, upper - lower)
     chord = np.where(narrow, 0.0, (excess.value(upper) - excess.value(lower)) / width)
@@ -183,6 +188,20 @@ def curved_lines(
         made.append(tuple(either(first, *pair) for pair in ((lines[0], lines[1]), (lines[1], lines[0]))))
     above, below = made
     return entrywise(below, above)
+
+
+def or_constants(lines: Lines, known: np.ndarray, ends: tuple[np.ndarray, np.ndarray]) -> Lines:
+    """Lines of which some are not `known` [batch, states], or no numbers: there the ends of the image."""
+    sides = []
+    for some, end in zip((lines.below, lines.above), ends):
+        constant = end.reshape(len(end), -1)
+        made = []
+        for one in some:
+            usable = known & np.isfinite(one.slope).all(1) & np.isfinite(one.offset)
+            slope = np.where(usable[:, None], one.slope, 0.0)
+            made.append(Line(slope, np.where(usable, one.offset, constant)))
+        sides.append(tuple(made))
+    return Lines(lines.index, *sides)
 
 
 def either(first: np.ndarray, one: Line, other: Line) -> Line:

@@ -20,6 +20,7 @@ from implicit_dsl.operators.base import (
     ShapeError,
 )
 from implicit_dsl.operators.convolution import short
+from implicit_dsl.operators.relaxation import Lines, line
 from implicit_dsl.operators.separable import Along, Separable
 from implicit_dsl.operators.slots import SeveralSlots, joined
 from implicit_dsl.operators.windows import Axes, channels_and_axes, per_axis
@@ -231,6 +232,16 @@ class ExpandAs(SeveralSlots):
 
     def gain(self, operator: Operator) -> float:
         return 1.0
+
+    def reads(self, operator: Operator) -> int:
+        return 1
+
+    def lines(self, operator: Operator, lower: np.ndarray, upper: np.ndarray) -> Lines:
+        places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
+        index = self.value(operator, *self.parts(operator, places)).reshape(1, -1)
+        zero = np.zeros((len(lower), index.shape[1]))
+        same = (line(zero + 1, zero),)
+        return Lines(index, same, same)
 
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         s, x = parts

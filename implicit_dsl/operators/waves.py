@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.base import (
@@ -16,6 +16,7 @@ from implicit_dsl.operators.base import (
     ShapeError,
 )
 from implicit_dsl.operators.elementwise import Elementwise, example
+from implicit_dsl.operators.relaxation import LIBRARY
 from implicit_dsl.shapes import Shape, show
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ else:
 
 
 class _Wave(Elementwise):
-    """What the function of the language of that name is on a value of the network."""
+    """What the function of the language of that name is on a value of the network: cos(z − behind)."""
+
+    behind: ClassVar[float]
 
     def slope(self, operator: Operator) -> tuple[float, float]:
         return -1.0, 1.0
@@ -36,9 +39,35 @@ class _Wave(Elementwise):
     def emit(self, operator: Operator, z: Expression) -> Expression:
         return Expression(f"torch.{self.kind}({z.text})")
 
+    def image(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return _cosine(lower - self.behind, upper - self.behind)
+
+    def slopes_on(
+        self, operator: Operator, lower: np.ndarray, upper: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """φ'(z) = cos(z − behind + ½ π)."""
+        turned = self.behind - math.pi / 2
+        return _cosine(lower - turned, upper - turned)
+
+
+def _cosine(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the cosine on intervals: at their ends, or ±1 where a multiple of π lies between."""
+    slack = 8 * LIBRARY * (1 + np.maximum(np.abs(lower), np.abs(upper)))
+    first, last = np.ceil((lower - slack) / math.pi), np.floor((upper + slack) / math.pi)
+    low, high = np.cos(lower), np.cos(upper)
+    one, several = first <= last, first < last
+    top = one & (several | (first % 2 == 0))
+    bottom = one & (several | (first % 2 == 1))
+    least = np.where(bottom, -1.0, np.minimum(low, high) - slack)
+    most = np.where(top, 1.0, np.maximum(low, high) + slack)
+    return np.maximum(least, -1.0), np.minimum(most, 1.0)
+
 
 class Sin(_Wave):
     kind = "sin"
+    behind = math.pi / 2
     doc = "The sine of each entry: `sin(x)`."
     example = example("sin(u)")
 
@@ -51,6 +80,7 @@ class Sin(_Wave):
 
 class Cos(_Wave):
     kind = "cos"
+    behind = 0.0
     doc = "The cosine of each entry: `cos(x)`."
     example = example("cos(u)")
 
