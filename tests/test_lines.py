@@ -10,8 +10,8 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from bounded import assert_within, samples
 from scipy.optimize import linprog
-from test_bounds import assert_within, samples
 from torch import Tensor
 
 import implicit_dsl

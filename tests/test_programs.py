@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from bounded import assert_within, layers, loop, mlp, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
-from test_bounds import assert_within, layers, loop, mlp, samples
 
 import implicit_dsl
 from implicit_dsl.analysis import NoBound, output_bounds

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_bounds import loop
+from bounded import loop
 from torch import Tensor, nn
 
 import implicit_dsl
