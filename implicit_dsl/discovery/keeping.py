@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.model import Block, Chain, Term
-from implicit_dsl.operators import activation_rule, linear_rule
+from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.runtime.pruning.units import not_zero, observed
 from implicit_dsl.runtime.system import System
@@ -25,7 +25,9 @@ else:
 
 Places: TypeAlias = "np.ndarray"  # along the first axis, in their order
 
-_BY_CHANNEL = ("avg_pool", "global_avg_pool", "adaptive_avg_pool", "upsample", "pad", "batch_norm")
+MATRICES = ("dense", "matrix", "structured", "conv", "conv_transpose", "embedding", "lookup")
+_AVERAGES = ("avg_pool", "global_avg_pool", "adaptive_avg_pool")
+_BY_CHANNEL = (*_AVERAGES, "upsample", "pad", "batch_norm", "dropout", "diagonal")
 _POOLS = ("max_pool", "global_max_pool", "adaptive_max_pool")
 
 
@@ -132,8 +134,8 @@ def _of_term(term: Term, chosen: Mapping[str, Places], blocks: Mapping[str, Bloc
 
 
 def mixing(chain: Chain) -> int | None:
-    """The place of the operator of a chain that has rows and columns; None if there is none."""
-    found = [at for at, op in enumerate(chain) if linear_rule(op).mixing and op.kind not in _BY_CHANNEL]
+    """The place of the first operator of a chain that has rows and columns; None if there is none."""
+    found = [at for at, op in enumerate(chain) if op.kind in MATRICES]
     return found[0] if found else None
 
 
@@ -141,7 +143,7 @@ def is_cut(operator: Operator) -> bool:
     """Whether rows and columns of an operator are places of the first axes of what it joins."""
     if operator.kind in ("dense", "matrix", "structured"):
         return len(operator.source) == 1
-    return operator.kind == "conv" and operator["groups"] == 1
+    return operator.kind in ("conv", "conv_transpose") and operator["groups"] == 1
 
 
 def forward(operator: Operator, places: Places) -> Places:
@@ -186,4 +188,4 @@ def _is_full(places: Places, shape: Shape) -> bool:
     return len(places) == len(_all(shape))
 
 
-__all__ = ["Places", "Rigid", "backward", "forward", "is_cut", "is_separate", "kept", "mixing"]
+__all__ = ["MATRICES", "Places", "Rigid", "backward", "forward", "is_cut", "is_separate", "kept", "mixing"]

@@ -45,6 +45,10 @@ class Naming:
         """The name of an input, a state or an output."""
         return self._blocks[name]
 
+    def share(self, name: str, other: str) -> None:
+        """Give a state the name of another one, which is the same."""
+        self._blocks[name] = self._blocks[other]
+
     def tensor(self, id: str) -> str:
         """The name of the layer or parameter that a tensor is of: `K` for `K.weight`."""
         held = id.rpartition(".")[0] or id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ import torch
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.discovery.keeping import kept
 from implicit_dsl.discovery.naming import Naming
-from implicit_dsl.discovery.spelling import CannotWrite, activated
+from implicit_dsl.discovery.spelling import CannotWrite, activated, several
 from implicit_dsl.discovery.terms import Terms
+from implicit_dsl.discovery.wellposed import as_tensors, with_bound
 from implicit_dsl.model import Block, ImplicitModel
 from implicit_dsl.operators import activation_rule
-from implicit_dsl.runtime.certificates.roots import perron_bounds
+from implicit_dsl.operators.slots import SeveralSlots
 from implicit_dsl.runtime.pruning.units import not_zero, observed, slots_of
 from implicit_dsl.runtime.system import System
 from implicit_dsl.shapes import sizes
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 else:
     np = lazy_module("numpy")
-
-_STACKED = {"product": " .* "}
-_MOST_GAIN = 0.999  # of a loop whose bound is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +76,46 @@ def discover(
     model, chosen = system.model, kept(system)
     naming = Naming(model)
     terms = Terms(model, system.weights, chosen, naming)
-    left = [block for block in model.states if len(chosen[block.name])]
+    alike = _same_as(model, terms, chosen)
+    for layer, value in alike.items():
+        naming.share(layer, value)
+    left = [block for block in model.states if len(chosen[block.name]) and block.name not in alike.values()]
     equations = [_equation(block, model, terms, naming, chosen) for block in left]
     outputs = [_output(block, terms, naming) for block in model.outputs]
     title = name or f"{model.name}Discovered"
-    lines = [f'"""What is left of {model.name}, whose weights are beside it."""', f"model {title}"]
-    lines += [_input(block, naming) for block in model.inputs]
-    lines += terms.declarations + equations + outputs
-    lines += _wellposed(system, chosen)
-    text = "\n".join([lines[0], lines[1], *(f"    {line}" for line in lines[2:]), "end", ""])
+    lengths = {term.source for term in model.terms if term.chain and term.chain[0].kind == "number"}
+    lines = [f"model {title}"]
+    lines += [f"    {_input(block, naming, block.name in lengths)}" for block in model.inputs]
+    lines += [f"    {line}" for line in (*terms.declarations, *equations, *outputs)]
+    text = f'"""What is left of {model.name}, whose weights are beside it."""\n' + "\n".join(lines) + "\n"
+    source = with_bound(text, title, terms.tensors, system, chosen)
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     counted = sum(held.size for key, held in terms.tensors.items() if key.rpartition(".")[2] not in buffers)
     before = sum(int(parameter.numel()) for parameter in module.parameters())
     return Discovered(
         title,
-        text,
+        source,
         terms.tensors,
         (before, counted),
         _entries(system),
         tuple(_changed(model, chosen)),
     )
+
+
+def _same_as(model: ImplicitModel, terms: Terms, chosen: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """States that are a layer with what follows it, and the states that are these and nothing else."""
+    found = {}
+    states = {block.name: block for block in model.states}
+    for block in model.states:
+        readers = [term for term in model.terms if term.source == block.name]
+        if len(readers) != 1 or len(readers[0].chain) != 1 or not terms.is_joined(block):
+            continue
+        reader = states.get(readers[0].target)
+        if reader is None or reader.activation is not None or len(model.terms_of[reader.name]) > 1:
+            continue
+        if len(chosen[reader.name]) == len(chosen[block.name]):
+            found[block.name] = reader.name
+    return found
 
 
 def _entries(system: System) -> tuple[int, int]:
@@ -115,10 +132,13 @@ def _entries(system: System) -> tuple[int, int]:
     return every, matter
 
 
-def _input(block: Block, naming: Naming) -> str:
+def _input(block: Block, naming: Naming, is_length: bool) -> str:
     shape = ", ".join(map(str, sizes(block.given)))
-    tokens = f" in Tokens({sizes(block.shape)[-1]})" if block.tokens else ""
-    return f"input {naming.block(block.name)}" + (f"[{shape}]" if shape else "[]") + tokens
+    among = ""
+    if block.tokens:
+        (size,) = sizes(block.shape[-1:])
+        among = f" in 0:{size - 1}" if is_length else f" in Tokens({size})"
+    return f"input {naming.block(block.name)}[{shape}]{among}"
 
 
 def _equation(
@@ -128,9 +148,12 @@ def _equation(
     name, shape = naming.block(block.name), list(sizes(block.shape))
     if shape:
         shape[0] = len(chosen[block.name])
-    stacked = _STACKED.get(block.phi)
-    if stacked is not None:
-        value = stacked.join(f"({argument})" for argument in terms.stacked(block))
+    layer = terms.layer_of(block)
+    if layer is not None:
+        made, behind = layer
+        shape, value = list(sizes(behind.target)), f"{made}({terms.total(block)})"
+    elif block.activation is not None and isinstance(activation_rule(block.activation), SeveralSlots):
+        value = several(block.activation, terms.stacked(block))
     else:
         value = activated(block, terms.total(block))
     # a name for a parameter would be that parameter, and a matrix is not what it is applied to
@@ -141,43 +164,6 @@ def _equation(
 
 def _output(block: Block, terms: Terms, naming: Naming) -> str:
     return f"output {naming.block(block.name)} = {terms.total(block)}"
-
-
-def _wellposed(system: System, chosen: Mapping[str, np.ndarray]) -> list[str]:
-    """What keeps the loops that are left well posed, as far as these weights are within it."""
-    loops = [loop for loop in system.model.loops if any(len(chosen[name]) for name in loop.states)]
-    if not loops:
-        return []
-    A, slots, states = system.A.to_scipy(), system.partition("slots"), system.partition("states")
-    rows = roots = 0.0
-    for loop in loops:
-        reads = np.concatenate([np.arange(slots.total)[slots[name]] for name in loop.states])
-        columns = np.concatenate([np.arange(states.total)[states[name]] for name in loop.states])
-        part = abs(A[reads][:, columns])
-        rows = max(rows, float(part.sum(1).max()))
-        square = part.shape[0] == part.shape[1]  # else a state has several arguments, and no root
-        roots = max(roots, perron_bounds(part).upper if square else math.inf)
-    blocks = [system.model.blocks[name] for loop in loops for name in loop.states]
-    if not all(block.activation is None or activation_rule(block.activation).elementwise for block in blocks):
-        roots = math.inf  # a root says nothing of entries that are mixed
-    slope = max(map(_gain, blocks))
-    for form, gain in (("norm(system.A, Inf)", rows), ("spectral(abs(system.A))", roots)):
-        if slope * (gain + 1e-3) <= _MOST_GAIN:
-            return [f"@wellposed {form} <= {_above(gain)}"]
-    return ["@wellposed unchecked"]
-
-
-def _gain(block: Block) -> float:
-    """The largest change of an entry of the state for changes of its slots by 1; infinite if not known."""
-    if block.activation is None:
-        return 1.0
-    ones = np.ones((1, *sizes(block.slots)))
-    return float(activation_rule(block.activation).majorant(block.activation, ones).max(initial=0.0))
-
-
-def _above(gain: float) -> float:
-    """A bound with three digits that holds, and leaves room for float32."""
-    return math.ceil(gain * 1000 + 0.01) / 1000
 
 
 def _changed(model: ImplicitModel, chosen: Mapping[str, np.ndarray]) -> Any:
@@ -192,11 +178,7 @@ def _changed(model: ImplicitModel, chosen: Mapping[str, np.ndarray]) -> Any:
 
 def tensors_of(found: Discovered, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The weights of what was found, to be loaded into its module."""
-    made = {}
-    for name, value in found.tensors.items():
-        held = torch.from_numpy(np.array(value))
-        made[name] = held.to(dtype).contiguous() if held.is_floating_point() else held
-    return made
+    return as_tensors(found.tensors, dtype)
 
 
 __all__ = ["Discovered", "discover", "tensors_of"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from implicit_dsl.model import Block
 from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Formal, Operator
+from implicit_dsl.operators.body import Body
 from implicit_dsl.operators.slots import SeveralSlots
 from implicit_dsl.shapes import count
 
 _FUNCTIONS = ("abs", "sin", "cos", "exp", "log", "sqrt")  # which the language has beside the registry
+_ARGUMENT = "x_"  # of functions without a name
+_LONGEST = 2_000  # characters of a function
 
 
 class CannotWrite(ValueError):  # noqa: N818 (it is what was found, not a fault of the program)
@@ -44,6 +48,8 @@ def constructor(operator: Operator, target: int | None = None, source: int | Non
                 first.append(written)
             elif written != _default(operator, formal):
                 keywords.append(f"{formal.name} = {written}")
+        elif formal.name == "size":  # of all axes behind the channels
+            first.append(literal(operator.target[1:]))
         elif formal.required:
             raise CannotWrite(f"the `{formal.name}` of {rule.names[0]} is not written back")
     listed = ", ".join(first) + ("; " if keywords else "") + ", ".join(keywords)
@@ -72,16 +78,30 @@ def literal(value: Any) -> str:
 
 def activated(block: Block, value: str) -> str:
     """The activation of a block applied to a value."""
-    operator = block.activation
-    if operator is None:
-        return value
-    rule = activation_rule(operator)
-    if operator.kind == "identity":
-        return value
-    if operator.kind in _FUNCTIONS:
-        return f"{operator.kind}({value})"
+    return value if block.activation is None else applied(block.activation, value)
+
+
+def applied(operator: Operator, value: str) -> str:
+    """An activation of one argument."""
+    rule, kind = activation_rule(operator), operator.kind
+    match kind:
+        case "identity":
+            return value
+        case "power":
+            exponent = literal(operator["exponent"])
+            return f"{atom(value)} .^ {exponent if operator['exponent'] >= 0 else f'({exponent})'}"
+        case "reciprocal":
+            return f"{literal(operator['numerator'])} ./ {atom(value)}"
+        case "clamp" if operator["high"] is None:
+            return f"max({value}, {literal(operator['low'])})"
+        case "clamp":
+            return f"min({value}, {literal(operator['high'])})"
+        case "function" if operator.get("claimed", None) is None:
+            return f"({_ARGUMENT} -> {_body(operator['body'])})({value})"
+        case _ if kind in _FUNCTIONS:
+            return f"{kind}({value})"
     if operator.parameters or not rule.names or isinstance(rule, SeveralSlots):
-        raise CannotWrite(f"`{block.phi}` of `{block.name}` is not written back")
+        raise CannotWrite(f"`{operator.get('name', kind)}` is not written back")
     name = rule.names[0]
     if name[0].isupper():
         return f"{constructor(operator)}({value})"
@@ -91,6 +111,66 @@ def activated(block: Block, value: str) -> str:
         if (found := operator.get(formal.name, None)) is not None
     ]
     return f"{name}({value}{'; ' if settings else ''}{', '.join(settings)})"
+
+
+def _body(body: Body) -> str:
+    """A function of one number as an expression of its argument."""
+    values = [_ARGUMENT]
+    for name, *rest in body:
+        match name, rest:
+            case "constant", [number]:
+                made = literal(number)
+            case "scale", [number, i]:
+                made = f"{atom(literal(number))}*{atom(values[i])}"
+            case (("sum" | "product"), [*places]):
+                sign = " + " if name == "sum" else " .* "
+                made = sign.join(atom(values[i]) for i in places)
+            case (("maximum" | "minimum"), [i, j]):
+                made = f"{name[:3]}({values[i]}, {values[j]})"
+            case _:
+                kind, settings, i = rest
+                made = applied(Operator(kind, (), (), settings), values[i])
+        if len(made) > _LONGEST:
+            raise CannotWrite("a function that is as long as this is not written back")
+        values.append(made)
+    return values[-1]
+
+
+def several(operator: Operator, arguments: Sequence[str]) -> str:
+    """An activation of several arguments."""
+    kind = operator.kind
+    match kind:
+        case "product" | "quotient":
+            return f" {'.*' if kind == 'product' else './'} ".join(f"({one})" for one in arguments)
+        case "maximum" | "minimum":
+            return f"{kind[:3]}({', '.join(arguments)})"
+        case "matmul" | "attend":
+            names = ("heads", "causal")
+            chosen = [
+                f"{n} = {literal(operator[n])}" for n in names if operator.get(n, False) not in (False, 1)
+            ]
+            given = arguments[: 3 if kind == "attend" else 2]
+            chosen += [f"mask = {mask}" for mask in arguments[len(given) :]]
+            return f"{kind}({', '.join(given)}{'; ' if chosen else ''}{', '.join(chosen)})"
+        case "upto" | "reverse_upto" | "at_step" if len(arguments) == 2:
+            length, value = arguments
+            behind = len(operator.target) - (kind != "at_step")
+            picked = f"{atom(value)}[1:{atom(length)}{', :' * behind}]"
+            return {"upto": picked, "at_step": f"last({picked})"}.get(kind, f"reverse({picked})")
+        case "expand_as":
+            return f"expand({', '.join(arguments)})"
+    raise CannotWrite(f"`{kind}` is not written back")
+
+
+def atom(value: str) -> str:
+    """A value as a factor: in brackets unless it is a name or a call."""
+    plain = value.replace("_", "a")
+    depth = 0
+    for place, sign in enumerate(plain):
+        depth += (sign in "([") - (sign in ")]")
+        if depth == 0 and not (sign.isalnum() or sign in "()[].") and place < len(plain) - 1:
+            return f"({value})"
+    return value
 
 
 def sliced(value: str, operator: Operator) -> str:
@@ -110,4 +190,4 @@ def sliced(value: str, operator: Operator) -> str:
     return f"{value}[{', '.join(written)}]"
 
 
-__all__ = ["CannotWrite", "activated", "constructor", "literal", "sliced"]
+__all__ = ["CannotWrite", "activated", "applied", "atom", "constructor", "literal", "several", "sliced"]

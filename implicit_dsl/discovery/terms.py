@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from implicit_dsl._lazy import lazy_module
-from implicit_dsl.discovery.keeping import backward, forward, is_separate, mixing
+from implicit_dsl.discovery.declaring import Declarations, is_sparse
+from implicit_dsl.discovery.keeping import MATRICES, backward, forward, is_separate, mixing
 from implicit_dsl.discovery.naming import Naming
-from implicit_dsl.discovery.spelling import CannotWrite, constructor, sliced
+from implicit_dsl.discovery.spelling import CannotWrite, atom, constructor, sliced
 from implicit_dsl.model import Block, Chain, ImplicitModel, Term
-from implicit_dsl.operators import linear_rule
+from implicit_dsl.operators import activation_rule, linear_rule
+from implicit_dsl.operators.adjoints import Adjoint
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.structured import matrix_of, set_of
 from implicit_dsl.shapes import count, sizes
@@ -22,16 +24,12 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
 
-_SPARSE = 0.5  # a matrix with at most this share of entries is written by its pattern
-_MOST_LISTED = 5_000  # entries of a pattern
-_PLAIN = ("pad", "avg_pool", "global_avg_pool", "adaptive_avg_pool", "upsample")
+_AVERAGES = ("avg_pool", "global_avg_pool", "adaptive_avg_pool")
+_PLAIN = (*_AVERAGES, "pad", "upsample", "pixel_shuffle", "pixel_unshuffle")
 
 
 class Terms:
-    """What the equations of a model say of the places that are kept.
-
-    `declarations` are the lines of layers and parameters, `tensors` their weights by key.
-    """
+    """What the equations of a model say of the places that are kept, and what these declare."""
 
     def __init__(
         self,
@@ -41,9 +39,24 @@ class Terms:
         naming: Naming,
     ) -> None:
         self._model, self._weights, self._chosen, self._naming = model, weights, chosen, naming
-        self._declared: dict[tuple[str, ...], str] = {}
-        self.declarations: list[str] = []
-        self.tensors: dict[str, np.ndarray] = {}
+        self._declared = Declarations(naming)
+        self._joined = {name: op for name, op in ((b.name, _joined(b, model)) for b in model.states) if op}
+        self._layers = {
+            op.parameters[0][1]: op
+            for term in model.terms
+            for op in term.chain
+            if op.kind in ("dense", "conv", "embedding") and op.parameters
+        }
+
+    @property
+    def declarations(self) -> list[str]:
+        """The lines of layers and parameters."""
+        return self._declared.lines
+
+    @property
+    def tensors(self) -> Mapping[str, np.ndarray]:
+        """Their weights by key."""
+        return self._declared.tensors
 
     def total(self, block: Block) -> str:
         """The pre-activation of a block, or the value of an output."""
@@ -55,8 +68,21 @@ class Terms:
         if shape and block.name in self._chosen:
             shape[0] = len(self._chosen[block.name])
         if written and all(_is_number(text) for text in written):
-            return self._filled(shape, sum(map(float, written)))
-        return _sum(written) if written else self._zero(shape)
+            return self._declared.filled(shape, sum(map(float, written)))
+        return _sum(written) if written else self._declared.filled(shape, 0.0)
+
+    def is_joined(self, block: Block) -> bool:
+        """Whether a state is written together with what follows it."""
+        return block.name in self._joined
+
+    def layer_of(self, block: Block) -> tuple[str, Operator] | None:
+        """The layer of an activation with parameters, and what they do behind it."""
+        op = self._joined.get(block.name)
+        if op is None:
+            return None
+        assert block.activation is not None
+        held = {role: self._weights[id] for role, id in op.parameters}
+        return self._declared.layer(op.parameters[0][1], constructor(block.activation), held), op
 
     def stacked(self, block: Block) -> list[str]:
         """The arguments of an activation of several values."""
@@ -72,18 +98,8 @@ class Terms:
         parts = [text for term in terms for text in self._written(term.source, term.chain[:-1], block)]
         shape = sizes(terms[0].chain[-1].source)
         if parts and all(_is_number(text) for text in parts):
-            return self._filled(shape, sum(map(float, parts)))
-        return _sum(parts) if parts else self._zero(shape)
-
-    def _zero(self, shape: Sequence[int]) -> str:
-        return self._filled(shape, 0.0)
-
-    def _filled(self, shape: Sequence[int], value: float) -> str:
-        """A parameter for a value that does not depend on any input."""
-        name = self._naming.beside("value")
-        self.declarations.append(f"param {name}[{', '.join(map(str, shape))}] = constant({value!r})")
-        self.tensors[name] = np.full(tuple(shape), value)
-        return name
+            return self._declared.filled(shape, sum(map(float, parts)))
+        return _sum(parts) if parts else self._declared.filled(shape, 0.0)
 
     def _concatenation(self, terms: Sequence[Term]) -> str:
         """`cat(a, b; dim = 2)`: parts side by side, which are all whole."""
@@ -115,7 +131,9 @@ class Terms:
         at = mixing(chain)
         behind: list[str] = []
         for place, op in enumerate(chain):
-            if place == at:
+            if place == 0 and source in self._joined:  # it is in the value of its block
+                columns = forward(op, columns)
+            elif place == at:
                 rows = self._rows(chain[place + 1 :], block, op)
                 made = self._mixed(op, value, columns, rows)
                 if made is None:
@@ -141,10 +159,7 @@ class Terms:
         if block is not None and block.name in self._chosen and values.ndim:
             alike = block.slots == chain[-1].target and block.slots[:1] == block.shape[:1]
             values = values[self._chosen[block.name]] if alike else values
-        name = self._naming.beside("value")
-        self.declarations.append(f"param {name}[{', '.join(map(str, values.shape))}]")
-        self.tensors[name] = values
-        return [name]
+        return [self._declared.further("value", values)]
 
     def _rows(self, after: Chain, block: Block | None, op: Operator) -> np.ndarray:
         if block is None or block.name not in self._chosen or not op.target:
@@ -178,7 +193,7 @@ class Terms:
         cut = weight[rows] if weight.ndim and weight.ndim == len(op.target) else weight
         if not cut.any():
             return []
-        name = self._parameter(id, cut)
+        name = self._declared.parameter(id, cut)
         return [self._behind(name, chain[1:], rows)]
 
     def _applied(self, op: Operator, value: str, places: np.ndarray) -> str:
@@ -186,7 +201,7 @@ class Terms:
         match op.kind:
             case "scale":
                 factor = float(op["factor"])
-                return f"-{_atom(value)}" if factor == -1 else f"{factor!r}*{_atom(value)}"
+                return f"-{atom(value)}" if factor == -1 else f"{factor!r}*{atom(value)}"
             case "reshape" if len(op.target) == 1:
                 return f"flatten({value})"
             case "reshape":
@@ -195,60 +210,107 @@ class Terms:
             case "permute":
                 return f"permute({value}, {', '.join(str(axis + 1) for axis in op['axes'])})"
             case "select":
-                return sliced(_atom(value), op)
-            case "dropout":
-                return value  # in evaluation mode
+                return sliced(atom(value), op)
+            case "dropout" | "number":
+                return value  # in evaluation mode; a length as it is
             case "batch_norm":
                 return self._normalised(op, value, places)
+            case "diagonal":
+                return self._scaled(op, value, places)
+            case "sum" | "mean" if len(op["axes"]) == len(op.source):
+                return f"{op.kind}({value})"
+            case "sum" | "mean":
+                for axis in sorted(op["axes"], reverse=True):
+                    value = f"{op.kind}({value}; dim = {axis + 1})"
+                return value
+            case "reverse":
+                return f"reverse({value}; dim = {op['axis'] + 1})"
+            case "expand":
+                return f"expand({value}, {self._declared.shaped(sizes(op.target))})"
+            case kind if kind in MATRICES:
+                return self._whole(op, value)
+            case _ if isinstance(rule := linear_rule(op), Adjoint):
+                return f"{constructor(rule.inner(op))}'*{atom(value)}"
             case kind if kind in _PLAIN:
                 return f"{constructor(op)}({value})"
         raise CannotWrite(f"`{op.kind}` is not written back")
 
+    def _whole(self, op: Operator, value: str) -> str:
+        """A matrix behind another one, with all rows and columns."""
+        rows, columns = (np.arange(count(shape[:1])) for shape in (op.target, op.source))
+        made = self._mixed(op, value, columns, rows)
+        return self._declared.filled(sizes(op.target), 0.0) if made is None else _sum([made[0], *made[1]])
+
     def _normalised(self, op: Operator, value: str, places: np.ndarray) -> str:
         ids = dict(op.parameters)
-        name = self._naming.tensor(next(iter(ids.values())))
-        if (name,) not in self._declared:
-            self._declared[(name,)] = name
-            self.declarations.append(f"layer {name} = {constructor(op)}")
-            for role, id in ids.items():
-                self.tensors[f"{name}.{role}"] = self._weights[id][places]
-            self.tensors[f"{name}.num_batches_tracked"] = np.asarray(0)
-        return f"{name}({value})"
+        held = {role: self._weights[id][places] for role, id in ids.items()}
+        held["num_batches_tracked"] = np.asarray(0)
+        return f"{self._declared.layer(next(iter(ids.values())), constructor(op), held)}({value})"
+
+    def _scaled(self, op: Operator, value: str, places: np.ndarray) -> str:
+        """A factor for each entry, or for each place along an axis."""
+        id = op.parameters[0][1]
+        weight = self._weights[id]
+        cut = weight[places] if op["first"] == 0 and op["axes"] else weight
+        if op["axes"] == len(op.source):
+            return f"{self._declared.parameter(id, cut)} .* {atom(value)}"
+        axis = f"; axis = {op['first'] + 1}" if op["first"] else ""
+        return f"{self._declared.scaling(id, f'Scale({axis})', cut)}*{atom(value)}"
 
     def _mixed(
         self, op: Operator, value: str, columns: np.ndarray, rows: np.ndarray
     ) -> tuple[str, list[str]] | None:
         """A matrix or kernel on a value, and further summands; None if it is zero, with no offset."""
         ids = dict(op.parameters)
+        shared = self._turned(op, value)
+        if shared is not None:
+            return shared, []
         if op.kind in ("matrix", "structured"):
             weight = self._weights[ids["weight"]]
             if op.kind == "structured":
                 weight = matrix_of(set_of(op), weight)
-            turned = bool(op.get("transposed", False))
+            transposed = bool(op.get("transposed", False))
             if len(op.source) == 1:
-                weight = weight[np.ix_(columns, rows) if turned else np.ix_(rows, columns)]
+                weight = weight[np.ix_(columns, rows) if transposed else np.ix_(rows, columns)]
             cut = weight
             if not cut.any():
                 return None
-            return f"{self._matrix(ids['weight'], cut)}{chr(39) if turned else ''}*{_atom(value)}", []
+            return (
+                f"{self._declared.matrix(ids['weight'], cut)}{chr(39) if transposed else ''}*{atom(value)}",
+                [],
+            )
         if op.kind == "dense":
             return self._dense(op, ids, value, columns, rows)
-        if op.kind == "conv":
+        if op.kind in ("conv", "conv_transpose"):
             weight = self._weights[ids["weight"]]
-            cut = weight[np.ix_(rows, columns)] if op["groups"] == 1 else weight
+            places = (rows, columns) if op.kind == "conv" else (columns, rows)
+            cut = weight[np.ix_(*places)] if op["groups"] == 1 else weight
             bias = self._weights[ids["bias"]][rows] if "bias" in ids else None
             if not cut.any() and (bias is None or not bias.any()):
                 return None
             held = {"weight": cut} | ({"bias": bias} if bias is not None else {})
-            name = self._layer(ids["weight"], constructor(op, len(rows), len(columns)), held)
-            return f"{name}*{_atom(value)}", []
+            name = self._declared.layer(ids["weight"], constructor(op, len(rows), len(columns)), held)
+            return f"{name}*{atom(value)}", []
         if op.kind == "lookup":
             weight, turned = self._weights[ids["weight"]], bool(op["by_columns"])
-            return f"{self._parameter(ids['weight'], weight)}{'' if turned else chr(39)}*{_atom(value)}", []
+            return (
+                f"{self._declared.parameter(ids['weight'], weight)}{'' if turned else chr(39)}*{atom(value)}",
+                [],
+            )
         if op.kind == "embedding":
             weight = self._weights[ids["weight"]]
-            return f"{self._layer(ids['weight'], constructor(op), {'weight': weight})}({value})", []
+            return f"{self._declared.layer(ids['weight'], constructor(op), {'weight': weight})}({value})", []
         raise CannotWrite(f"`{op.kind}` is not written back")
+
+    def _turned(self, op: Operator, value: str) -> str | None:
+        """The transpose of a layer whose weight it shares, which is declared with all of it."""
+        layer = self._layers.get(op.parameter("weight") or "")
+        if layer is None or layer.kind == op.kind:
+            return None
+        if not (op.kind == "conv_transpose" or (op.kind == "matrix" and op.get("transposed", False))):
+            raise CannotWrite(f"`{op.kind}` with the weight of a `{layer.kind}` is not written back")
+        held = {role: self._weights[id] for role, id in layer.parameters}
+        return f"{self._declared.layer(layer.parameters[0][1], constructor(layer), held)}'*{atom(value)}"
 
     def _dense(
         self, op: Operator, ids: Mapping[str, str], value: str, columns: np.ndarray, rows: np.ndarray
@@ -258,53 +320,33 @@ class Terms:
         bias = self._weights[ids["bias"]] if "bias" in ids else None
         if bias is not None and len(op.source) == 1:
             bias = bias[rows]
-        sparse = len(op.source) == 1 and _is_sparse(cut)
+        sparse = len(op.source) == 1 and is_sparse(cut)
         if not sparse and cut.any():
             held = {"weight": cut} | ({"bias": bias} if bias is not None else {})
             made = constructor(op, cut.shape[0], cut.shape[1])
-            return f"{self._layer(ids['weight'], made, held)}*{_atom(value)}", []
+            return f"{self._declared.layer(ids['weight'], made, held)}*{atom(value)}", []
         offset = []
         if bias is not None and bias.any():
-            name = self._naming.beside(f"{self._naming.tensor(ids['weight'])}_bias")
             added = bias if len(op.source) == 1 else np.broadcast_to(bias, sizes(op.target))
-            self.declarations.append(f"param {name}[{', '.join(map(str, added.shape))}]")
-            self.tensors[name] = added
-            offset = [name]
+            offset = [self._declared.further(f"{self._naming.tensor(ids['weight'])}_bias", added)]
         if not cut.any():
             return (offset[0], []) if offset else None
-        return f"{self._matrix(ids['weight'], cut)}*{_atom(value)}", offset
+        return f"{self._declared.matrix(ids['weight'], cut)}*{atom(value)}", offset
 
-    # ----------------------------------------------------------------------- declarations
 
-    def _layer(self, id: str, made: str, held: Mapping[str, np.ndarray]) -> str:
-        name = self._naming.tensor(id)
-        if (name,) not in self._declared:
-            self._declared[(name,)] = name
-            self.declarations.append(f"layer {name} = {made}")
-            self.tensors.update({f"{name}.{role}": weight for role, weight in held.items()})
-        return name
+def _joined(block: Block, model: ImplicitModel) -> Operator | None:
+    """What follows an activation with the parameters of its layer; None if nothing does, or not everywhere.
 
-    def _parameter(self, id: str, weight: np.ndarray) -> str:
-        name = self._naming.tensor(id)
-        if (name,) not in self._declared:
-            self._declared[(name,)] = name
-            self.declarations.append(f"param {name}[{', '.join(map(str, weight.shape))}]")
-            self.tensors[name] = weight
-        return name
-
-    def _matrix(self, id: str, weight: np.ndarray) -> str:
-        """A matrix as a parameter, by its pattern if that is sparse."""
-        if not _is_sparse(weight):
-            return self._parameter(id, weight)
-        name = self._naming.tensor(id)
-        if (name,) not in self._declared:
-            self._declared[(name,)] = name
-            rows, columns = np.nonzero(weight)
-            places = ", ".join(f"{i + 1} => {j + 1}" for i, j in zip(rows.tolist(), columns.tolist()))
-            shape = ", ".join(map(str, weight.shape))
-            self.declarations.append(f"param {name}[{shape}] in Sparse([{places}])")
-            self.tensors[name] = weight[rows, columns]
-        return name
+    Factors and offsets of a normalisation are: they are written as part of it.
+    """
+    if block.activation is None:
+        return None
+    behind = activation_rule(block.activation).affine(block.activation)
+    first = {term.chain[0] if term.chain else None for term in model.terms if term.source == block.name}
+    if behind is None or len(first) != 1:
+        return None
+    (op,) = first
+    return op if op is not None and op.kind == behind.kind else None
 
 
 def _applied(op: Operator, x: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -328,22 +370,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _is_sparse(weight: np.ndarray) -> bool:
-    held = int(np.count_nonzero(weight))
-    return 0 < held <= min(_SPARSE * weight.size, _MOST_LISTED)
-
-
-def _atom(value: str) -> str:
-    """A value as a factor: in brackets unless it is a name or a call."""
-    plain = value.replace("_", "a")
-    depth = 0
-    for place, sign in enumerate(plain):
-        depth += (sign in "([") - (sign in ")]")
-        if depth == 0 and not (sign.isalnum() or sign in "()[]") and place < len(plain) - 1:
-            return f"({value})"
-    return value
 
 
 def _sum(parts: list[str]) -> str:
