@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.discovery.naming import Naming
+from implicit_dsl.discovery.spelling import ARGUMENT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,7 @@ class Declarations:
     def __init__(self, naming: Naming) -> None:
         self._naming = naming
         self._done: set[str] = set()
+        self._plain: dict[str, str] = {}  # layers without tensors, and functions
         self.lines: list[str] = []
         self.tensors: dict[str, np.ndarray] = {}
 
@@ -41,6 +43,22 @@ class Declarations:
             self.lines.append(f"layer {name} = {made}")
             self.tensors[name] = weight
         return name
+
+    def unnamed(self, kind: str, made: str) -> str:
+        """The name of a layer without tensors."""
+        if made not in self._plain:
+            self._plain[made] = name = self._naming.beside(kind)
+            self.lines.append(f"layer {name} = {made}")
+        return self._plain[made]
+
+    def function(self, wanted: str, made: str, claimed: float | None) -> str:
+        """The name of a function of one number, with what its author says of its slope."""
+        key = f"{made} <= {claimed}"
+        if key not in self._plain:
+            self._plain[key] = name = self._naming.beside(wanted)
+            self.lines.append(f"{name}({ARGUMENT}) = {made}")
+            self.lines += [] if claimed is None else [f"@lipschitz {name} <= {claimed!r}"]
+        return self._plain[key]
 
     def parameter(self, id: str, weight: np.ndarray) -> str:
         name = self._naming.tensor(id)

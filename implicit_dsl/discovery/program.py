@@ -11,7 +11,7 @@ import torch
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.discovery.keeping import kept
 from implicit_dsl.discovery.naming import Naming
-from implicit_dsl.discovery.spelling import CannotWrite, activated, several
+from implicit_dsl.discovery.spelling import CannotWrite, several
 from implicit_dsl.discovery.terms import Terms
 from implicit_dsl.discovery.wellposed import as_tensors, with_bound
 from implicit_dsl.model import Block, ImplicitModel
@@ -155,7 +155,7 @@ def _equation(
     elif block.activation is not None and isinstance(activation_rule(block.activation), SeveralSlots):
         value = several(block.activation, terms.stacked(block))
     else:
-        value = activated(block, terms.total(block))
+        value = terms.activated(block)
     # a name for a parameter would be that parameter, and a matrix is not what it is applied to
     if block.activation is None and block.name not in looped and value not in terms.tensors:
         return f"{name} = {value}"

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from implicit_dsl.model import Block
 from implicit_dsl.operators import OPERATORS, activation_rule
 from implicit_dsl.operators.base import Formal, Operator
-from implicit_dsl.operators.body import Body
 from implicit_dsl.operators.slots import SeveralSlots
 from implicit_dsl.shapes import count
 
 _FUNCTIONS = ("abs", "sin", "cos", "exp", "log", "sqrt")  # which the language has beside the registry
-_ARGUMENT = "x_"  # of functions without a name
+ARGUMENT = "x_"  # of functions without a name
 _LONGEST = 2_000  # characters of a function
 
 
@@ -76,11 +74,6 @@ def literal(value: Any) -> str:
             return repr(value)
 
 
-def activated(block: Block, value: str) -> str:
-    """The activation of a block applied to a value."""
-    return value if block.activation is None else applied(block.activation, value)
-
-
 def applied(operator: Operator, value: str) -> str:
     """An activation of one argument."""
     rule, kind = activation_rule(operator), operator.kind
@@ -96,8 +89,8 @@ def applied(operator: Operator, value: str) -> str:
             return f"max({value}, {literal(operator['low'])})"
         case "clamp":
             return f"min({value}, {literal(operator['high'])})"
-        case "function" if operator.get("claimed", None) is None:
-            return f"({_ARGUMENT} -> {_body(operator['body'])})({value})"
+        case "function":
+            return f"({ARGUMENT} -> {body(operator)})({value})"
         case _ if kind in _FUNCTIONS:
             return f"{kind}({value})"
     if operator.parameters or not rule.names or isinstance(rule, SeveralSlots):
@@ -113,10 +106,10 @@ def applied(operator: Operator, value: str) -> str:
     return f"{name}({value}{'; ' if settings else ''}{', '.join(settings)})"
 
 
-def _body(body: Body) -> str:
+def body(function: Operator) -> str:
     """A function of one number as an expression of its argument."""
-    values = [_ARGUMENT]
-    for name, *rest in body:
+    values, instructions = [ARGUMENT], function["body"]
+    for name, *rest in instructions:
         match name, rest:
             case "constant", [number]:
                 made = literal(number)
@@ -145,10 +138,8 @@ def several(operator: Operator, arguments: Sequence[str]) -> str:
         case "maximum" | "minimum":
             return f"{kind[:3]}({', '.join(arguments)})"
         case "matmul" | "attend":
-            names = ("heads", "causal")
-            chosen = [
-                f"{n} = {literal(operator[n])}" for n in names if operator.get(n, False) not in (False, 1)
-            ]
+            chosen = [f"heads = {operator['heads']}"] if operator.get("heads", 1) > 1 else []
+            chosen += ["causal = true"] if operator.get("causal", False) else []
             given = arguments[: 3 if kind == "attend" else 2]
             chosen += [f"mask = {mask}" for mask in arguments[len(given) :]]
             return f"{kind}({', '.join(given)}{'; ' if chosen else ''}{', '.join(chosen)})"
@@ -190,4 +181,14 @@ def sliced(value: str, operator: Operator) -> str:
     return f"{value}[{', '.join(written)}]"
 
 
-__all__ = ["CannotWrite", "activated", "applied", "atom", "constructor", "literal", "several", "sliced"]
+__all__ = [
+    "ARGUMENT",
+    "CannotWrite",
+    "applied",
+    "atom",
+    "body",
+    "constructor",
+    "literal",
+    "several",
+    "sliced",
+]

@@ -11,7 +11,7 @@ from implicit_dsl._lazy import lazy_module
 from implicit_dsl.discovery.declaring import Declarations, is_sparse
 from implicit_dsl.discovery.keeping import MATRICES, backward, forward, is_separate, mixing
 from implicit_dsl.discovery.naming import Naming
-from implicit_dsl.discovery.spelling import CannotWrite, atom, constructor, sliced
+from implicit_dsl.discovery.spelling import CannotWrite, applied, atom, body, constructor, sliced
 from implicit_dsl.model import Block, Chain, ImplicitModel, Term
 from implicit_dsl.operators import activation_rule, linear_rule
 from implicit_dsl.operators.adjoints import Adjoint
@@ -41,6 +41,9 @@ class Terms:
         self._model, self._weights, self._chosen, self._naming = model, weights, chosen, naming
         self._declared = Declarations(naming)
         self._joined = {name: op for name, op in ((b.name, _joined(b, model)) for b in model.states) if op}
+        used = {op for term in model.terms for op in term.chain}
+        inner = {rule.inner(op) for op in used if isinstance(rule := linear_rule(op), Adjoint)}
+        self._transposed = inner & used
         self._layers = {
             op.parameters[0][1]: op
             for term in model.terms
@@ -70,6 +73,16 @@ class Terms:
         if written and all(_is_number(text) for text in written):
             return self._declared.filled(shape, sum(map(float, written)))
         return _sum(written) if written else self._declared.filled(shape, 0.0)
+
+    def activated(self, block: Block) -> str:
+        """The activation of one argument on the pre-activation of a block."""
+        value, operator = self.total(block), block.activation
+        if operator is None:
+            return value
+        if operator.kind == "function" and operator["name"] != "function":
+            made = self._declared.function(operator["name"], body(operator), operator.get("claimed", None))
+            return f"{made}({value})"
+        return applied(operator, value)
 
     def is_joined(self, block: Block) -> bool:
         """Whether a state is written together with what follows it."""
@@ -230,10 +243,14 @@ class Terms:
             case kind if kind in MATRICES:
                 return self._whole(op, value)
             case _ if isinstance(rule := linear_rule(op), Adjoint):
-                return f"{constructor(rule.inner(op))}'*{atom(value)}"
+                return f"{self._plain(rule.inner(op))}'*{atom(value)}"
             case kind if kind in _PLAIN:
-                return f"{constructor(op)}({value})"
+                return f"{self._plain(op)}({value})"
         raise CannotWrite(f"`{op.kind}` is not written back")
+
+    def _plain(self, op: Operator) -> str:
+        """A layer without tensors: with a name, where its transpose has to know what it takes."""
+        return self._declared.unnamed(op.kind, constructor(op)) if op in self._transposed else constructor(op)
 
     def _whole(self, op: Operator, value: str) -> str:
         """A matrix behind another one, with all rows and columns."""
@@ -252,6 +269,8 @@ class Terms:
         id = op.parameters[0][1]
         weight = self._weights[id]
         cut = weight[places] if op["first"] == 0 and op["axes"] else weight
+        if not op["axes"]:
+            return f"{self._declared.parameter(id, weight)}*{atom(value)}"
         if op["axes"] == len(op.source):
             return f"{self._declared.parameter(id, cut)} .* {atom(value)}"
         axis = f"; axis = {op['first'] + 1}" if op["first"] else ""
@@ -307,7 +326,8 @@ class Terms:
         layer = self._layers.get(op.parameter("weight") or "")
         if layer is None or layer.kind == op.kind:
             return None
-        if not (op.kind == "conv_transpose" or (op.kind == "matrix" and op.get("transposed", False))):
+        transposed = op.get("transposed", False) != (layer.kind == "embedding")  # whose rows are the tokens
+        if not (op.kind == "conv_transpose" or (op.kind == "matrix" and transposed)):
             raise CannotWrite(f"`{op.kind}` with the weight of a `{layer.kind}` is not written back")
         held = {role: self._weights[id] for role, id in layer.parameters}
         return f"{self._declared.layer(layer.parameters[0][1], constructor(layer), held)}'*{atom(value)}"
