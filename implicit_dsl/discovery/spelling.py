@@ -164,6 +164,14 @@ def atom(value: str) -> str:
     return value
 
 
+def added(parts: list[str]) -> str:
+    """a + b - c."""
+    text = parts[0]
+    for part in parts[1:]:
+        text += f" - {part[1:]}" if part.startswith("-") else f" + {part}"
+    return text
+
+
 def sliced(value: str, operator: Operator) -> str:
     """A slice, with numbers from 1 and ranges that include their ends."""
     written = []
