@@ -375,6 +375,46 @@ def test_wrong_calls_write_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.impl", "w.pt"]
 
 
+ROUGH = """
+model Rough
+    input u[4]
+    param A[6, 6]
+    state x[6] ~ tanh(A*x + Dense(6)*u)
+    output y = x
+    @wellposed unchecked
+    @solver anderson(tol = 0.1, maxiter = 3, on_failure = "warn")
+end
+"""
+
+
+def test_loops_are_compared_more_closely_than_they_are_solved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.impl").write_text(ROUGH)
+    model = compiled(ROUGH)
+    with torch.no_grad():
+        cast(Any, model).A.normal_(std=0.3)
+    torch.save(model.state_dict(), "w.pt")
+    assert main(["discover", "net.impl", "--weights", "w.pt"]) == 0
+    assert "wrote net_discovered.impl" in capsys.readouterr().out
+
+
+def test_without_an_equilibrium_nothing_is_compared_or_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = ROUGH.replace("tanh(A*x +", "exp(A*x + 1 +").replace("    @solver", "    # @solver")
+    Path("net.impl").write_text(text)
+    model = compiled(text)
+    with torch.no_grad():
+        cast(Any, model).A.copy_(torch.eye(6))  # exp(x + 1) is above x
+    torch.save(model.state_dict(), "w.pt")
+    assert main(["discover", "net.impl", "--weights", "w.pt"]) == 1
+    assert "no equilibrium is found on random inputs" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.impl", "w.pt"]
+
+
 def test_values_that_are_constant_are_no_parameters() -> None:
     text = """
     model M
