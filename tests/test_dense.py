@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import implicit_dsl
 from implicit_dsl.runtime import native
 from implicit_dsl.runtime.adjoints import JFB
 from implicit_dsl.runtime.dense import DenseEquilibrium, Method, dispatch
@@ -22,6 +23,8 @@ from implicit_dsl.runtime.failure import ConvergenceError, ConvergenceWarning
 from implicit_dsl.runtime.native.library import SWITCH
 from implicit_dsl.runtime.solution import Status
 from implicit_dsl.runtime.solvers import Anderson, Auto, Newton, Picard
+
+torch.set_num_threads(1)  # of which BLAS always rounds alike
 
 SIZES = [(1, 1), (1, 5), (2, 3), (7, 64), (13, 9), (64, 1), (65, 3), (33, 100), (130, 17)]
 
@@ -487,3 +490,32 @@ def test_the_route_is_data_that_can_be_printed() -> None:
     assert dispatch(64, 64, torch.float32, "cuda").method is Method.ROWS
     assert dispatch(256, 64, torch.float32, packed_faster=True).packed
     assert "native kernel" in str(dispatch(64, 1, torch.float32, native_available=True))
+
+
+SINGULAR = {
+    "no matrix at all": torch.eye(6),
+    "a mean": torch.ones(6, 6).double() / 6,
+    "a cycle": torch.eye(6).roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("act", ["", "relu", "leaky_relu"])
+@pytest.mark.parametrize("name", SINGULAR)
+def test_what_grows_without_end_is_no_equilibrium(name: str, act: str) -> None:
+    """x = A x + b with a singular I − A: relative to what x becomes, any residual is small."""
+    model = implicit_dsl.loads(f"""
+model Singular
+    input u[4]
+    param A[6, 6]
+    state x[6] ~ {act}(A*x + Dense(6; bias = false)*u)
+    output y = x
+    @wellposed unchecked
+end
+""").Singular(dtype=torch.float64)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.A.copy_(SINGULAR[name])
+        model.x_dense.weight.copy_(torch.rand(6, 4))  # so that a mean of what comes in is not small
+    for size in (1e-3, 1.0, 1e3):
+        with pytest.raises(ConvergenceError, match="no equilibrium"):
+            model(size * torch.rand(3, 4, dtype=torch.float64))

@@ -47,18 +47,17 @@ class Report:
     def text(self) -> str:
         """One sentence that says what happened, then what was found, then what to do."""
         place = f"`{self.name}` (line {self.line})" if self.line else f"`{self.name}`"
+        steps, meaning = f"after {self.steps} steps of {self.solver}", self.status.meaning
         if self.status is Status.NOT_FINITE:
-            happened = f"{place}: the {self.role} is not finite after {self.steps} steps of {self.solver}"
+            happened = f"{place}: the {self.role} is not finite {steps}"
+        elif self.residual <= self.tolerance:
+            happened = f"{place}: no {self.role} {steps}, which grows without end"
+            meaning = "relative to it any residual is small, so that there is none, or none that can be told"
         else:
-            happened = (
-                f"{place}: no {self.role} after {self.steps} steps of {self.solver}, "
-                f"residual {self.residual:.1e} > {self.tolerance:.1e}"
-            )
+            happened = f"{place}: no {self.role} {steps}, residual {self.residual:.1e} > {self.tolerance:.1e}"
         if self.samples > 1:
             happened += f", in {self.unsolved} of {self.samples} samples"
-        return (
-            "; ".join((f"{happened}. {self.status.meaning.capitalize()}", *self.findings)) + f". {self.fix}"
-        )
+        return "; ".join((f"{happened}. {meaning.capitalize()}", *self.findings)) + f". {self.fix}"
 
     @property
     def fix(self) -> str:

@@ -29,6 +29,8 @@ NOISE_LIMIT = 1e4
 LARGE = 1 << 12
 # Iterates that have grown by less do not run away.
 GROWTH = 2.0
+# Of the first residual: one that is larger has not fallen, in some directions at least.
+FALLEN = 0.1
 
 GOING_ON = -1
 
@@ -161,7 +163,7 @@ class Watch:
         """
         rows = self.rows
         grown = rows.scale > GROWTH * np.maximum(rows.first_scale, 1.0)
-        return np.asarray(grown & (np.maximum(rows.relative, self.eps) * rows.scale >= rows.first))
+        return np.asarray(grown & (np.maximum(rows.relative, self.eps) * rows.scale >= FALLEN * rows.first))
 
     def _plan(self, x: Tensor, ending: np.ndarray, step: int) -> bool:
         """When to look next. Whether the solve is over; if not, the results of samples that end are kept."""
