@@ -16,10 +16,12 @@ from torch import Tensor
 
 import implicit_dsl
 from implicit_dsl.analysis import certified_accuracy, output_bounds
+from implicit_dsl.analysis.pulling import pulled_back
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.attention import Attend
 from implicit_dsl.operators.base import Operator
 from implicit_dsl.operators.joint import LARGEST
+from implicit_dsl.shapes import count
 
 torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
@@ -183,3 +185,25 @@ def test_an_encoder_layer_is_certified_where_intervals_say_nothing(encoder: torc
         for method in ("interval", "crown")
     ]
     assert shares[0] < shares[1] and shares[1] >= 0.5
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_rows_are_pulled_through_lines_as_through_matrices(name: str, shared: bool) -> None:
+    """Sets by one product of matrices, others place by place: against the matrix of each line."""
+    operator = CASES[name]
+    rule = activation_rule(operator)
+    lower = 1 + RNG.random((3, *operator.source))
+    lines = rule.lines(operator, lower, lower + 0.1)
+    states, slots = lines.index.shape[1], count(operator.source)
+    used = [
+        (line, RNG.normal(size=(3, 4, states))) for line in (*lines.above, *lines.below)[: 4 if shared else 1]
+    ]
+    expected = np.zeros((3, 4, slots))
+    for line, part in used:
+        matrix = np.zeros((3, states, slots))
+        for place, index in enumerate(lines.index):
+            matrix[:, np.arange(states), index] += line.slope[:, place]
+        expected += part @ matrix
+    np.testing.assert_allclose(pulled_back(lines, used, slots), expected, atol=1e-12)
+    assert (lines.sets is not None) == (name.split()[0] in ("softmax", "log_softmax") or "_norm" in name)

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis.boxes import Boxes
 from implicit_dsl.analysis.network import Network, Node
+from implicit_dsl.analysis.pulling import pulled_back
 from implicit_dsl.analysis.regions import Region
 from implicit_dsl.operators import activation_rule
-from implicit_dsl.operators.relaxation import Lines
+from implicit_dsl.operators.relaxation import Line, Lines
 from implicit_dsl.runtime.certificates.rounding import growth
 from implicit_dsl.shapes import sizes
 
@@ -105,7 +106,6 @@ class _Backward:
         }
         self.w: dict[str, np.ndarray] = {}
         self.k: dict[str, np.ndarray] = {}
-        self.slope: dict[str, np.ndarray] = {}
         self.g: dict[str, np.ndarray] = {}
 
     def bound(self) -> np.ndarray:
@@ -153,33 +153,39 @@ class _Backward:
         self.w[node.name] = w
         lines = self.lines[node.name]
         if lines is None:
-            self.k[node.name] = w
-            return w
-        slope = self._slopes(node.name, lines, w)
-        k = np.zeros((self.batch, self.rows, node.slots))
-        if len(lines.index) == 1 and lines.index.shape[1] == node.slots and _is_range(lines.index[0]):
-            k = slope[:, :, 0] * w
+            k = w
+        elif lines.is_entrywise and node.slots == node.size:
+            k = w * self._chosen(node.name, w, [[line.slope for line in pair] for pair in lines.pairs])
         else:
-            for place, index in enumerate(lines.index):
-                _add_at(k, index, slope[:, :, place] * w)
-        self.slope[node.name], self.k[node.name] = slope, k
+            k = pulled_back(lines, self._used(node.name, lines, w), node.slots)
+        self.k[node.name] = k
         return k
 
-    def _slopes(self, name: str, lines: Lines, w: np.ndarray) -> np.ndarray:
-        """[batch, rows, places, states]: of the line above where w ≥ 0, and of that below elsewhere."""
+    def _chosen(self, name: str, w: np.ndarray, pairs: list[list[np.ndarray]]) -> np.ndarray:
+        """What lines above have where w ≥ 0, and those below elsewhere: [batch, 1 or rows, states] each."""
+        down, up = (_mixed(pair, share) for pair, share in zip(pairs, self.shares[name]))
+        return np.where(w >= 0, up, down)
+
+    def _used(self, name: str, lines: Lines, w: np.ndarray) -> list[tuple[Line, np.ndarray]]:
+        """The lines of a state with what w has of each: those above where w > 0, those below elsewhere."""
         below, above = self.shares[name]
-        up = _mixed([one.slope[:, None] for one in lines.above], above, 1)
-        down = _mixed([one.slope[:, None] for one in lines.below], below, 1)
-        return np.where(w[:, :, None] >= 0, up, down)
+        made = []
+        for pair, share, part in (
+            (lines.above, above, np.maximum(w, 0.0)),
+            (lines.below, below, np.minimum(w, 0.0)),
+        ):
+            if len(pair) < 2 or isinstance(share, float):
+                made.append((pair[0], part))
+            else:
+                made += [(pair[0], part * (1 - share)), (pair[1], part * share)]
+        return made
 
     def _offsets(self, name: str, w: np.ndarray) -> np.ndarray:
         lines = self.lines[name]
         if lines is None:
             return np.zeros((self.batch, self.rows))
-        below, above = self.shares[name]
-        up = _mixed([one.offset[:, None] for one in lines.above], above)
-        down = _mixed([one.offset[:, None] for one in lines.below], below)
-        return np.asarray((w * np.where(w >= 0, up, down)).sum(-1))
+        pairs = [[line.offset[:, None] for line in pair] for pair in lines.pairs]
+        return np.asarray((w * self._chosen(name, w, pairs)).sum(-1))
 
     def _around(self, nodes: tuple[Node, ...], pulled: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """w of a loop, and what is left: c − w + Aᵀ k(w)."""
@@ -253,9 +259,7 @@ class _Backward:
                 if len(pair) < 2:
                     shares.append(share)
                     continue
-                first, second = (
-                    np.einsum("bps,brps->brs", one.slope, read) + one.offset[:, None] for one in pair[:2]
-                )
+                first, second = (_at(one, read) for one in pair[:2])
                 slope = np.where(np.sign(w) == sign, w * (second - first), 0.0)
                 shares.append(np.clip(share - rate * np.sign(slope), 0.0, 1.0))
             self.shares[name] = (shares[0], shares[1])
@@ -281,8 +285,8 @@ class _Backward:
             if lines is None:
                 return z
             read = reached[node.name] = z[:, :, lines.index]
-            offset = self._offset_rows(node.name, lines)
-            return np.asarray((self.slope[node.name] * read).sum(2) + offset)
+            pairs = [[_at(line, read) for line in pair] for pair in lines.pairs]
+            return self._chosen(node.name, self.w[node.name], pairs)
 
         for loop, nodes in self.network.parts():
             if loop is not None:
@@ -302,34 +306,18 @@ class _Backward:
                     break
         return reached
 
-    def _offset_rows(self, name: str, lines: Lines) -> np.ndarray:
-        below, above = self.shares[name]
-        up = _mixed([one.offset[:, None] for one in lines.above], above)
-        down = _mixed([one.offset[:, None] for one in lines.below], below)
-        return np.where(self.w[name] >= 0, up, down)
 
-
-def _mixed(pair: list[np.ndarray], share: np.ndarray | float, extra: int = 0) -> np.ndarray:
-    """(1 − share) · first + share · second; `extra` axes of the lines stand before that of the states."""
+def _mixed(pair: list[np.ndarray], share: np.ndarray | float) -> np.ndarray:
+    """(1 − share) · first + share · second."""
     if len(pair) < 2 or isinstance(share, float):
         return pair[0]
-    between = share[:, :, None] if extra else share
-    return np.asarray(pair[0] + between * (pair[1] - pair[0]))
+    return np.asarray(pair[0] + share * (pair[1] - pair[0]))
+
+
+def _at(line: Line, read: np.ndarray) -> np.ndarray:
+    """The values [batch, rows, states] of a line for slots [batch, rows, places, states]."""
+    return np.asarray(np.einsum("bps,brps->brs", line.slope, read) + line.offset[:, None])
 
 
 def _has_choice(lines: Lines) -> bool:
     return len(lines.below) > 1 or len(lines.above) > 1
-
-
-def _is_range(index: np.ndarray) -> bool:
-    return bool((index == np.arange(len(index))).all())
-
-
-def _add_at(k: np.ndarray, index: np.ndarray, values: np.ndarray) -> None:
-    """k[..., index] += values, where places may repeat."""
-    if len(np.unique(index)) == len(index):
-        k[..., index] += values
-        return
-    order = np.argsort(index, kind="stable")
-    places, starts = np.unique(index[order], return_index=True)
-    k[..., places] += np.add.reduceat(values[..., order], starts, axis=-1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,44 @@ class Lines:
     index: np.ndarray
     below: tuple[Line, ...]
     above: tuple[Line, ...]
+
+    @property
+    def pairs(self) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+        """Those below, and those above."""
+        return self.below, self.above
+
+    @cached_property
+    def is_entrywise(self) -> bool:
+        """Whether each state reads the slot of its own number."""
+        return len(self.index) == 1 and bool((self.index[0] == np.arange(self.index.shape[1])).all())
+
+    @cached_property
+    def sets(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The slots [sets, places] and the states [sets, n] of sets in which all states read the same slots.
+
+        None if these are not as large as each other, or share a slot.
+        """
+        places, states = self.index.shape
+        if places < 2 or states < 2 or (self.index[:, :1] == self.index).all(0).sum() < 2:
+            return None
+        read, number = np.unique(self.index, axis=1, return_inverse=True)
+        each = np.bincount(number.reshape(-1))
+        if len(np.unique(each)) > 1 or len(np.unique(read)) < read.size:
+            return None
+        return read.T, np.argsort(number.reshape(-1), kind="stable").reshape(len(each), -1)
+
+    @cached_property
+    def adding(self) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray] | None, ...]:
+        """For each place how values of the states are added up by slot: their order, the slots, their starts.
+
+        None where no slot is read twice.
+        """
+        found: list[tuple[np.ndarray, np.ndarray, np.ndarray] | None] = []
+        for index in self.index:
+            order = np.argsort(index, kind="stable")
+            slots, starts = np.unique(index[order], return_index=True)
+            found.append(None if len(slots) == len(index) else (order, slots, starts))
+        return tuple(found)
 
 
 def flat(lines: tuple[np.ndarray, np.ndarray]) -> Lines:
