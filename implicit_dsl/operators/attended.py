@@ -63,9 +63,7 @@ class Attended:
     @cached_property
     def _score_ends(self) -> Ends:
         """Bounds of the scores [batch, t, s], each product between those of its ends."""
-        products = [
-            a[:, :, None] * b[:, None] for a in self.q for b in self.k
-        ]  # [batch, t, s, d]  # fmt: skip
+        products = [a[:, :, None] * b[:, None] for a in self.q for b in self.k]  # [batch, t, s, d]
         low, high = np.minimum.reduce(products).sum(-1), np.maximum.reduce(products).sum(-1)
         lost = 8 * LIBRARY * np.maximum.reduce([np.abs(one) for one in products]).sum(-1)
         return self.factor * (low - lost), self.factor * (high + lost)

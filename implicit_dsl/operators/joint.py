@@ -104,9 +104,8 @@ def shares_below(lower: np.ndarray, upper: np.ndarray) -> Planes:
     """Planes below −log (1 + Σ_{j≠i} exp (zⱼ − zᵢ)), from chords of these powers: close if zᵢ is largest."""
     n = lower.shape[-1]
     own = np.eye(n, dtype=bool)
-    least, most = (np.where(own, 0.0, one[..., None, :] - other[..., :, None]) for one, other in (
-        (lower, upper), (upper, lower),
-    ))  # fmt: skip
+    least = np.where(own, 0.0, lower[..., None, :] - upper[..., :, None])
+    most = np.where(own, 0.0, upper[..., None, :] - lower[..., :, None])
     with np.errstate(all="ignore"):
         slope, offset = _chords(least, most)
         slope = np.where(own, 0.0, slope)
