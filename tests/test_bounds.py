@@ -23,6 +23,7 @@ from implicit_dsl.analysis.matrices import Applied, Made
 from implicit_dsl.analysis.network import Network
 from implicit_dsl.analysis.outputs import network_for
 from implicit_dsl.analysis.regions import box
+from implicit_dsl.runtime.certificates.result import Rule
 
 torch.set_num_threads(1)
 METHODS = ("sensitivity", "interval", "nemon", "crown")
@@ -147,6 +148,43 @@ def test_a_monotone_loop_whose_magnitudes_do_not_contract_has_bounds() -> None:
         assert_within(model, samples([low], [high], 100, 0), *bounds)
     with pytest.raises(NoBound, match="x"):
         output_bounds(model, low, high, method="sensitivity")
+
+
+COUPLED = """
+model M(n = 4)
+    input u[3]
+    param P[n, n], Q[n, n], R[n, n]
+    state x[n] ~ relu(P*z + Dense(n; bias = false)*u)
+    h = R*x + 0.1*z
+    state z[n] ~ {act}(Q*h + Dense(n; bias = false)*u)
+    output y[2] = Dense(2)*(x + z)
+    @wellposed unchecked
+    @solver newton
+end
+"""
+
+
+@pytest.mark.parametrize("act", ["relu", "softplus"])
+def test_several_states_in_a_monotone_loop_have_bounds(act: str) -> None:
+    """Two that pull against each other, one of them through a linear state."""
+    torch.manual_seed(1)
+    model = implicit_dsl.loads(COUPLED.format(act=act)).M(dtype=torch.float64).eval()
+    with torch.no_grad():
+        K = torch.randn(4, 4, dtype=torch.float64)
+        model.P.copy_(2 * K)
+        model.Q.copy_(-2 * K.T)
+        model.R.copy_(torch.eye(4))
+    found = model.certify()
+    assert found.proved and found.loops[0].proof.rule in (Rule.MONOTONE, Rule.DIAGONAL)
+    assert float(max(abs(np.linalg.eigvals(abs(model.system().A.to_scipy().toarray()))))) > 1.5
+    u = torch.randn(3, 3, dtype=torch.float64)
+    low, high = u - 0.05, u + 0.05
+    widths = []
+    for method in METHODS[1:]:
+        bounds = output_bounds(model, low, high, method=method)
+        assert_within(model, samples([low], [high], 200, 0), *bounds)
+        widths.append(float((bounds[1] - bounds[0]).max()))
+    assert widths[-1] <= widths[0] * (1 + 1e-9) and widths[0] < 50
 
 
 def test_bounded_activations_bound_loops_without_a_certificate() -> None:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.analysis import lp, sdp
-from implicit_dsl.analysis.boxes import Box, Boxes, boxes_of, image, output_boxes
+from implicit_dsl.analysis.boxes import Boxes, boxes_of, output_boxes
 from implicit_dsl.analysis.crown import Objectives, Relaxed, relaxed, upper_bounds
+from implicit_dsl.analysis.intervals import Box, image
 from implicit_dsl.analysis.network import Network, Node
 from implicit_dsl.analysis.regions import Region
 from implicit_dsl.operators import activation_rule

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.analysis.balls import within_ball
+from implicit_dsl.analysis.intervals import Box, image, pre_activation
 from implicit_dsl.analysis.matrices import Made
 from implicit_dsl.analysis.network import Network, NoBound, Node
 from implicit_dsl.analysis.regions import Region
@@ -25,16 +27,14 @@ from implicit_dsl.analysis.scalar import solved
 from implicit_dsl.model import Loop
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.runtime.certificates.result import Proof, Rule
-from implicit_dsl.runtime.certificates.rounding import growth, upwards
+from implicit_dsl.runtime.certificates.rounding import growth
 from implicit_dsl.runtime.reference import NoEquilibrium
-from implicit_dsl.shapes import sizes
 
 if TYPE_CHECKING:
     import numpy as np
 else:
     np = lazy_module("numpy")
 
-Box: TypeAlias = "tuple[np.ndarray, np.ndarray]"
 _SETTLING, _STEADY = 2_000, 1e-13  # steps to the equilibrium in the middle, and the change at which they end
 _NEAR, _FAR = 1e-9, 1e12  # a change that is good enough behind the last of them, and one that is hopeless
 _ROUNDS, _PLAIN = 400, 4  # of growing: each of some plain steps and a longer one
@@ -70,40 +70,6 @@ def boxes_of(network: Network, region: Region, solve_own: bool = True) -> Boxes:
 def output_boxes(network: Network, boxes: Boxes) -> dict[str, Box]:
     """C X + D U + d."""
     return {node.name: pre_activation(node, boxes.values) for node in network.outputs}
-
-
-def pre_activation(node: Node, values: Mapping[str, Box], without: Mapping[str, Made] | None = None) -> Box:
-    """Bounds of z [batch, slots], rounded outwards; `without`: blocks that stand for those of the node."""
-    batch = len(next(iter(values.values()))[0])
-    centre = np.broadcast_to(node.offset, (batch, node.slots))
-    radius, size = np.zeros_like(centre), np.abs(centre)
-    for source, block in {**node.reads, **(without or {})}.items():
-        lower, upper = values[source]
-        middle = (lower + upper) / 2
-        half = np.nextafter(np.maximum(upper - middle, middle - lower), np.inf)
-        centre = centre + block.apply(middle)
-        moved = block.magnitude(np.concatenate((half, np.abs(middle))))
-        radius, size = radius + moved[:batch], size + moved[batch:]
-    radius = upwards(radius, node.terms) + growth(node.terms) * upwards(size + radius, node.terms)
-    return np.asarray(centre - radius), np.asarray(centre + radius)
-
-
-def image(node: Node, slots: Box) -> Box:
-    """Bounds of φ(z) [batch, size]."""
-    if node.block.activation is None:
-        return slots
-    rule, shape = activation_rule(node.block.activation), sizes(node.block.slots)
-    lower, upper = (bound.reshape(-1, *shape) for bound in slots)
-    if not (np.isfinite(lower).all() and np.isfinite(upper).all()):
-        raise NoBound(f"what `{node.name}` is made of has no bounds within floating point")
-    low, high = rule.image(node.block.activation, lower, upper)
-    made = low.reshape(len(low), -1), high.reshape(len(high), -1)
-    if not (np.isfinite(made[0]).all() and np.isfinite(made[1]).all()):
-        raise NoBound(
-            f"`{node.block.phi}` of `{node.name}` has no bounds on the values it may get: "
-            "they reach a place where it is infinite, or not defined"
-        )
-    return made
 
 
 class _Walk:
@@ -165,7 +131,7 @@ class _Walk:
         if proof is not None:
             grown = self._grown(loop, nodes, proof)
             if grown is None and proof.rule in (Rule.MONOTONE, Rule.DIAGONAL):
-                grown = self._within_ball(loop, nodes, proof)
+                grown = within_ball(loop, nodes, proof, self.values, self._middle)
             if grown is not None:
                 return grown
         if ranges is not None:
@@ -270,38 +236,6 @@ class _Walk:
         except NoBound:
             return None
 
-    def _within_ball(self, loop: Loop, nodes: Sequence[Node], proof: Proof) -> dict[str, Box] | None:
-        """‖x − x₀‖ ≤ ‖Δq‖ ÷ m in the norm of λ, for q = B u + b and one state with slopes in [0, 1].
-
-        For z − x ∈ ∂f(x), which is monotone: ⟨(A − I) Δx + Δq, Δx⟩ ≥ 0 (Winston and Kolter 2020, theorem 1).
-        x₀ = φ(A x̂ + q̂) is the equilibrium for q₀ = q̂ + A (x̂ − x₀).
-        """
-        if len(nodes) > 1 or not proof.monotonicity or nodes[0].block.activation is None:
-            return None
-        (node,) = nodes
-        assert node.block.activation is not None
-        rule = activation_rule(node.block.activation)
-        slope = rule.slope(node.block.activation) if rule.elementwise else None
-        if slope is None or slope[0] < 0 or slope[1] > 1:
-            return None
-        x = self._middle[node.name]
-        middle = {name: (self._middle[name], self._middle[name]) for name in node.reads}
-        z = pre_activation(node, middle)
-        low, high = image(node, z)
-        start = (low + high) / 2
-        off = high - low + np.abs(start - x)
-        moved = {
-            name: _around(self.values[name], self._middle[name]) for name in node.reads if name != node.name
-        }
-        moved[node.name] = off
-        change = sum(block.magnitude(moved[name]) for name, block in node.reads.items()) + (z[1] - z[0])
-        weight = np.concatenate([values.reshape(-1) for _, values in proof.vector]) if proof.vector else None
-        scale = np.ones(node.size) if weight is None or len(weight) != node.size else np.sqrt(weight)
-        size = upwards((scale * change) ** 2, node.terms).sum(-1)
-        reach = np.sqrt(upwards(size, node.size)) / proof.monotonicity * (1 + growth(node.size))
-        radius = reach[:, None] / scale * (1 + growth(4)) + (high - low)
-        return {node.name: (start - radius, start + radius)}
-
 
 def _own(node: Node) -> tuple[np.ndarray, Made] | None:
     """With what a state reads its own entries, and the rest of that block; None if that is nothing."""
@@ -392,7 +326,3 @@ def _gained(before: Box, after: Box) -> float:
     """The largest share of the widths of a sample that is gone."""
     width = (before[1] - before[0]).sum(1)
     return float((1 - (after[1] - after[0]).sum(1) / np.maximum(width, 1e-300)).max(initial=0.0))
-
-
-def _around(box: Box, middle: np.ndarray) -> np.ndarray:
-    return np.asarray(np.nextafter(np.maximum(box[1] - middle, middle - box[0]), np.inf))
