@@ -21,7 +21,7 @@ from implicit_dsl.operators.initialisers import Initialiser, fixed_entries
 from implicit_dsl.plain import demand_data, demand_of, operator_data, operator_of, shape_data, shape_of
 from implicit_dsl.recurrence import Carry, Recurrence
 from implicit_dsl.sets import MatrixSet
-from implicit_dsl.shapes import Shape, Size, Total, bind, bind_size, bind_some, count
+from implicit_dsl.shapes import Shape, Size, Total, bind, bind_size, bind_some, count, show
 
 Chain: TypeAlias = tuple[Operator, ...]
 BlockMatrix: TypeAlias = dict[tuple[str, str], tuple[Chain, ...]]
@@ -242,7 +242,9 @@ class ImplicitModel:
             )
             if not fits:
                 given = given[: -1 if block.tokens else None]
-                raise ValueError(f"`{block.name}` has shape {block.given}, which {given} does not fit")
+                raise ValueError(
+                    f"`{block.name}` has shape {show(block.given)}, which {show(given)} does not fit"
+                )
             for axis, size in enumerate(given):
                 if not isinstance(size, int):
                     known = f"its shape, as {block.name}=(…)"
@@ -251,10 +253,10 @@ class ImplicitModel:
                     raise ValueError(f"axis {axis + 1} of `{block.name}` is free: give {known}")
                 if sizes.setdefault((block.name, axis), size) != size:
                     raise ValueError(
-                        f"`{block.name}` has shape {given}, which the length {length} does not fit"
+                        f"`{block.name}` has shape {show(given)}, which the length {length} does not fit"
                     )
             if bind(block.shape, sizes) != given:
-                raise ValueError(f"`{block.name}` has shape {tuple(given)}, which does not fit other inputs")
+                raise ValueError(f"`{block.name}` has shape {show(given)}, which does not fit other inputs")
         unknown = set(shapes) - {block.name for block in self.inputs}
         if unknown:
             raise ValueError(f"there is no input `{min(unknown)}`")

@@ -400,6 +400,21 @@ def test_loops_are_compared_more_closely_than_they_are_solved(
     assert "wrote net_discovered.impl" in capsys.readouterr().out
 
 
+def test_free_sizes_are_those_that_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where no bound can be kept of the loop, whose kernels reach as far as the sequence."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DEQSequence", "TrellisDEQ"):
+        made = getattr(implicit_dsl.load(EXAMPLE_FILES / "deq_sequence.impl"), name)()
+        torch.save(made.state_dict(), "w.pt")
+        words = ["discover", str(EXAMPLE_FILES / "deq_sequence.impl"), "--model", name, "--weights", "w.pt"]
+        assert main([*words, "--size", "t=8", "-o", f"{name}.impl"]) == 0
+        assert "wellposed" in Path(f"{name}.impl").read_text()
+        assert main([*words, "--size", "t=8,2", "-o", "x.impl"]) == 2
+        assert "`t` has shape [_], which [8, 2] does not fit" in capsys.readouterr().err
+
+
 def test_without_an_equilibrium_nothing_is_compared_or_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from implicit_dsl.cli.messages import Refusal, write
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         raise Refusal(str(error), code=USAGE) from None
     text, wrong = formatted(Source(made.source))
     assert text is not None, wrong
-    _check(module, made)
+    _check(module, made, shapes)
     written = _give(text, made, options.output, options.file, options.weights)
     write(f"{pruned}\n{made}\n" + "".join(f"wrote {path}\n" for path in written))
     return 0
@@ -109,7 +109,7 @@ def _without_solvers(found: Checked) -> Checked:
     return replace(found, certified=tuple(certified))
 
 
-def _check(module: nn.Module, made: Discovered) -> None:
+def _check(module: nn.Module, made: Discovered, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raises Refusal unless the program computes what the module does, in float64 on random inputs.
 
     The loops of both are solved to the usual tolerance of float64, which is far below what tells.
@@ -122,7 +122,7 @@ def _check(module: nn.Module, made: Discovered) -> None:
 
     model = getattr(loads(made.source), made.name)(dtype=torch.float64).eval()
     model.load_state_dict(tensors_of(made, torch.float64))
-    system: System = cast(Any, module).system()
+    system: System = cast(Any, module).system(**shapes)
     generator = torch.Generator().manual_seed(0)
     drawn = [_random(block, generator) for block in system.inputs]
     for size in _SIZES:  # what is large may have no equilibrium, where nothing says that there is one

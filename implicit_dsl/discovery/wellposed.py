@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from implicit_dsl._lazy import lazy_module
+from implicit_dsl.errors import ImplicitError
 from implicit_dsl.loading import loads
 from implicit_dsl.model import Block
 from implicit_dsl.operators import activation_rule
@@ -71,8 +72,11 @@ def _gains(system: System, chosen: Mapping[str, np.ndarray]) -> tuple[float, tup
 
 
 def _measured(source: str, title: str, tensors: Mapping[str, np.ndarray]) -> float:
-    """What the module of a program measures of its weights, for the largest of its bounds."""
-    model = getattr(loads(source), title)(dtype=torch.float64)
+    """What the module of a program measures of its weights; infinite if it cannot keep its bound."""
+    try:
+        model = getattr(loads(source), title)(dtype=torch.float64)
+    except ImplicitError:
+        return math.inf
     model.load_state_dict(as_tensors(tensors, torch.float64))
     kept = getattr(model, "constraints", ())  # none where no tensor is in a loop
     with torch.no_grad():
