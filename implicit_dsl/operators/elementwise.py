@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
@@ -88,7 +89,7 @@ class Elementwise(ActivationRule):
             if turns is not None:
                 made = relaxation.curved_lines(self, operator, turns, low, high)
             else:
-                least, most = self.slopes_on(operator, low, high)
+                least, most = relaxation.mean_slopes(partial(self.slopes_on, operator), low, high)
                 value = self.reference(operator, (low + high) / 2)
                 made = relaxation.secant_lines(value, least, most, low, high)
         return relaxation.or_constants(

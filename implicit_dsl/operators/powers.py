@@ -11,7 +11,7 @@ from implicit_dsl.operators.base import Expression, Operator, Rule
 from implicit_dsl.operators.elementwise import Steep, example
 from implicit_dsl.operators.joint import by_derivatives
 from implicit_dsl.operators.products import product_of_bounds
-from implicit_dsl.operators.relaxation import Line, Lines, or_constants, outwards
+from implicit_dsl.operators.relaxation import Line, Lines, mean_slopes, or_constants, outwards
 from implicit_dsl.operators.slots import EntryByEntry
 from implicit_dsl.shapes import count, sizes
 
@@ -145,10 +145,7 @@ class Quotient(EntryByEntry):
         low, high = np.stack((al, bl), -1), np.stack((au, bu), -1)
         safe = _least(bl, bu) > 0
         with np.errstate(all="ignore"):
-            inverse = np.stack((1 / bu, 1 / bl))
-            quotients = [-a * one * one for a in (al, au) for one in inverse]
-            least = np.stack((inverse[0], np.minimum.reduce(quotients)), -1)
-            most = np.stack((inverse[1], np.maximum.reduce(quotients)), -1)
+            least, most = mean_slopes(_slopes, low, high)
             value = ((al + au) / (bl + bu))[..., None]
             below, above = by_derivatives(value, least[:, :, None], most[:, :, None], low, high)
         places = np.arange(count(operator.source)).reshape(1, *sizes(operator.source))
@@ -161,6 +158,17 @@ class Quotient(EntryByEntry):
     def emit_slots(self, operator: Operator, parts: Sequence[Expression]) -> Expression:
         a, b = parts
         return Expression(f"{a.atom} / {b.atom}", tight=False)
+
+
+def _slopes(lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of 1/b and −a/b² for a and b side by side."""
+    (al, bl), (au, bu) = (np.moveaxis(ends, -1, 0) for ends in (lower, upper))
+    inverse = 1 / bu, 1 / bl
+    quotients = [-a * one * one for a in (al, au) for one in inverse]
+    return (
+        np.stack((inverse[0], np.minimum.reduce(quotients)), -1),
+        np.stack((inverse[1], np.maximum.reduce(quotients)), -1),
+    )
 
 
 def _least(lower: np.ndarray, upper: np.ndarray) -> np.ndarray:

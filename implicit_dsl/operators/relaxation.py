@@ -8,11 +8,11 @@ where the maximum is. (Zhang et al. 2018, CROWN; McCormick 1976 for products.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
 
+Slopes: TypeAlias = "Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]"
 LIBRARY = 1e-13  # the error of NumPy's and SciPy's functions, absolute and relative, generously
 _COARSE, _FINE, _SEARCH = 24, 60, 12  # halvings: of a place, of one that counts, of a slope
+_BOXES = 8  # on the way from the middle of a box to its sides
 _NARROW = 1e-9  # of a box, relatively: below, a line is a constant
 
 
@@ -262,6 +264,22 @@ def _closest(excess: Excess, chord: np.ndarray, middle: np.ndarray, sign: float)
         right = (excess.place(slope, sign) > middle) == (sign > 0)
         low, high = np.where(right, slope, low), np.where(right, high, slope)
     return np.asarray((low + high) / 2)
+
+
+def mean_slopes(slopes: Slopes, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the mean derivative on the way from the middle of a box to any of its points.
+
+    `slopes` bounds the derivatives on a box. A share t of the way lies in the box with sides t times as long,
+    so that the mean of their bounds on boxes that grow in steps is closer than those on the whole box.
+    """
+    middle, half = (lower + upper) / 2, (upper - lower) / 2 * (1 + 4 * LIBRARY)
+    least = most = np.zeros(1)
+    for number in range(1, _BOXES):
+        room = number / _BOXES * half
+        low, high = slopes(middle - room, middle + room)
+        least, most = least + low / _BOXES, most + high / _BOXES
+    low, high = slopes(lower, upper)
+    return least + low / _BOXES, most + high / _BOXES
 
 
 def secant_lines(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.operators.joint import Planes, by_derivatives, closest, rounded
-from implicit_dsl.operators.relaxation import LIBRARY, outwards
+from implicit_dsl.operators.relaxation import LIBRARY, mean_slopes, outwards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,11 @@ class Scaled:
         most = math.sqrt(n - 1 if self.centred else n) * (1 + 1e-12)
         return outwards(made[0], made[1], -most, most)
 
+    @property
+    def _lost(self) -> np.ndarray:
+        """What rounding makes of y in the middle: a small scale makes more of what it leaves of c."""
+        return np.asarray(4 * LIBRARY * self._most.max(-1, keepdims=True) / self.scales[0][..., None])
+
     def planes(
         self, value: np.ndarray, low: np.ndarray, high: np.ndarray
     ) -> tuple[Sequence[Planes], Sequence[Planes]]:
@@ -80,15 +85,28 @@ class Scaled:
 
         By the derivatives, or with the scale between its bounds, and c as it is: linear in z.
         """
-        near = by_derivatives(value, *self._jacobian(low, high), self.lower, self.upper)
-        # a small scale makes more of what rounding leaves of c
-        lost = 4 * LIBRARY * self._most.max(-1, keepdims=True) / self.scales[0][..., None]
+
+        def slopes(lower: np.ndarray, upper: np.ndarray) -> Ends:
+            inner = replace(self, lower=lower, upper=upper)
+            return inner._jacobian(*inner._near(value))
+
+        least, most = mean_slopes(slopes, self.lower, self.upper)
+        near = by_derivatives(value, least, most, self.lower, self.upper)
         middle = (self.lower + self.upper) / 2
         below, above = (
-            closest([one.moved(sign * lost), other], end, middle, sign)
+            closest([one.moved(sign * self._lost), other], end, middle, sign)
             for one, other, end, sign in zip(near, self._between(), (low, high), (-1, 1))
         )
         return below, above
+
+    def _near(self, value: np.ndarray) -> Ends:
+        """Bounds of y, also by how far it moves: J is P ÷ s with 0 ⪯ P ⪯ I − 11ᵀ ÷ n."""
+        n, half = self._size, (self.upper - self.lower) / 2
+        own = 1 - 1 / n if self.centred else 1.0
+        moved = (own * half + 0.5 * (half.sum(-1, keepdims=True) - half)) / self.scales[0][..., None]
+        moved = moved * (1 + 8 * LIBRARY) + self._lost + 16 * LIBRARY
+        low, high = self.ends
+        return np.maximum(low, value - moved), np.minimum(high, value + moved)
 
     def _jacobian(self, low: np.ndarray, high: np.ndarray) -> Ends:
         """Bounds of J = (I − 11ᵀ ÷ n − yyᵀ ÷ n) ÷ √(Σ c² ÷ n + ε), [batch, sets, n, n].
