@@ -415,6 +415,13 @@ def test_free_sizes_are_those_that_are_given(
         assert "`t` has shape [_], which [8, 2] does not fit" in capsys.readouterr().err
 
 
+def test_steps_are_refused_before_a_length_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["discover", str(EXAMPLE_FILES / "elman.impl"), "--model", "ElmanNet", "--weights", "none.pt"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "step by step (`recurrent`, `ode`) is not written back" in said and "`--length" not in said
+
+
 def test_without_an_equilibrium_nothing_is_compared_or_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ from implicit_dsl.analysis import certified_accuracy, output_bounds
 from implicit_dsl.analysis.pulling import pulled_back
 from implicit_dsl.operators import activation_rule
 from implicit_dsl.operators.attention import Attend
-from implicit_dsl.operators.base import Operator
+from implicit_dsl.operators.base import Operator, Setting
 from implicit_dsl.operators.joint import LARGEST
 from implicit_dsl.shapes import count
 
@@ -28,8 +28,8 @@ RNG = np.random.default_rng(0)
 NORM = (("affine", False), ("eps", 1e-5))
 
 
-def alone(kind: str, shape: tuple[int, ...], *settings: tuple[str, object]) -> Operator:
-    return Operator(kind, shape, shape, tuple(sorted(settings)))  # type: ignore[arg-type]
+def alone(kind: str, shape: tuple[int, ...], *settings: tuple[str, Setting]) -> Operator:
+    return Operator(kind, shape, shape, tuple(sorted(settings)))
 
 
 def attention(*shapes: tuple[int, ...], heads: int = 1, causal: bool = False) -> Operator:

@@ -37,8 +37,8 @@ def within_ball(
     `middle` has a point of these, and about the equilibrium x̂ there. x₀ = φ(A x̂ + q̂) is exactly that for
     q₀ = q̂ + A (x̂ − x₀). None where slopes are others, or where the proof is about other states.
     """
-    curved = [node for node in nodes if not _is_linear(node)]
-    linear = [node for node in nodes if _is_linear(node)]
+    curved = [node for node in nodes if not node.is_linear]
+    linear = [node for node in nodes if node.is_linear]
     weights = {name: entries.reshape(-1) for name, entries in proof.vector}
     if not proof.monotonicity or not all(map(_has_unit_slopes, curved)):
         return None
@@ -74,10 +74,6 @@ def within_ball(
         radius = reach[:, None] / _scale(node, weights) * (1 + growth(4)) + (high - low)
         made[node.name] = start[node.name] - radius, start[node.name] + radius
     return {name: made[name] for name in loop.iterated}
-
-
-def _is_linear(node: Node) -> bool:
-    return node.block.activation is None or node.block.activation.kind == "identity"
 
 
 def _has_unit_slopes(node: Node) -> bool:

@@ -43,7 +43,7 @@ class Effort:
         """`tighten` is 2 if not given, and 0 for models with many slots. Raises ValueError below 0."""
         if (tighten or 0) < 0 or optimise < 0:
             raise ValueError("rounds and steps are numbers of at least 0")
-        slots = sum(node.slots for node in network.states if not is_linear(node))
+        slots = sum(node.slots for node in network.states if not node.is_linear)
         usual = 2 if slots <= MOST_TIGHTENED else 0
         return Effort(usual if tighten is None else tighten, optimise, optimise // 4)
 
@@ -53,12 +53,6 @@ def checked_method(method: str) -> None:
     if method not in METHODS:
         listed = ", ".join(f'"{name}"' for name in METHODS)
         raise ValueError(f'there is no method "{method}": there are {listed}')
-
-
-def is_linear(node: Node) -> bool:
-    """Whether a state is a linear function of what it reads."""
-    activation = node.block.activation
-    return activation is None or activation.kind == "identity"
 
 
 def objectives_of(network: Network, rows: np.ndarray) -> Objectives:
@@ -100,7 +94,7 @@ def tightened(network: Network, region: Region, boxes: Boxes, effort: Effort) ->
     for _ in range(effort.tighten):
         for _, nodes in network.parts():
             for node in nodes:
-                if not is_linear(node) and not _reads_inputs_alone(network, node):
+                if not node.is_linear and not _reads_inputs_alone(network, node):
                     bounded = relaxed(network, boxes, bounded)
                     boxes = _with_tighter(network, region, bounded, node, effort.within)
     return boxes

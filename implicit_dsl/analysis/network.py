@@ -48,6 +48,11 @@ class Node:
         """How many products z adds up, at most."""
         return sum(block.terms for block in self.reads.values()) + len(self.reads) + 1
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is a linear function of what it reads."""
+        return self.block.activation is None or self.block.activation.kind == "identity"
+
     def pre_activation(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """z [..., slots] for the values [..., size] that it reads."""
         like = next(iter(values.values()))

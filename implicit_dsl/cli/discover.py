@@ -23,6 +23,7 @@ _EXAMPLES = """
 implicitc discover net.impl --weights trained.safetensors           # net_discovered.impl, .safetensors
 implicitc discover net.impl --weights trained.pt --tolerance 1e-3 -o small.impl
 """
+_INSTEAD = "`implicitc plot` and `matrices` show what is left of it"
 _SAMPLES = 16  # random inputs on which the two are compared
 _AGREE = 1e-9  # in float64, relative to the largest output
 _SIZES = (1.0, 0.1, 0.01)  # of random inputs
@@ -38,6 +39,10 @@ def main(words: Sequence[str]) -> int:
     if found is None:
         return 1
     only(found)
+    if found.models[0].recurrences:  # before a length is asked for, which would not help
+        from implicit_dsl.discovery import STEPPED
+
+        raise Refusal(STEPPED, _INSTEAD)
     model = bound(found.models[0], options)
     module = instance(_without_solvers(found), weights=options.weights).double()
     from implicit_dsl.discovery import CannotWrite, discover
@@ -53,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         pruned = prune_(module, data, options.tolerance, (), shapes)
         made = discover(module, data, options.name or "", shapes)
     except CannotWrite as cannot:
-        raise Refusal(str(cannot), "`implicitc plot` and `matrices` show what is left of it") from None
+        raise Refusal(str(cannot), _INSTEAD) from None
     except ValueError as error:
         raise Refusal(str(error), code=USAGE) from None
     text, wrong = formatted(Source(made.source))

@@ -26,8 +26,8 @@ else:
 Places: TypeAlias = "np.ndarray"  # along the first axis, in their order
 
 MATRICES = ("dense", "matrix", "structured", "conv", "conv_transpose", "embedding", "lookup")
-_AVERAGES = ("avg_pool", "global_avg_pool", "adaptive_avg_pool")
-_BY_CHANNEL = (*_AVERAGES, "upsample", "pad", "batch_norm", "dropout", "diagonal")
+AVERAGES = ("avg_pool", "global_avg_pool", "adaptive_avg_pool")
+_BY_CHANNEL = (*AVERAGES, "upsample", "pad", "batch_norm", "dropout", "diagonal")
 _POOLS = ("max_pool", "global_max_pool", "adaptive_max_pool")
 
 
@@ -188,4 +188,15 @@ def _is_full(places: Places, shape: Shape) -> bool:
     return len(places) == len(_all(shape))
 
 
-__all__ = ["MATRICES", "Places", "Rigid", "backward", "forward", "is_cut", "is_separate", "kept", "mixing"]
+__all__ = [
+    "AVERAGES",
+    "MATRICES",
+    "Places",
+    "Rigid",
+    "backward",
+    "forward",
+    "is_cut",
+    "is_separate",
+    "kept",
+    "mixing",
+]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from implicit_dsl._lazy import lazy_module
 from implicit_dsl.discovery.declaring import Declarations, is_sparse
-from implicit_dsl.discovery.keeping import MATRICES, forward
+from implicit_dsl.discovery.keeping import AVERAGES, MATRICES, forward
 from implicit_dsl.discovery.naming import Naming
 from implicit_dsl.discovery.spelling import CannotWrite, added, atom, constructor, sliced
 from implicit_dsl.model import ImplicitModel
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 else:
     np = lazy_module("numpy")
 
-_AVERAGES = ("avg_pool", "global_avg_pool", "adaptive_avg_pool")
-_PLAIN = (*_AVERAGES, "pad", "upsample", "pixel_shuffle", "pixel_unshuffle")
+_PLAIN = (*AVERAGES, "pad", "upsample", "pixel_shuffle", "pixel_unshuffle")
 
 
 class Operators:

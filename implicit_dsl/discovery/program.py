@@ -28,6 +28,9 @@ else:
     np = lazy_module("numpy")
 
 
+STEPPED = "what is computed step by step (`recurrent`, `ode`) is not written back"
+
+
 @dataclass(frozen=True, slots=True)
 class Discovered:
     """A program, the weights of its module by their keys in float64, and what became of the model.
@@ -71,7 +74,7 @@ def discover(
     """
     given = ImplicitModel.from_data(structure)
     if given.recurrences:
-        raise CannotWrite("what is computed step by step (`recurrent`, `ode`) is not written back")
+        raise CannotWrite(STEPPED)
     system = System.of(module, structure, shapes, order="lower")
     model, chosen = system.model, kept(system)
     naming = Naming(model)
@@ -181,4 +184,4 @@ def tensors_of(found: Discovered, dtype: torch.dtype) -> dict[str, torch.Tensor]
     return as_tensors(found.tensors, dtype)
 
 
-__all__ = ["Discovered", "discover", "tensors_of"]
+__all__ = ["STEPPED", "Discovered", "discover", "tensors_of"]
