@@ -42,6 +42,8 @@ def _recurrent(draw: Draw, program: RandomProgram, source: str, shape: Shape) ->
         lines=[],
         shapes={x: inner, **before, **_outer(draw, program)},
         steps=[],
+        applied=dict(program.applied),  # what is declared among the steps has no name outside of them
+        matrices=dict(program.matrices),
     )
     for _ in range(draw(st.integers(0, 2))):
         define(draw, body, draw(expressions(body, PLAIN)))
